@@ -1,0 +1,224 @@
+"""Artifacts by content, and the private folder of a site.
+
+`ArtifactStore` holds what a round shares: models, ciphertexts, aggregates, openings, public contexts. An artifact's address is the
+SHA-256 of its bytes, so reading verifies and writing twice is harmless. `SiteFolder` holds what never leaves a site: its plaintext updates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+from cifer_tasks.errors import IntegrityError, StorageError
+from cifer_tasks.files import write_atomically
+from cifer_tasks.records import ArtifactRef, Kind, SiteFile
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+"""What may name a site, a file of a site or a secret: it becomes a file name, so no separators and no leading dot."""
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactStore:
+    """Content-addressed bytes under a local folder (the default) or any fsspec URL such as ``s3://bucket/cifer``.
+
+    Layout: the first two hex digits of the digest, a slash, the other 62. Locally a write is a temporary file, flushed to disk, then
+    renamed; on other file systems an upload under a temporary name, then a move.
+    """
+
+    def __init__(self, url_or_path: str | Path) -> None:
+        self.url = str(url_or_path)
+        self._local = Path(self.url) if "://" not in self.url else None
+        self._remote: tuple[Any, str] | None = None
+
+    def put(self, kind: Kind, data: bytes | Path) -> ArtifactRef:
+        """Store bytes, or a file's bytes, and return their reference. What is there already, undamaged, is left alone.
+
+        Raises `StorageError` naming the place and the cause when it cannot be written.
+        """
+        content = data if isinstance(data, bytes) else _read_file(data)
+        ref = ArtifactRef(kind, hashlib.sha256(content).hexdigest(), len(content))
+        if self._holds(ref):
+            return ref
+        if self._local is not None:
+            write_atomically(self._local / _address(ref.digest), content, mode=0o644)
+        else:
+            self._upload(_address(ref.digest), content)
+        return ref
+
+    def get(self, ref: ArtifactRef) -> bytes:
+        """The bytes of `ref`, verified. Raises `IntegrityError` naming digest and place when they are missing or damaged."""
+        try:
+            content = self._read(_address(ref.digest))
+        except FileNotFoundError:
+            msg = f"{self._place(ref)}: {ref.kind} {ref.digest[:16]} is missing; fetch it from whoever holds a copy and run again"
+            raise IntegrityError(msg) from None
+        except OSError as error:
+            msg = f"{self._place(ref)}: cannot be read: {_cause(error)}"
+            raise StorageError(msg) from None
+        digest = hashlib.sha256(content).hexdigest()
+        if len(content) != ref.size_bytes or digest != ref.digest:
+            msg = (
+                f"{self._place(ref)}: damaged: {len(content)} bytes with SHA-256 {digest[:16]} where {ref.kind} {ref.digest[:16]} has "
+                f"{ref.size_bytes} bytes; delete the file and run again, or fetch it from whoever holds a copy"
+            )
+            raise IntegrityError(msg)
+        return content
+
+    def exists(self, ref: ArtifactRef) -> bool:
+        """Whether something is stored at this address; `get` says whether it is intact."""
+        if self._local is not None:
+            return (self._local / _address(ref.digest)).is_file()
+        files, root = self._filesystem()
+        return bool(files.exists(f"{root}/{_address(ref.digest)}"))
+
+    def find(self, kind: Kind, digest: str) -> ArtifactRef:
+        """The reference of bytes known by their hex digest alone, as the ledger knows them. Raises `IntegrityError` when missing."""
+        address = _address(digest)
+        try:
+            if self._local is not None:
+                size_bytes = (self._local / address).stat().st_size
+            else:
+                files, root = self._filesystem()
+                size_bytes = int(files.size(f"{root}/{address}"))
+        except FileNotFoundError:
+            msg = f"{self.url}/{address}: {kind} {digest[:16]} is missing; fetch it from whoever holds a copy and run again"
+            raise IntegrityError(msg) from None
+        except OSError as error:
+            msg = f"{self.url}/{address}: cannot be read: {_cause(error)}"
+            raise StorageError(msg) from None
+        return ArtifactRef(kind, digest, size_bytes)
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """Where a local store keeps `ref`. Raises `StorageError` for a store that is not a local folder."""
+        if self._local is None:
+            msg = f"{self.url}: not a local folder, so its artifacts have no path; read them with get"
+            raise StorageError(msg)
+        return self._local / _address(ref.digest)
+
+    def _holds(self, ref: ArtifactRef) -> bool:
+        try:
+            self.get(ref)
+        except (IntegrityError, StorageError):
+            return False
+        return True
+
+    def _place(self, ref: ArtifactRef) -> str:
+        return f"{self.url}/{_address(ref.digest)}"
+
+    def _read(self, address: str) -> bytes:
+        if self._local is not None:
+            return (self._local / address).read_bytes()
+        files, root = self._filesystem()
+        content: bytes = files.cat_file(f"{root}/{address}")
+        return content
+
+    def _upload(self, address: str, content: bytes) -> None:
+        files, root = self._filesystem()
+        target = f"{root}/{address}"
+        temporary = f"{target}.{secrets.token_hex(8)}.part"
+        try:
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.pipe_file(temporary, content)
+            files.mv(temporary, target)
+        except OSError as error:
+            msg = f"{self.url}/{address}: cannot be written: {_cause(error)}"
+            raise StorageError(msg) from None
+
+    def _filesystem(self) -> tuple[Any, str]:
+        if self._remote is None:
+            import fsspec
+
+            try:
+                files, root = fsspec.core.url_to_fs(self.url)
+            except (ImportError, ValueError) as error:
+                msg = f"{self.url}: no way to reach this kind of store: {error}; install its fsspec driver or use a folder"
+                raise StorageError(msg) from None
+            self._remote = files, root.rstrip("/")
+        return self._remote
+
+
+class SiteFolder:
+    """A site's private folder, mode 0700, for files that must not leave it: `<root>/<site>/`."""
+
+    def __init__(self, root: Path, site: str) -> None:
+        self.site = _checked(site)
+        self.folder = root / site
+
+    def put(self, name: str, data: bytes) -> SiteFile:
+        """Write a file, mode 0600, replacing an earlier one of this name whole. Raises `StorageError`."""
+        path = self.folder / _checked(name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.folder.stat().st_mode & 0o077:
+                self.folder.chmod(0o700)
+        except OSError as error:
+            msg = f"{self.folder}: cannot be used: {_cause(error)}; set CIFER_HOME to a folder you can write to"
+            raise StorageError(msg) from None
+        write_atomically(path, data)
+        return SiteFile(self.site, name, hashlib.sha256(data).hexdigest(), len(data))
+
+    def get(self, file: SiteFile) -> bytes:
+        """A file's bytes, verified. Raises `IntegrityError` when it is another site's, missing or changed since it was written."""
+        path = self._path(file)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            msg = f"{path}: missing; run the round again from its training step"
+            raise IntegrityError(msg) from None
+        except OSError as error:
+            msg = f"{path}: cannot be read: {_cause(error)}"
+            raise StorageError(msg) from None
+        if len(content) != file.size_bytes or hashlib.sha256(content).hexdigest() != file.digest:
+            msg = f"{path}: changed since {self.site} wrote it; delete it and run the round again from its training step"
+            raise IntegrityError(msg)
+        return content
+
+    def discard(self, file: SiteFile) -> None:
+        """Remove a file that is no longer needed; absent is fine.
+
+        Unlinked, not overwritten: on SSDs, and on journaling and copy-on-write file systems, overwriting in place does not reach
+        the old blocks, so it would promise what it cannot keep. Keep the folder on an encrypted disk.
+        """
+        path = self._path(file)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            msg = f"{path}: cannot be removed: {_cause(error)}; remove it by hand, it holds {self.site}'s plaintext update"
+            raise StorageError(msg) from None
+
+    def _path(self, file: SiteFile) -> Path:
+        if file.site != self.site:
+            msg = f"{file.name} is {file.site}'s file and stays there; this is {self.site}'s folder"
+            raise IntegrityError(msg)
+        return self.folder / _checked(file.name)
+
+
+def _address(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        msg = f"{digest[:80]!r} is no artifact digest: expected 64 lower-case hex digits"
+        raise IntegrityError(msg)
+    return f"{digest[:2]}/{digest[2:]}"
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        msg = f"{name[:80]!r} cannot name a site's file: use lower-case letters, digits, '.', '_' and '-'"
+        raise IntegrityError(msg)
+    return name
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: cannot be read: {_cause(error)}"
+        raise StorageError(msg) from None
+
+
+def _cause(error: OSError) -> str:
+    return error.strerror or str(error) or os.strerror(error.errno or 0)

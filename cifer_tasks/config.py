@@ -1,0 +1,265 @@
+"""A scenario's settings: YAML in, one validated frozen `Settings` out. Unknown or mistyped keys are errors that name the nearest one.
+
+`load(path, overrides)` is the only entrance. Every key is documented here, by its field; `configs/quickstart.yaml` shows them in use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cifer_tasks.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class Partition(_Section):
+    """How a bundled table is dealt to simulated sites: Dirichlet label skew (Hsu et al. 2019), or by a column that names the real site."""
+
+    by: Literal["dirichlet", "column"] = "dirichlet"
+    sites: int = Field(default=4, ge=1, le=1000)
+    alpha: float = Field(default=0.5, gt=0.0)
+    column: str = ""
+    minimum_rows: int = Field(default=1, ge=1)
+
+
+class Data(_Section):
+    """Where the tables come from: either a bundled `table` dealt out by `partition`, or one CSV or Parquet file per site in `files`.
+
+    holdout_fraction: share of rows set aside, stratified by label, that no site trains on.  holdout_file: a table of
+    its own instead.  standardize: scale each feature by the pooled training mean and deviation; the per-column sums leave the sites.
+    """
+
+    table: Literal["", "breast_cancer", "digits", "medpar"] = ""
+    partition: Partition = Partition()
+    files: dict[Name, str] = {}
+    target: str
+    holdout_fraction: Fraction = 0.2
+    holdout_file: str = ""
+    standardize: bool = True
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if bool(self.table) == bool(self.files):
+            msg = "give either data.table (a bundled table) or data.files (one file per site), not both or neither"
+            raise ValueError(msg)
+        return self
+
+
+class Checks(_Section):
+    """The Great Expectations suite that runs at each site before it trains.
+
+    minimum_rows: fewest rows a site may train on.  maximum_missing: largest share of missing values per column.
+    ranges: column -> [lowest, highest].  labels: admissible label values; empty: 0 .. classes-1.
+    """
+
+    minimum_rows: int = Field(default=2, ge=1)
+    maximum_missing: float = Field(default=0.0, ge=0.0, le=1.0)
+    ranges: dict[str, tuple[float, float]] = {}
+    labels: tuple[int, ...] = ()
+
+
+class Model(_Section):
+    """A dotted path to a LightningModule and its constructor's arguments.
+
+    `features` and `classes` are passed too where the constructor takes them.
+    """
+
+    path: str = "cifer_tasks.learning.models.LogisticRegression"
+    args: dict[str, Any] = {}
+
+
+class Training(_Section):
+    """How the sites train. `proximal_mu` above 0 turns FedAvg (McMahan et al. 2017) into FedProx (Li et al. 2020)."""
+
+    rounds: int = Field(default=5, ge=1, le=10_000)
+    local_epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    proximal_mu: float = Field(default=0.0, ge=0.0)
+
+
+class Sites(_Section):
+    """Who has to take part, and what happens when a step raises at a site: leave it out of the round, retry, or abort the run.
+
+    `retry` tries the step again up to `retries` times, then leaves the site out.
+    """
+
+    minimum: int = Field(default=2, ge=1)
+    on_error: Literal["leave-out", "retry", "abort"] = "leave-out"
+    retries: int = Field(default=2, ge=1, le=10)
+
+
+class Privacy(_Section):
+    """clip_norm: largest L2 norm of one site's update; a longer update is scaled down to it."""
+
+    clip_norm: float = Field(default=10.0, gt=0.0)
+
+
+class Encryption(_Section):
+    """scheme: `ckks` (one key shared by the sites) or `plain` (no protection, for comparison).
+
+    preset: CKKS parameter set.  bits: resolution of the integer encoding of an update.
+    """
+
+    scheme: Literal["ckks", "plain"] = "ckks"
+    preset: Literal["lean", "nvflare"] = "lean"
+    bits: int = Field(default=24, ge=8, le=30)
+
+
+class LedgerSettings(_Section):
+    """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail."""
+
+    backend: str = "embedded"
+    validators: int = Field(default=4, ge=1, le=100)
+
+
+class Gate(_Section):
+    """A candidate is rejected when `metric` on the held-out table is worse than the current model's by more than `margin`."""
+
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    margin: float = Field(default=0.05, ge=0.0)
+
+
+class Settings(_Section):
+    """Everything that fixes a training's outcome, together with the data and the code.
+
+    baselines: also train the same model centrally and with plain FedAvg for the final comparison; needs all tables in one place.
+    """
+
+    name: Name
+    seed: int = Field(default=7, ge=0, lt=2**32)
+    data: Data
+    checks: Checks = Checks()
+    model: Model = Model()
+    training: Training = Training()
+    sites: Sites = Sites()
+    privacy: Privacy = Privacy()
+    encryption: Encryption = Encryption()
+    ledger: LedgerSettings = LedgerSettings()
+    gate: Gate = Gate()
+    baselines: bool = False
+
+    def canonical(self) -> bytes:
+        """The settings as canonical JSON: sorted keys, no whitespace. Their digest identifies them on the ledger."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    def digest(self) -> bytes:
+        """SHA-256 of `canonical()`, 32 bytes."""
+        return hashlib.sha256(self.canonical()).digest()
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read settings from a YAML file and apply overrides such as ``training.rounds=10``.
+
+    Relative paths under `data` stay as written, so that the digest does not depend on where the folder lies; whoever opens
+    them resolves them against the settings file's folder. Raises `ConfigError` naming file, key and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        msg = f"{path}: no such settings file; `cifer init FOLDER` writes one to start from"
+        raise ConfigError(msg) from None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read: {error}"
+        raise ConfigError(msg) from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        msg = f"{path}: not valid YAML at {where}: {getattr(error, 'problem', None) or error}"
+        raise ConfigError(msg) from None
+    if not isinstance(raw, dict):
+        msg = f"{path}: expected a mapping of settings at the top, found {type(raw).__name__}"
+        raise ConfigError(msg)
+    for override in overrides:
+        _apply(raw, override)
+    return parse(raw, where=str(path))
+
+
+def parse(raw: dict[str, Any], where: str) -> Settings:
+    """Validate a mapping. Raises `ConfigError`: one line per mistake, each naming `where`, the key and what to do."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{where}: {_sentence(item)}" for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one dotted key in `raw`; the value is YAML, so numbers, lists and booleans keep their types."""
+    key, separator, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        msg = f"--set {override}: expected KEY=VALUE with a dotted key, e.g. --set training.rounds=10"
+        raise ConfigError(msg)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        msg = f"--set {override}: the value is not valid YAML; quote it, e.g. --set '{key}=\"...\"'"
+        raise ConfigError(msg) from None
+    node = raw
+    for depth, part in enumerate(parts[:-1], start=1):
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            msg = f"--set {override}: {'.'.join(parts[:depth])} is a single value and has no keys below it"
+            raise ConfigError(msg)
+        node = child
+    node[parts[-1]] = parsed
+
+
+def _sentence(item: Any) -> str:
+    """One pydantic error as a sentence that names the key and the remedy."""
+    location = tuple(str(part) for part in item["loc"])
+    key = ".".join(location) or "the file"
+    match item["type"]:
+        case "extra_forbidden":
+            valid = sorted(keys_of(location[:-1]))
+            near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+            elsewhere = [path for path in all_keys() if path.rsplit(".", 1)[-1] == location[-1]]
+            prefix = "".join(f"{part}." for part in location[:-1])
+            if near:
+                hint = f"did you mean {prefix}{near[0]}?"
+            elif elsewhere:
+                hint = f"did you mean {elsewhere[0]}?"
+            else:
+                hint = f"valid keys here: {', '.join(valid)}"
+            return f"unknown key {key}; {hint}"
+        case "missing":
+            return f"{key} is missing; add it"
+        case "value_error":
+            return f"{key}: {item['ctx']['error']}"
+        case _:
+            return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})"
+
+
+def keys_of(section: Sequence[str]) -> Iterator[str]:
+    """The valid keys of one section, () for the top level."""
+    node: type[BaseModel] = Settings
+    for part in section:
+        annotation = node.model_fields[part].annotation if part in node.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return
+        node = annotation
+    yield from node.model_fields
+
+
+def all_keys(prefix: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every dotted key, depth first."""
+    for key in keys_of(prefix):
+        path = (*prefix, key)
+        yield ".".join(path)
+        yield from all_keys(path)

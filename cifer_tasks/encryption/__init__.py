@@ -1,0 +1,28 @@
+"""Encryption of updates: exact sums of integer vectors, opened only for a sealed set. `scheme.py` is the interface; read it first.
+
+Libraries load when a family is asked for, not when this package is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
+
+if TYPE_CHECKING:
+    from cifer_tasks.config import Encryption
+
+__all__ = ["Binding", "Ciphertext", "Opening", "PublicContext", "Scheme", "SecretContext", "scheme_for"]
+
+
+def scheme_for(settings: Encryption) -> Scheme:
+    """The family that the settings name, configured; it holds no keys."""
+    match settings.scheme:
+        case "ckks":
+            from cifer_tasks.encryption.ckks import CkksScheme
+
+            return CkksScheme(settings.preset, settings.bits)
+        case "plain":
+            from cifer_tasks.encryption.plain import PlainScheme
+
+            return PlainScheme()

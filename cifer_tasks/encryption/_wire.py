@@ -1,0 +1,154 @@
+"""How ciphertexts and openings are written: a frame that says what it holds and for what it was made.
+
+    magic (8 bytes, the last is the version)
+    header length (4 bytes, little-endian), header: canonical JSON of text and integers
+    body: the family's own bytes, as many as the header says
+    SHA-256 over all of the above (32 bytes)
+
+The digest finds damage, truncation and edits by accident. It proves no author: whoever changes the bytes can compute it again. Who made a
+ciphertext is proved by the ledger, where its author signs the digest of these bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any, Final, NoReturn
+
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening
+from cifer_tasks.errors import IntegrityError
+
+CIPHERTEXT_MAGIC: Final = b"CIFERCT\x01"
+OPENING_MAGIC: Final = b"CIFEROP\x01"
+DIGEST_BYTES: Final = 32
+MAXIMUM_HEADER_BYTES: Final = 1 << 20
+
+_PREFIX_BYTES: Final = 12
+_BINDING: Final = {"network": str, "run": str, "round": int, "parameters": int, "bound": int}
+_CIPHERTEXT: Final = {"scheme": str, **_BINDING, "context": str, "count": int, "body_bytes": int}
+_OPENING: Final = {"scheme": str, **_BINDING, "opener": str, "aggregate": str, "sealed_sites": list, "body_bytes": int}
+
+
+def pack_ciphertext(ciphertext: Ciphertext) -> bytes:
+    """A ciphertext's frame."""
+    head = _ciphertext_head(ciphertext)
+    return b"".join((head, ciphertext.data, sha256(head + ciphertext.data).digest()))
+
+
+def ciphertext_digest(ciphertext: Ciphertext) -> bytes:
+    """The last 32 bytes of `pack_ciphertext`, without building the frame."""
+    state = sha256(_ciphertext_head(ciphertext))
+    state.update(ciphertext.data)
+    return state.digest()
+
+
+def unpack_ciphertext(data: bytes, scheme: str, binding: Binding) -> Ciphertext:
+    """The ciphertext in a frame. Raises `IntegrityError` naming the field that is not as expected."""
+    header, body = _open_frame(data, CIPHERTEXT_MAGIC, _CIPHERTEXT, "ciphertext")
+    _expect(header, scheme, binding, "ciphertext")
+    if header["count"] < 1:
+        _refuse("ciphertext", f"it claims to be the sum of {header['count']} submissions")
+    return Ciphertext(scheme, binding, _digest(header, "context", "ciphertext"), header["count"], body)
+
+
+def pack_opening(opening: Opening) -> bytes:
+    """An opening's frame."""
+    fields = {
+        "scheme": opening.scheme,
+        **_binding_fields(opening.binding),
+        "opener": opening.opener,
+        "aggregate": opening.aggregate.hex(),
+        "sealed_sites": list(opening.sealed_sites),
+        "body_bytes": len(opening.data),
+    }
+    head = _head(OPENING_MAGIC, fields)
+    return b"".join((head, opening.data, sha256(head + opening.data).digest()))
+
+
+def unpack_opening(data: bytes, scheme: str, binding: Binding) -> Opening:
+    """The opening in a frame. Raises `IntegrityError` naming the field that is not as expected."""
+    header, body = _open_frame(data, OPENING_MAGIC, _OPENING, "opening")
+    _expect(header, scheme, binding, "opening")
+    sites = header["sealed_sites"]
+    if not all(isinstance(site, str) for site in sites):
+        _refuse("opening", "its sealed set holds something that is no site name")
+    return Opening(scheme, header["opener"], binding, _digest(header, "aggregate", "opening"), tuple(sites), body)
+
+
+def _ciphertext_head(ciphertext: Ciphertext) -> bytes:
+    fields = {
+        "scheme": ciphertext.scheme,
+        **_binding_fields(ciphertext.binding),
+        "context": ciphertext.context.hex(),
+        "count": ciphertext.count,
+        "body_bytes": len(ciphertext.data),
+    }
+    return _head(CIPHERTEXT_MAGIC, fields)
+
+
+def _binding_fields(binding: Binding) -> dict[str, str | int]:
+    return {name: getattr(binding, name) for name in _BINDING}
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _head(magic: bytes, fields: dict[str, Any]) -> bytes:
+    header = _canonical(fields)
+    return magic + len(header).to_bytes(4, "little") + header
+
+
+def _open_frame(data: bytes, magic: bytes, fields: dict[str, type], what: str) -> tuple[dict[str, Any], bytes]:
+    """The checked header and the body."""
+    if len(data) < _PREFIX_BYTES or data[:7] != magic[:7]:
+        _refuse(what, f"{len(data)} bytes that do not begin as one")
+    if data[7] != magic[7]:
+        _refuse(what, f"it has format version {data[7]}, this program reads version {magic[7]}")
+    length = int.from_bytes(data[8:_PREFIX_BYTES], "little")
+    if length > MAXIMUM_HEADER_BYTES or len(data) < _PREFIX_BYTES + length + DIGEST_BYTES:
+        _refuse(what, f"it is truncated or damaged: {len(data)} bytes, too few for its header")
+    raw = data[_PREFIX_BYTES : _PREFIX_BYTES + length]
+    header = _parse(raw, fields, what)
+    end = _PREFIX_BYTES + length + header["body_bytes"]
+    if header["body_bytes"] < 0 or len(data) != end + DIGEST_BYTES:
+        _refuse(what, f"it is truncated or has something after its end: {len(data)} bytes where its header says {end + DIGEST_BYTES}")
+    view = memoryview(data)
+    if sha256(view[:end]).digest() != data[end:]:
+        _refuse(what, "its bytes do not match its own digest: it was changed or damaged")
+    return header, bytes(view[_PREFIX_BYTES + length : end])
+
+
+def _parse(raw: bytes, fields: dict[str, type], what: str) -> dict[str, Any]:
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError):
+        _refuse(what, "its header is damaged")
+    if not isinstance(header, dict) or {name: type(value) for name, value in header.items()} != fields or _canonical(header) != raw:
+        _refuse(what, "its header has other fields than this version's")
+    return header
+
+
+def _expect(header: dict[str, Any], scheme: str, binding: Binding, what: str) -> None:
+    expected = {"scheme": scheme, **_binding_fields(binding)}
+    for name, value in expected.items():
+        if header[name] != value:
+            _refuse(
+                what,
+                f"it was made for {name} {str(header[name])[:64]!r}, expected {str(value)[:64]!r}: it belongs elsewhere or is replayed",
+            )
+
+
+def _digest(header: dict[str, Any], name: str, what: str) -> bytes:
+    try:
+        digest = bytes.fromhex(header[name])
+    except ValueError:
+        digest = b""
+    if len(digest) != DIGEST_BYTES or digest.hex() != header[name]:
+        _refuse(what, f"its {name} is no SHA-256 digest")
+    return digest
+
+
+def _refuse(what: str, reason: str) -> NoReturn:
+    msg = f"{what} refused: {reason}; fetch it again from its author"
+    raise IntegrityError(msg)

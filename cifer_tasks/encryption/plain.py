@@ -1,0 +1,39 @@
+"""No encryption: the baseline that the others are compared with, bit for bit. Used only where a person asks for it by name."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import numpy as np
+
+from cifer_tasks.encryption._shared import SharedKeyScheme
+from cifer_tasks.encryption.scheme import IntVector, PublicContext, SecretContext
+from cifer_tasks.encryption.vectors import integers_from_bytes, integers_to_bytes
+
+
+class PlainScheme(SharedKeyScheme):
+    """Submissions are readable by everyone who can read the artifact store; 8 bytes a parameter.
+
+    Its contexts hold a random identifier, so that submissions of another run are refused as with a real key.
+    """
+
+    name = "plain"
+    warning = "encryption.scheme=plain: nothing is encrypted; the aggregator and everyone with the artifact store read each site's update"
+
+    def generate(self) -> tuple[PublicContext, SecretContext]:
+        """A random identifier; there is no secret."""
+        public = PublicContext(self.name, b"cifer/plain/1:" + secrets.token_bytes(16))
+        return public, SecretContext(self.name, public.digest())
+
+    def _encrypt(self, values: IntVector, public: PublicContext) -> bytes:
+        return integers_to_bytes(values)
+
+    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext) -> bytes:
+        total = np.zeros(parameters, dtype=np.int64)
+        for body in bodies:
+            total += integers_from_bytes(body, parameters)
+        return integers_to_bytes(total)
+
+    def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector:
+        return integers_from_bytes(body, parameters)

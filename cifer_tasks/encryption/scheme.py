@@ -1,0 +1,176 @@
+"""Encryption as the round sees it: exact sums of bounded integer vectors, opened only for a sealed set.
+
+Every family does one thing: sites encrypt integer vectors, the aggregator adds ciphertexts, and the holders of secrets
+open the SUM of one sealed set. A family is exact: opening yields the integer sum, bit for bit, so that the
+model's digest does not depend on the family or on encryption randomness.
+
+The five verbs, in the order of a round, and who performs each:
+
+    generate()                                   -> PublicContext, SecretContext   key holders, before the first round
+    encrypt(values, binding, public)             -> Ciphertext                     each site
+    add(ciphertexts, public)                     -> Ciphertext                     the aggregator, public material only
+    release(aggregate, opener, sealed, secret)   -> Opening                        each of `openers(sealed)`, after the seal
+    open(aggregate, openings, public)            -> integer sum, int64 (d,)        anyone
+
+With one shared key (CKKS) one opener suffices and its opening carries the sum. With a key per site (threshold) each
+opener releases a share for exactly the sealed set, and any t of them open it. The aggregating step is never handed a
+`SecretContext`: the two contexts are different types.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+IntVector = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a ciphertext belongs to; bytes made under one binding are refused under another.
+
+    network: hex identity of the ledger network.  parameters: vector length d.  bound: largest absolute value any entry
+    of the SUM over all sites can take.
+    """
+
+    network: str
+    run: str
+    round: int
+    parameters: int
+    bound: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublicContext:
+    """What encrypting and adding need. Public: it may be stored, sent and recorded."""
+
+    scheme: str
+    data: bytes = field(repr=False)
+
+    def digest(self) -> bytes:
+        """SHA-256 of `data`, 32 bytes: what ciphertexts name as their key, and the artifact digest of the context."""
+        return sha256(self.data).digest()
+
+
+class SecretContext:
+    """A key holder's secret. It does not print, compare, copy or pickle itself; `reveal` is called by schemes and keystores only."""
+
+    __slots__ = ("_data", "scheme")
+
+    def __init__(self, scheme: str, data: bytes) -> None:
+        self.scheme = scheme
+        self._data = data
+
+    def reveal(self) -> bytes:
+        """The secret bytes, for a scheme to load or a keystore to seal."""
+        return self._data
+
+    def __repr__(self) -> str:
+        return f"SecretContext({self.scheme!r}, <hidden>)"
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a SecretContext cannot be pickled or copied: pass a reference and open it from the keystore where it is used"
+        raise TypeError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Ciphertext:
+    """One encrypted vector, or a sum of several: `count` is how many were added, `context` the digest of their public context.
+
+    `count` is the claim of whoever made it. Adding is deterministic, so a key holder or an auditor checks the claim by adding the sealed
+    submissions again and comparing digests.
+    """
+
+    scheme: str
+    binding: Binding
+    context: bytes
+    count: int
+    data: bytes = field(repr=False)
+
+    def digest(self) -> bytes:
+        """SHA-256 over everything in `to_bytes` but its last 32 bytes, which are this digest."""
+        from cifer_tasks.encryption._wire import ciphertext_digest
+
+        return ciphertext_digest(self)
+
+    def to_bytes(self) -> bytes:
+        """A self-describing encoding; `from_bytes` refuses another scheme, binding or a truncated body by name."""
+        from cifer_tasks.encryption._wire import pack_ciphertext
+
+        return pack_ciphertext(self)
+
+    @staticmethod
+    def from_bytes(data: bytes, scheme: str, binding: Binding) -> Ciphertext:
+        """Parse and check `data` against what was expected. Raises `IntegrityError`."""
+        from cifer_tasks.encryption._wire import unpack_ciphertext
+
+        return unpack_ciphertext(data, scheme, binding)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What one opener releases for one aggregate of one sealed set: the sum itself, or a share of the key that opens it.
+
+    aggregate: `Ciphertext.digest` of what it opens.  sealed_sites: whose submissions those are, in ascending order.
+    """
+
+    scheme: str
+    opener: str
+    binding: Binding
+    aggregate: bytes
+    sealed_sites: tuple[str, ...]
+    data: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """A self-describing encoding, as of a ciphertext."""
+        from cifer_tasks.encryption._wire import pack_opening
+
+        return pack_opening(self)
+
+    @staticmethod
+    def from_bytes(data: bytes, scheme: str, binding: Binding) -> Opening:
+        """Parse and check `data` against what was expected. Raises `IntegrityError`."""
+        from cifer_tasks.encryption._wire import unpack_opening
+
+        return unpack_opening(data, scheme, binding)
+
+
+class Scheme(ABC):
+    """One family of encryption, configured. Instances hold parameters, never keys."""
+
+    name: str
+    warning: str
+    """What this family does not protect against, in one sentence for the person who chose it; empty when nothing to add."""
+
+    @abstractmethod
+    def generate(self) -> tuple[PublicContext, SecretContext]:
+        """Fresh key material from the system's CSPRNG."""
+
+    @abstractmethod
+    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext) -> Ciphertext:
+        """Encrypt int64 (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`."""
+
+    @abstractmethod
+    def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
+        """The ciphertext of the entrywise sum. Raises `IntegrityError` on mixed bindings or an empty list."""
+
+    @abstractmethod
+    def openers(self, sealed_sites: Sequence[str]) -> tuple[str, ...]:
+        """Which sites are asked to release, out of the sealed set, in order."""
+
+    @abstractmethod
+    def release(self, aggregate: Ciphertext, opener: str, sealed_sites: Sequence[str], secret: SecretContext) -> Opening:
+        """One opener's contribution to opening `aggregate`, the sum over exactly `sealed_sites`, in ascending order.
+
+        Raises `IntegrityError` for an aggregate of another set or one that does not open exactly, `KeyMismatchError` for a foreign key.
+        """
+
+    @abstractmethod
+    def open(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> IntVector:
+        """The exact integer sum, int64 (d,). Raises `IntegrityError` when openings are missing, foreign or disagree."""

@@ -1,0 +1,70 @@
+"""Errors a person can act on.
+
+    CiferError
+    ├── UsageError        the request cannot be carried out as written (exit code 2): configuration, files, arguments
+    │   ├── ConfigError   a settings file: names file, key and the nearest valid key
+    │   └── DataError     a table: names site, file, column
+    └── FailureError      the request was fine and something went wrong (exit code 1)
+        ├── SiteStepError     a step raised at a site: names site, round, step, file, line and cause
+        ├── TooFewSitesError  a round kept fewer sites than its minimum
+        ├── StorageError      a folder that cannot be read or written, a full disk
+        ├── IntegrityError    bytes that are not what their digest says
+        └── KeyMismatchError  keys that do not belong to this run or network
+
+Each message is one line: what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class CiferError(Exception):
+    """Base of every error whose message is meant for a person."""
+
+    exit_code = 1
+
+
+class UsageError(CiferError):
+    """The request cannot be carried out as written."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A settings file or an override is wrong."""
+
+
+class DataError(UsageError):
+    """A table is missing, empty or malformed."""
+
+
+class FailureError(CiferError):
+    """The request was fine and something went wrong."""
+
+
+class SiteStepError(FailureError):
+    """A step raised at a site.
+
+    str(error) is safe to record. `detail` is for the person at this terminal: it may quote the message of a foreign exception,
+    and with it data.
+    """
+
+    def __init__(self, message: str, *, step: str, detail: str) -> None:
+        super().__init__(message)
+        self.step = step
+        self.detail = detail
+
+
+class TooFewSitesError(FailureError):
+    """A round kept fewer sites than its configured minimum."""
+
+
+class StorageError(FailureError):
+    """A folder cannot be read or written."""
+
+
+class IntegrityError(FailureError):
+    """Bytes are not what their digest says."""
+
+
+class KeyMismatchError(FailureError):
+    """Keys do not belong to this run or network, or cannot be opened with this passphrase."""

@@ -1,0 +1,142 @@
+"""OpenLineage run events (spec 2-0-2) as pure functions of names, identifiers and dataset versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, Final
+
+from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+from openlineage.client.facet_v2 import (
+    DatasetFacet,
+    JobFacet,
+    RunFacet,
+    dataset_version_dataset,
+    error_message_run,
+    job_type_job,
+    parent_run,
+    processing_engine_run,
+    tags_run,
+)
+
+from cifer_tasks.lineage.datasets import Version
+
+PRODUCER: Final = "urn:cifer:lineage:1"
+ADAPTER_VERSION: Final = "1"
+RUN_TAG: Final = "cifer.run"
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """A flow or task run: Prefect's identifier (a UUID in its hyphenated form), the job's namespace and name, ``FLOW`` or ``TASK``.
+
+    training: the training run it belongs to.
+    """
+
+    run_id: str
+    namespace: str
+    job: str
+    job_type: str
+    training: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A run and the runs above it: `parent` started it, `root` is the outermost flow; both None for the outermost flow itself."""
+
+    key: RunKey
+    parent: RunKey | None
+    root: RunKey | None
+
+    def below(self, key: RunKey) -> Scope:
+        """The scope of a run that this one started."""
+        return Scope(key, parent=self.key, root=self.root or self.key)
+
+
+def run_event(
+    state: RunState,
+    scope: Scope,
+    time: str,
+    engine_version: str,
+    *,
+    inputs: Sequence[Version] = (),
+    outputs: Sequence[Version] = (),
+    error: str = "",
+) -> RunEvent:
+    """One event of a run's life.
+
+    time: ISO 8601 with offset.  error: what a person may read about a failure, "" for none.
+    Raises ValueError when `time` is no date-time or the run's identifier is no UUID.
+    """
+    key = scope.key
+    facets: dict[str, RunFacet] = {"processing_engine": _engine(engine_version), "tags": _tags(key.training)}
+    if scope.parent is not None:
+        facets["parent"] = _parent(scope.parent, scope.root or scope.parent)
+    if error:
+        facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(message=error, programmingLanguage="PYTHON", producer=PRODUCER)
+    return RunEvent(
+        eventType=state,
+        eventTime=time,
+        producer=PRODUCER,
+        run=Run(runId=key.run_id, facets=facets),
+        job=Job(namespace=key.namespace, name=key.job, facets=_job_facets(key.job_type)),
+        inputs=[InputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in inputs],
+        outputs=[OutputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in outputs],
+    )
+
+
+def scope_of(event: Mapping[str, Any]) -> Scope:
+    """The scope that an event in its JSON form speaks of: the inverse of `run_event`.
+
+    Raises KeyError, TypeError or ValueError on an event of another producer.
+    """
+    namespace, job, run = event["job"]["namespace"], event["job"]["name"], event["run"]
+    (training,) = (tag["value"] for tag in run["facets"]["tags"]["tags"] if tag["key"] == RUN_TAG)
+    key = RunKey(run["runId"], namespace, job, event["job"]["facets"]["jobType"]["jobType"], training)
+    parent = run["facets"].get("parent")
+    if parent is None:
+        return Scope(key, None, None)
+    root = parent["root"]
+    return Scope(
+        key,
+        parent=RunKey(parent["run"]["runId"], parent["job"]["namespace"], parent["job"]["name"], "FLOW", training),
+        root=RunKey(root["run"]["runId"], root["job"]["namespace"], root["job"]["name"], "FLOW", training),
+    )
+
+
+@cache
+def _engine(version: str) -> RunFacet:
+    return processing_engine_run.ProcessingEngineRunFacet(
+        version=version, name="Prefect", openlineageAdapterVersion=ADAPTER_VERSION, producer=PRODUCER
+    )
+
+
+@cache
+def _tags(training: str) -> RunFacet:
+    return tags_run.TagsRunFacet(tags=[tags_run.TagsRunFacetFields(key=RUN_TAG, value=training, source="CIFER")], producer=PRODUCER)
+
+
+@cache
+def _job_facets(job_type: str) -> dict[str, JobFacet]:
+    return {
+        "jobType": job_type_job.JobTypeJobFacet(processingType="BATCH", integration="PREFECT", jobType=job_type, producer=PRODUCER),
+    }
+
+
+@lru_cache(maxsize=256)
+def _parent(parent: RunKey, root: RunKey) -> RunFacet:
+    return parent_run.ParentRunFacet(
+        run=parent_run.Run(runId=parent.run_id),
+        job=parent_run.Job(namespace=parent.namespace, name=parent.job),
+        root=parent_run.Root(
+            run=parent_run.RootRun(runId=root.run_id),
+            job=parent_run.RootJob(namespace=root.namespace, name=root.job),
+        ),
+        producer=PRODUCER,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _version(version: str) -> dict[str, DatasetFacet]:
+    return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=version, producer=PRODUCER)}

@@ -1,0 +1,105 @@
+"""This machine's place on a ledger: founding the embedded network, and enrolling who takes part in a scenario.
+
+One CIFER_HOME belongs to one network. Its founder is the administrator, whose key admits the coordinator and the sites.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifer_tasks.config import LedgerSettings
+from cifer_tasks.encryption.keys import Keystore
+from cifer_tasks.errors import UsageError
+from cifer_tasks.records import Dataset, Enrolment, Scenario
+from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, SigningKey, State
+from ledger.backends import open_ledger
+from ledger.backends.network import has_ledger, read_genesis
+from ledger.crypto import VERIFIER
+from ledger.state.view import SALT_BYTES
+from ledger.types import Genesis, Validator
+
+if TYPE_CHECKING:
+    from cifer_tasks.workspace import Workspace
+
+ADMINISTRATOR = "administrator"
+COORDINATOR = "coordinator"
+SITE = "site"
+
+
+def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
+    """The ledger that `home` belongs to; an embedded one is founded on first use, its keys sealed in `keys`.
+
+    Raises `UsageError` when the settings ask for another number of validators than the network was founded with, and the ledger's own
+    errors: a second writer, a damaged file, keys of another network.
+    """
+    folder = home / "ledger"
+    if settings.backend != "embedded":
+        return open_ledger(settings.backend, folder, {})
+    if not has_ledger(folder):
+        return open_ledger(settings.backend, folder, _validator_keys(settings.validators, keys), genesis=_found(settings, keys))
+    count = len(read_genesis(folder).validators)
+    if count != settings.validators:
+        msg = (
+            f"ledger.validators is {settings.validators}, and the network in {folder} was founded with {count}; "
+            "set it to that, or set CIFER_HOME to a new folder for a new network"
+        )
+        raise UsageError(msg)
+    return open_ledger(settings.backend, folder, _validator_keys(count, keys))
+
+
+def _validator_keys(count: int, keys: Keystore) -> dict[str, SigningKey]:
+    return {name: keys.signing_key(name) for name in (f"validator-{number}" for number in range(1, count + 1))}
+
+
+def _found(settings: LedgerSettings, keys: Keystore) -> Genesis:
+    members = tuple(Validator(name, key.public, 1) for name, key in _validator_keys(settings.validators, keys).items())
+    return Genesis("cifer", VERIFIER, secrets.token_bytes(SALT_BYTES), members, (keys.signing_key(ADMINISTRATOR).public,))
+
+
+def author(name: str, ledger: Ledger, keys: Keystore) -> Author:
+    """Somebody whose signing key is on this machine. The administrator's key is older than the network and not bound to it."""
+    return Author(keys.signing_key(name, "" if name == ADMINISTRATOR else ledger.network.hex()), ledger)
+
+
+def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
+    """Register whoever and whatever is not on the ledger yet, and grant a site's consent where it never decided about one.
+
+    A consent that was withdrawn stays withdrawn: its site is left out of the run, with the reason.
+    """
+    _admit(workspace, COORDINATOR, COORDINATOR)
+    left_out: list[tuple[str, str]] = []
+    for dataset in scenario.datasets:
+        _admit(workspace, dataset.site, SITE)
+        reason = _offer(workspace, dataset, scenario.name)
+        if reason:
+            left_out.append((dataset.site, reason))
+    absent = {site for site, _ in left_out}
+    return Enrolment(tuple(item.site for item in scenario.datasets if item.site not in absent), tuple(left_out))
+
+
+def _admit(workspace: Workspace, name: str, role: str) -> None:
+    if workspace.ledger.state().identity(name) is None:
+        public = workspace.author(name).public
+        workspace.author(ADMINISTRATOR).send(RegisterIdentity(name, role, public))
+
+
+def _offer(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
+    """Register one site's table and its consent; returns why it cannot take part, "" when it can."""
+    sha256 = bytes.fromhex(dataset.sha256)
+    site = workspace.author(dataset.site)
+    state: State = workspace.ledger.state()
+    found = state.dataset(sha256)
+    if found is None:
+        site.send(
+            RegisterDataset(f"{purpose}.{dataset.site}", sha256, dataset.dvc_hash, dataset.rows, bytes.fromhex(dataset.schema_digest))
+        )
+    elif found.owner != dataset.site:
+        return f"its table is registered as {found.owner}'s: two sites may not offer the same rows"
+    consent = state.consent(sha256, purpose)
+    if consent is None:
+        site.send(GrantConsent(sha256, purpose))
+    elif not consent.live:
+        return f"consent for {purpose} was withdrawn at block {consent.withdrawn.height if consent.withdrawn else 0}: {consent.reason}"
+    return ""

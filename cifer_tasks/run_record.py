@@ -1,0 +1,117 @@
+"""What the ledger says about one run, as the records that tasks pass around. A snapshot: ask the workspace for a fresh one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cifer_tasks.artifacts import ArtifactStore
+from cifer_tasks.errors import FailureError
+from cifer_tasks.records import ArtifactRef, Committed, Exclusion, RegisteredModel, SealedSet, Submission
+from ledger import RoundView, State
+from ledger.state.entries import Exclusion as ExclusionEntry
+from ledger.state.entries import Origin, Run
+from ledger.state.entries import Submission as SubmissionEntry
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run in one state of the ledger. name: the scenario, under which its model is published."""
+
+    run: str
+    name: str
+    state: State
+    store: ArtifactStore
+
+    @property
+    def exists(self) -> bool:
+        """Whether the run has been declared."""
+        return self.state.run(self.run) is not None
+
+    @property
+    def declared(self) -> Run:
+        """The declaration and how far the run is. Raises `FailureError` before `open_run`."""
+        found = self.state.run(self.run)
+        if found is None:
+            msg = f"run {self.run} is not on the ledger; it was interrupted before it was declared, or belongs to another CIFER_HOME"
+            raise FailureError(msg)
+        return found
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that have a place in the run, ascending."""
+        return tuple(sorted(use.site for use in self.declared.datasets))
+
+    def remaining_rounds(self) -> range:
+        """The rounds that are not committed yet; the first of them may be under way."""
+        declared = self.declared
+        return range(declared.rounds_committed + 1, declared.rounds + 1)
+
+    def has_round(self, number: int) -> bool:
+        """Whether round `number` has been opened."""
+        return self.state.round(self.run, number) is not None
+
+    def round(self, number: int) -> RoundView:
+        """Round `number`. Raises `FailureError` when it is not open."""
+        found = self.state.round(self.run, number)
+        if found is None:
+            msg = f"round {number} of run {self.run} is not on the ledger"
+            raise FailureError(msg)
+        return found
+
+    def submission(self, number: int, site: str) -> Submission | None:
+        """What `site` submitted to the round; its ciphertext has to be in the store."""
+        found = self.state.submission(self.run, number, site)
+        return None if found is None else self._submission(found)
+
+    def exclusion(self, number: int, site: str) -> Exclusion | None:
+        """Why `site` was left out of the round."""
+        found = self.state.exclusion(self.run, number, site)
+        return None if found is None else _exclusion(found)
+
+    def exclusions(self, number: int) -> tuple[Exclusion, ...]:
+        """Every site left out of the round, ascending."""
+        return tuple(_exclusion(found) for found in self.round(number).exclusions)
+
+    def check_sealed(self, number: int, sealed: SealedSet) -> None:
+        """A key holder's own look at the ledger: `sealed` is the one set it sealed. Raises `FailureError`."""
+        on_record = self.round(number)
+        claimed = {item.site: item.ciphertext.digest for item in sealed.submissions}
+        recorded = {item.site: item.ciphertext.hex() for item in on_record.submissions if item.site in on_record.sealed_sites}
+        if on_record.sealed is None or claimed != recorded:
+            msg = f"round {number}: refusing to open a set of submissions that is not the one sealed on the ledger"
+            raise FailureError(msg)
+
+    def accepted_round(self) -> int | None:
+        """The round that made the run's current model; None while it is the initial one."""
+        declared = self.declared
+        for number in range(declared.rounds_committed, 0, -1):
+            outcome = self.round(number).outcome
+            if outcome is not None and outcome.accepted:
+                return number
+        return None
+
+    def next_version(self) -> int:
+        """The version the next model of this name gets."""
+        return self.state.latest_version(self.name) + 1
+
+    def registered_model(self) -> RegisteredModel | None:
+        """The version this run has published, with the aliases that point to it."""
+        for version in range(self.state.latest_version(self.name), 0, -1):
+            entry = self.state.model(self.name, version)
+            if entry is not None and entry.run == self.run:
+                model = self.store.find("model", entry.model.hex())
+                return RegisteredModel(self.name, version, "champion", model, committed(entry.origin))
+        return None
+
+    def _submission(self, entry: SubmissionEntry) -> Submission:
+        ciphertext = ArtifactRef("ciphertext", entry.ciphertext.hex(), entry.size_bytes)
+        return Submission(entry.site, ciphertext, entry.rows, committed(entry.origin))
+
+
+def _exclusion(entry: ExclusionEntry) -> Exclusion:
+    return Exclusion(entry.site, entry.step, entry.reason, committed(entry.origin))
+
+
+def committed(origin: Origin) -> Committed:
+    """An entry's evidence in the form that tasks pass around."""
+    return Committed(origin.transaction.hex(), origin.height)

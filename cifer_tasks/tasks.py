@@ -1,0 +1,498 @@
+"""The steps of a training as Prefect tasks, in the order of the DAG. Thin: each opens what it needs and calls the module that knows how.
+
+Every step is idempotent: what is on the ledger already is returned, not done again. Arguments and results are the records of
+`records.py`, so neither rows, updates nor keys reach Prefect. A step that raises at a site becomes one `SiteStepError` whose text is
+safe to record: the message of a foreign exception may quote data, so it stays in the site's own folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+
+from cifer_tasks import data
+from cifer_tasks.aggregation import mean_update
+from cifer_tasks.config import Settings
+from cifer_tasks.encryption.encoding import Encoding, rounding_seed
+from cifer_tasks.encryption.scheme import Ciphertext, PublicContext
+from cifer_tasks.encryption.scheme import Opening as Released
+from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
+from cifer_tasks.errors import CiferError, FailureError, IntegrityError, SiteStepError, TooFewSitesError
+from cifer_tasks.learning import baselines, gate, training
+from cifer_tasks.learning.building import initial_model
+from cifer_tasks.learning.weights import apply_update, flatten
+from cifer_tasks.lineage import instrument, log_of
+from cifer_tasks.network import COORDINATOR, enrol_sites
+from cifer_tasks.records import (
+    ArtifactRef,
+    Candidate,
+    Comparison,
+    EncryptedUpdate,
+    Enrolment,
+    Evaluation,
+    Exclusion,
+    LocalUpdate,
+    Measured,
+    Opening,
+    ProtectedUpdate,
+    RegisteredModel,
+    RoundResult,
+    RunRef,
+    Scenario,
+    SealedSet,
+    Submission,
+    Validation,
+    Verdict,
+)
+from cifer_tasks.run_record import committed
+from cifer_tasks.workspace import StepStarted, Workspace
+from ledger import (
+    AppendLineage,
+    CloseRun,
+    CommitRound,
+    DatasetUse,
+    ExcludeSite,
+    LedgerError,
+    Metric,
+    OpenRound,
+    OpenRun,
+    RegisterModel,
+    SealRound,
+    SubmitUpdate,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CHAMPION = "champion"
+
+
+def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A Prefect task whose runs are called `name`, formatted with its parameters.
+
+    Never cached or persisted by Prefect: the ledger says what is done. `retries` only where repeating is harmless and could help;
+    `recorded` reports its runs to OpenLineage.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def announced(*args: P.args, **kwargs: P.kwargs) -> R:
+            arguments = signature.bind(*args, **kwargs).arguments
+            progress = StepStarted(function.__name__, arguments.get("number", 0), arguments.get("site", ""))
+            Workspace.of(arguments["run"]).announce(progress)
+            return function(*args, **kwargs)
+
+        made = task(
+            task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries, retry_delay_seconds=0.2, log_prints=False
+        )(announced)
+        return cast(Callable[P, R], instrument(made) if recorded else made)
+
+    return decorate
+
+
+def at_site(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn whatever a site's step raises into one `SiteStepError` line that names site, round, step, file, line and cause."""
+
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            arguments = signature.bind(*args, **kwargs).arguments
+            workspace = Workspace.of(arguments["run"])
+            raise _site_error(workspace, arguments["number"], arguments["site"], function.__name__, error) from None
+
+    return guarded
+
+
+def _site_error(workspace: Workspace, number: int, site: str, step_name: str, error: Exception) -> SiteStepError:
+    """The one line; the full traceback goes to `errors.log` in the site's own folder."""
+    where = f"{site}, round {number}, {step_name}"
+    if isinstance(error, CiferError | LedgerError):
+        return SiteStepError(f"{where}: {error}", step=step_name, detail=f"{where}: {error}")
+    folder = workspace.site_folder(site)
+    log = folder.folder / folder.put(f"round-{number}.error.txt", "".join(traceback.format_exception(error)).encode()).name
+    frame = _users_frame(error, workspace.settings)
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
+    kind = type(error).__name__
+    detail = f"{where}, {place}: {kind}: {str(error).splitlines()[0] if str(error) else 'no message'} (traceback: {log})"
+    recorded = f"{where}, {place}: {kind} (its message may quote data and stays at the site)"
+    return SiteStepError(recorded, step=step_name, detail=detail)
+
+
+def _users_frame(error: Exception, settings: Settings) -> traceback.FrameSummary:
+    """The deepest frame in the user's own model module, else the deepest frame outside installed packages, else the last one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    module = sys.modules.get(settings.model.path.rpartition(".")[0])
+    own = [frame for frame in frames if module is not None and frame.filename == module.__file__]
+    ours = [frame for frame in frames if "site-packages" not in frame.filename and "lib/python" not in frame.filename]
+    return (own or ours or list(frames))[-1]
+
+
+def with_retries(made: Callable[P, R], retries: int) -> Callable[P, R]:
+    """The same step, tried again up to `retries` times when it raises."""
+    return cast(Callable[P, R], cast(Task[P, R], made).with_options(retries=retries)) if retries else made
+
+
+# ---------------------------------------------------------------------------------------------- before the first round
+
+
+@step("prepare")
+def prepare(run: RunRef) -> Scenario:
+    """Write or find one table per site and the held-out table."""
+    workspace = Workspace.of(run)
+    return data.prepare(workspace.settings, workspace.base, workspace.home)
+
+
+@step("enrol", retries=2)
+def enrol(run: RunRef, scenario: Scenario) -> Enrolment:
+    """Put identities, datasets and consents on the ledger where they are not there yet. A withdrawn consent is never renewed here."""
+    workspace = Workspace.of(run)
+    enrolment = enrol_sites(workspace, scenario)
+    workspace.announce(enrolment)
+    if len(enrolment.sites) < workspace.settings.sites.minimum:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in enrolment.left_out)
+        msg = f"{len(enrolment.sites)} sites can take part and sites.minimum is {workspace.settings.sites.minimum}; left out: {reasons}"
+        raise TooFewSitesError(msg)
+    return enrolment
+
+
+@step("open_run", retries=2)
+def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactRef:
+    """Make the encryption keys and the initial model, and declare the run. Returns the initial model."""
+    workspace = Workspace.of(run)
+    settings = workspace.settings
+    initial = workspace.store.put("model", initial_model(settings, scenario))
+    if workspace.record.exists:
+        return initial
+    taking_part = [dataset for dataset in scenario.datasets if dataset.site in enrolment.sites]
+    encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
+    workspace.author(COORDINATOR).send(
+        OpenRun(
+            run=run.run,
+            purpose=settings.name,
+            config_digest=settings.digest(),
+            code_commit=workspace.provenance.code_commit,
+            lock_digest=bytes.fromhex(workspace.provenance.lock_digest),
+            scheme=settings.encryption.scheme,
+            encoding=encoding.canonical(),
+            parameters=len(flatten(workspace.store.get(initial))),
+            initial_model=bytes.fromhex(initial.digest),
+            minimum_sites=settings.sites.minimum,
+            rounds=settings.training.rounds,
+            datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
+        )
+    )
+    return initial
+
+
+@step("start_tracking", retries=1)
+def start_tracking(run: RunRef, scenario: Scenario, initial: ArtifactRef) -> None:
+    """Open the MLflow run: settings, datasets by digest, the initial model."""
+    workspace = Workspace.of(run)
+    workspace.tracker.start_training(workspace.settings, scenario.datasets, initial)
+
+
+# ------------------------------------------------------------------------------------------------- one round, in order
+
+
+@step("open_round[{number}]", retries=2)
+def open_round(run: RunRef, number: int) -> Opening:
+    """Open round `number` from the run's current model."""
+    workspace = Workspace.of(run)
+    declared = workspace.record.declared
+    base = workspace.store.find("model", declared.current_model.hex())
+    public = workspace.public_context()
+    if not workspace.record.has_round(number):
+        workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
+    opened = workspace.record.round(number)
+    return Opening(
+        number,
+        base=workspace.store.find("model", opened.base_model.hex()),
+        public_context=workspace.store.find("public-context", opened.public_context.hex()),
+        sites=workspace.record.sites,
+        committed=committed(opened.opened),
+    )
+
+
+@step("validate_data[{site}]")
+@at_site
+def validate_data(run: RunRef, number: int, site: str) -> Validation:
+    """Run the site's Great Expectations suite on its table."""
+    return Workspace.of(run).validate(site)
+
+
+@step("train[{site}]")
+@at_site
+def train(run: RunRef, number: int, site: str, opening: Opening, validation: Validation) -> LocalUpdate:
+    """Train at the site from the round's base model; the delta stays in the site's folder."""
+    workspace = Workspace.of(run)
+    table = data.read_table(workspace.dataset(site), workspace.scenario.target)
+    result = training.train(workspace.settings, workspace.store.get(opening.base), table, site, number)
+    update = workspace.site_folder(site).put(f"round-{number}.update", floats_to_bytes(result.delta))
+    return LocalUpdate(site, update, result.rows, tuple(Measured(name, value) for name, value in sorted(result.metrics.items())))
+
+
+@step("protect[{site}]")
+@at_site
+def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> ProtectedUpdate:
+    """Clip the update and encode it as integers weighted by the site's rows."""
+    workspace = Workspace.of(run)
+    folder = workspace.site_folder(site)
+    plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
+    seed = rounding_seed(workspace.settings.seed, number, site)
+    encoded, norm, clipped = workspace.encoding().encode(plain, update.rows, seed)
+    protected = folder.put(f"round-{number}.encoded", integers_to_bytes(encoded))
+    folder.discard(update.update)
+    return ProtectedUpdate(site, protected, update.rows, norm, clipped)
+
+
+@step("encrypt[{site}]")
+@at_site
+def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, opening: Opening) -> EncryptedUpdate:
+    """Encrypt the encoded update under the round's public context."""
+    workspace = Workspace.of(run)
+    folder = workspace.site_folder(site)
+    public = PublicContext(workspace.scheme.name, workspace.store.get(opening.public_context))
+    binding = workspace.binding(number)
+    values = integers_from_bytes(folder.get(protected.update), binding.parameters)
+    ciphertext = workspace.scheme.encrypt(values, binding, public)
+    stored = workspace.store.put("ciphertext", ciphertext.to_bytes())
+    folder.discard(protected.update)
+    return EncryptedUpdate(site, stored, protected.rows)
+
+
+@step("submit[{site}]", retries=2)
+@at_site
+def submit(run: RunRef, number: int, site: str, encrypted: EncryptedUpdate) -> Submission:
+    """Sign the ciphertext's digest onto the ledger as this site's one submission."""
+    workspace = Workspace.of(run)
+    if workspace.record.submission(number, site) is None:
+        ciphertext = encrypted.ciphertext
+        dataset = bytes.fromhex(workspace.dataset(site).sha256)
+        workspace.author(site).send(
+            SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes)
+        )
+    found = workspace.record.submission(number, site)
+    if found is None:
+        msg = f"round {number}: the ledger acknowledged the submission of {site} but does not show it"
+        raise FailureError(msg)
+    return found
+
+
+@step("exclude[{site}]", retries=2)
+def exclude(run: RunRef, number: int, site: str, at_step: str, reason: str) -> Exclusion:
+    """Record that a site is left out of this round, and why."""
+    workspace = Workspace.of(run)
+    if workspace.record.exclusion(number, site) is None:
+        workspace.author(COORDINATOR).send(ExcludeSite(run.run, number, site, at_step, _short(reason)))
+    found = workspace.record.exclusion(number, site)
+    if found is None:
+        msg = f"round {number}: the ledger acknowledged the exclusion of {site} but does not show it"
+        raise FailureError(msg)
+    return found
+
+
+@step("seal[{number}]", retries=2)
+def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusions: tuple[Exclusion, ...]) -> SealedSet:
+    """Fix the set of submissions that will be aggregated. Raises `TooFewSitesError` below the run's minimum."""
+    workspace = Workspace.of(run)
+    minimum = workspace.record.declared.minimum_sites
+    if len(submissions) < minimum:
+        reasons = "; ".join(f"{item.site} ({item.step}: {item.reason})" for item in exclusions)
+        msg = f"round {number} has {len(submissions)} submissions and sites.minimum is {minimum}; left out: {reasons}"
+        raise TooFewSitesError(msg)
+    if workspace.record.round(number).sealed is None:
+        workspace.author(COORDINATOR).send(SealRound(run.run, number, tuple(sorted(item.site for item in submissions))))
+    sealed = workspace.record.round(number)
+    inside = tuple(item for item in sorted(submissions, key=lambda item: item.site) if item.site in sealed.sealed_sites)
+    if sealed.sealed is None or len(inside) != len(sealed.sealed_sites):
+        msg = f"round {number}: the sealed set on the ledger is not the set that was submitted"
+        raise FailureError(msg)
+    return SealedSet(number, inside, committed(sealed.sealed))
+
+
+@step("aggregate[{number}]", retries=1)
+def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> ArtifactRef:
+    """Add the ciphertexts of the sealed set. Has the public context only."""
+    workspace = Workspace.of(run)
+    return workspace.store.put("aggregate", _sum_of_sealed(workspace, number, sealed, opening.public_context.digest).to_bytes())
+
+
+@step("release[{site}]")
+def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
+    """A key holder's contribution to opening this one sealed set.
+
+    The holder looks for itself: the set is the one on the ledger, and what it opens is the sum over exactly that set. Under a shared
+    key nothing else would keep an aggregator from having one site's ciphertext opened.
+    """
+    workspace = Workspace.of(run)
+    workspace.record.check_sealed(number, sealed)
+    summed = _sum_of_sealed(workspace, number, sealed, workspace.record.round(number).public_context.hex())
+    if hashlib.sha256(summed.to_bytes()).hexdigest() != total.digest:
+        msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
+        raise IntegrityError(msg)
+    released = workspace.scheme.release(summed, site, _sites(sealed), workspace.secret_context())
+    return workspace.store.put("opening", released.to_bytes())
+
+
+@step("open[{number}]")
+def open_aggregate(
+    run: RunRef, number: int, sealed: SealedSet, total: ArtifactRef, openings: tuple[ArtifactRef, ...], opening: Opening
+) -> Candidate:
+    """Open the sum from what the key holders released, and apply its mean to the round's base model."""
+    workspace = Workspace.of(run)
+    scheme, binding, store = workspace.scheme, workspace.binding(number), workspace.store
+    ciphertext = Ciphertext.from_bytes(store.get(total), scheme.name, binding)
+    public = PublicContext(scheme.name, store.get(opening.public_context))
+    released = [Released.from_bytes(store.get(item), scheme.name, binding) for item in openings]
+    integers = scheme.open(ciphertext, released, public)
+    mean = mean_update(integers, workspace.encoding(), {item.site: item.rows for item in sealed.submissions})
+    model = apply_update(store.get(opening.base), mean)
+    return Candidate(store.put("opened", integers_to_bytes(integers)), store.put("model", model))
+
+
+@step("evaluate[{number}]")
+def evaluate(run: RunRef, number: int, candidate: Candidate) -> Evaluation:
+    """Measure the candidate on the held-out table."""
+    return Workspace.of(run).evaluate(candidate.model)
+
+
+@step("accept[{number}]")
+def accept(run: RunRef, number: int, opening: Opening, evaluation: Evaluation) -> Verdict:
+    """The gate: reject a candidate that is worse than the current model by more than the margin."""
+    workspace = Workspace.of(run)
+    reason = gate.judge(workspace.settings.gate, current=workspace.evaluate(opening.base), candidate=evaluation)
+    return Verdict(evaluation.model, not reason, reason, evaluation)
+
+
+@step("commit[{number}]", retries=2)
+def commit(
+    run: RunRef, number: int, opening: Opening, sealed: SealedSet, total: ArtifactRef, candidate: Candidate, verdict: Verdict
+) -> RoundResult:
+    """Put the round's outcome on the ledger: an accepted candidate becomes the run's current model, a rejected one is recorded too."""
+    workspace = Workspace.of(run)
+    if workspace.record.round(number).outcome is None:
+        workspace.author(COORDINATOR).send(
+            CommitRound(
+                run=run.run,
+                round=number,
+                aggregate=bytes.fromhex(total.digest),
+                opened=bytes.fromhex(candidate.opened.digest),
+                candidate=bytes.fromhex(candidate.model.digest),
+                accepted=verdict.accepted,
+                reason=_short(verdict.reason),
+                metrics=tuple(Metric(item.name, round(item.value * 1_000_000)) for item in verdict.evaluation.metrics),
+            )
+        )
+    on_record = workspace.record.round(number)
+    if on_record.outcome is None or on_record.outcome.candidate.hex() != candidate.model.digest:
+        msg = f"round {number}: the ledger holds another outcome than the one just computed; `cifer audit run {run.run}` shows it"
+        raise FailureError(msg)
+    return RoundResult(
+        round=number,
+        model=candidate.model if verdict.accepted else opening.base,
+        evaluation=workspace.evaluate(candidate.model if verdict.accepted else opening.base),
+        accepted=verdict.accepted,
+        reason=verdict.reason,
+        sites=_sites(sealed),
+        excluded=workspace.record.exclusions(number),
+        update_bytes=sum(item.ciphertext.size_bytes for item in sealed.submissions),
+        committed=committed(on_record.outcome.origin),
+    )
+
+
+@step("track[{number}]", retries=1)
+def track(run: RunRef, number: int, result: RoundResult) -> RoundResult:
+    """Log the round to MLflow: metrics, ledger tags, the model as safetensors."""
+    workspace = Workspace.of(run)
+    workspace.tracker.log_round(result, workspace.store.get(result.model))
+    workspace.announce(result)
+    return result
+
+
+# ------------------------------------------------------------------------------------------------ after the last round
+
+
+@step("register", retries=1)
+def register(run: RunRef) -> RegisteredModel | None:
+    """Publish the run's current model under the scenario's name, on the ledger and in MLflow; None when no candidate was accepted."""
+    workspace = Workspace.of(run)
+    accepted = workspace.record.accepted_round()
+    if accepted is None:
+        return None
+    name = workspace.settings.name
+    found = workspace.record.registered_model()
+    if found is None:
+        model, version = workspace.record.declared.current_model, workspace.record.next_version()
+        workspace.author(COORDINATOR).send(RegisterModel(name, version, CHAMPION, model, run.run, accepted))
+        found = workspace.record.registered_model()
+    if found is None:
+        msg = f"run {run.run}: the ledger acknowledged the model but does not show it"
+        raise FailureError(msg)
+    workspace.tracker.register(found, workspace.store.get(found.model), workspace.settings, workspace.scenario)
+    workspace.announce(found)
+    return found
+
+
+@step("compare")
+def compare(run: RunRef) -> Comparison:
+    """Train the same model centrally and by plain FedAvg. Reads every site's table: for scenarios whose tables are all here."""
+    workspace = Workspace.of(run)
+    rounds = workspace.settings.training.rounds
+    central = baselines.central(workspace.settings, workspace.scenario)
+    fedavg = baselines.plain_fedavg(workspace.settings, workspace.scenario, rounds)[-1]
+    comparison = Comparison(*(tuple(Measured(name, value) for name, value in sorted(metrics.items())) for metrics in (central, fedavg)))
+    workspace.announce(comparison)
+    return comparison
+
+
+@step("close[{outcome}]", retries=1)
+def close_run(run: RunRef, outcome: str, reason: str = "") -> None:
+    """End the run on the ledger and in MLflow: `completed`, or `aborted` with the reason."""
+    workspace = Workspace.of(run)
+    if workspace.record.declared.status == "open":
+        workspace.author(COORDINATOR).send(CloseRun(run.run, outcome, _short(reason)))
+    workspace.tracker.finish(outcome)
+
+
+@step("mirror_lineage[{number}]", retries=2, recorded=False)
+def mirror_lineage(run: RunRef, number: int) -> int:
+    """Put the OpenLineage events since the last call on the ledger, as one transaction. Not itself recorded: it would never end."""
+    workspace = Workspace.of(run)
+    log = log_of(run)
+    batch = log.drain()
+    if batch:
+        workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
+        log.acknowledge(batch)
+    return batch.count
+
+
+def _sum_of_sealed(workspace: Workspace, number: int, sealed: SealedSet, public_context: str) -> Ciphertext:
+    """The sum of the sealed ciphertexts, each read by the digest on the ledger; the same bytes for whoever computes it."""
+    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
+    public = PublicContext(scheme.name, store.get(store.find("public-context", public_context)))
+    ciphertexts = [Ciphertext.from_bytes(store.get(item.ciphertext), scheme.name, binding) for item in sealed.submissions]
+    return scheme.add(ciphertexts, public)
+
+
+def _sites(sealed: SealedSet) -> tuple[str, ...]:
+    return tuple(item.site for item in sealed.submissions)
+
+
+def _short(reason: str, limit: int = 480) -> str:
+    """The ledger keeps at most 500 characters of a reason."""
+    return reason if len(reason) <= limit else reason[:limit] + " ..."

@@ -1,0 +1,297 @@
+"""Everything one run needs, opened from a reference: settings, tables, artifacts, ledger, keys.
+
+Tasks receive a `RunRef`, two short strings, and open what they need here; nothing heavy or secret travels through Prefect. A process opens
+each run once and shares it between its threads, as a connection pool would.
+
+    .cifer/                     CIFER_HOME, below the folder `cifer` was started in
+        data/<scenario>/        a table per site
+        keys/                   signing keys and encryption secrets, sealed
+        ledger/                 the embedded ledger's validators
+        artifacts/              content-addressed models, ciphertexts, aggregates
+        runs/<run>/             settings.json, run.json, sites/<site>/ (private), lineage.ndjson
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifer_tasks.artifacts import ArtifactStore, SiteFolder
+from cifer_tasks.config import Settings, parse
+from cifer_tasks.data import load_scenario
+from cifer_tasks.encryption import scheme_for
+from cifer_tasks.encryption.encoding import Encoding
+from cifer_tasks.encryption.keys import Keystore
+from cifer_tasks.encryption.scheme import Binding, Scheme, SecretContext
+from cifer_tasks.errors import FailureError, StorageError, UsageError
+from cifer_tasks.files import write_atomically
+from cifer_tasks.network import author, connect
+from cifer_tasks.records import (
+    ArtifactRef,
+    Comparison,
+    Dataset,
+    Enrolment,
+    Evaluation,
+    Measured,
+    RegisteredModel,
+    RoundResult,
+    RunRef,
+    Scenario,
+    SealedSet,
+    Validation,
+)
+from cifer_tasks.run_record import RunRecord
+from ledger import Author
+
+if TYPE_CHECKING:
+    from cifer_tasks.tracking import Tracker
+    from ledger import Ledger
+
+
+def home_folder() -> Path:
+    """The folder that holds everything generated: CIFER_HOME, or `.cifer` below the current directory."""
+    return Path(os.environ.get("CIFER_HOME", ".cifer")).resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """Progress: a step has begun. site is empty for the coordinator's steps, round 0 outside a round."""
+
+    step: str
+    round: int
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFailed:
+    """A step raised at a site; `detail` is for the person at this terminal and is not recorded."""
+
+    round: int
+    site: str
+    detail: str
+
+
+Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The code and dependencies a run is made with: git commit (``+dirty`` when edited) and digest of the installed packages."""
+
+    code_commit: str
+    lock_digest: str
+
+
+class Workspace:
+    """One run's open resources in this process. `of(ref)` is the way in."""
+
+    _open: dict[RunRef, Workspace] = {}  # noqa: RUF012 - the pool itself
+    _guard = threading.Lock()
+
+    def __init__(self, ref: RunRef) -> None:
+        self.ref = ref
+        self.home = Path(ref.home)
+        self.folder = self.home / "runs" / ref.run
+        self.listeners: list[Callable[[Progress], None]] = []
+        self._lock = threading.RLock()
+        self._authors: dict[str, Author] = {}
+        self._evaluations: dict[str, Evaluation] = {}
+        self._validations: dict[str, Validation] = {}
+        record = self.folder / "run.json"
+        if not record.exists():
+            msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
+            raise UsageError(msg)
+        self.facts = json.loads(record.read_text(encoding="utf-8"))
+        self.settings: Settings = parse(json.loads((self.folder / "settings.json").read_text(encoding="utf-8")), where=str(self.folder))
+
+    @classmethod
+    def of(cls, ref: RunRef) -> Workspace:
+        """The open workspace of `ref`, opened on first use. Raises `UsageError` when there is no such run."""
+        with cls._guard:
+            if ref not in cls._open:
+                cls._open[ref] = cls(ref)
+            return cls._open[ref]
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close every open workspace: the ledger's stores are released."""
+        with cls._guard:
+            opened, cls._open = dict(cls._open), {}
+        for workspace in opened.values():
+            if "ledger" in workspace.__dict__:
+                workspace.ledger.close()
+
+    # ------------------------------------------------------------------------------------------ what is where
+
+    @property
+    def base(self) -> Path:
+        """The folder of the settings file: relative data paths start here."""
+        return Path(self.facts["base"])
+
+    @property
+    def project(self) -> Path:
+        """The folder the run was started in: `mlruns/` is below it."""
+        return Path(self.facts["project"])
+
+    @property
+    def provenance(self) -> Provenance:
+        """Code and dependencies as they were when the run was created."""
+        return Provenance(self.facts["code_commit"], self.facts["lock_digest"])
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """The prepared tables."""
+        return load_scenario(self.settings.name, self.home)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The content-addressed store of public artifacts."""
+        return ArtifactStore(self.home / "artifacts")
+
+    @cached_property
+    def keys(self) -> Keystore:
+        """The sealed secrets of everyone who lives on this machine."""
+        return Keystore.open(self.home / "keys")
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """The configured family of encryption; it holds parameters, no keys."""
+        return scheme_for(self.settings.encryption)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """A connection to the network this home belongs to, founding it on first use."""
+        return connect(self.settings.ledger, self.home, self.keys)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The MLflow side of this run."""
+        from cifer_tasks.tracking import Tracker
+
+        return Tracker(self.project, self.ref.run)
+
+    def site_folder(self, site: str) -> SiteFolder:
+        """A site's private folder for this run."""
+        return SiteFolder(self.folder / "sites", site)
+
+    # ---------------------------------------------------------------------------------------- ledger and keys
+
+    @property
+    def record(self) -> RunRecord:
+        """What the ledger says about this run, after its last block."""
+        return RunRecord(self.ref.run, self.settings.name, self.ledger.state(), self.store)
+
+    def author(self, name: str) -> Author:
+        """Somebody who signs transactions from this machine: a site, the coordinator or the administrator."""
+        with self._lock:
+            if name not in self._authors:
+                self._authors[name] = author(name, self.ledger, self.keys)
+            return self._authors[name]
+
+    def public_context(self) -> ArtifactRef:
+        """The public encryption context of this run; its keys are made on first use and their secret half is sealed for the key holders."""
+        public, _ = self.keys.encryption_contexts(self.ref.run, self.ledger.network.hex(), self.scheme)
+        return self.store.put("public-context", public.data)
+
+    def secret_context(self) -> SecretContext:
+        """The key holders' secret of this run. Raises `KeyMismatchError` when the keystore holds none, or another network's."""
+        return self.keys.secret_context(self.ref.run, self.ledger.network.hex(), self.scheme)
+
+    # ---------------------------------------------------------------------------------------------- the round
+
+    def encoding(self) -> Encoding:
+        """The integer encoding of updates, as the ledger fixed it for the whole run."""
+        return Encoding.parse(self.record.declared.encoding)
+
+    def binding(self, number: int) -> Binding:
+        """What the ciphertexts of round `number` are bound to."""
+        declared = self.record.declared
+        bound = Encoding.parse(declared.encoding).bound
+        return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound)
+
+    def openers(self, sealed: SealedSet) -> tuple[str, ...]:
+        """The key holders who are asked to release what opens a sealed set."""
+        return self.scheme.openers([item.site for item in sealed.submissions])
+
+    def dataset(self, site: str) -> Dataset:
+        """The prepared table of `site`."""
+        for dataset in self.scenario.datasets:
+            if dataset.site == site:
+                return dataset
+        msg = f"{site} has no table in scenario {self.scenario.name}; the run's data folder belongs to another preparation"
+        raise FailureError(msg)
+
+    def validate(self, site: str) -> Validation:
+        """The verdict on a site's table."""
+        from cifer_tasks.data.validation import validate
+
+        self._validations[site] = validate(self.dataset(site), self.settings, self.scenario.classes)
+        return self._validations[site]
+
+    def validations(self) -> tuple[Validation, ...]:
+        """The last verdict on every site that this process has looked at, ascending."""
+        return tuple(verdict for _, verdict in sorted(self._validations.items()))
+
+    def evaluate(self, model: ArtifactRef) -> Evaluation:
+        """A model's metrics on the held-out table; computed once per model and process."""
+        from cifer_tasks.learning.evaluation import evaluate
+
+        if model.digest not in self._evaluations:
+            metrics = evaluate(self.settings, self.store.get(model), self.scenario)
+            measured = tuple(Measured(name, value) for name, value in sorted(metrics.items()))
+            self._evaluations[model.digest] = Evaluation(model, measured)
+        return self._evaluations[model.digest]
+
+    def announce(self, progress: Progress) -> None:
+        """Tell whoever watches this run in this process."""
+        for listener in self.listeners:
+            listener(progress)
+
+
+def create_run(settings: Settings, base: Path, home: Path, run: str) -> RunRef:
+    """Write a new run's folder: its settings and what it starts from. `run` must be new. Raises `UsageError`, `StorageError`."""
+    folder = home / "runs" / run
+    if folder.exists():
+        msg = f"run {run} exists already under {home}; `cifer run --resume {run}` takes it up again"
+        raise UsageError(msg)
+    found = provenance(base)
+    facts = {"base": str(base), "project": str(Path.cwd()), "code_commit": found.code_commit, "lock_digest": found.lock_digest}
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        msg = f"{folder}: cannot be created: {error.strerror}; set CIFER_HOME to a folder you can write to"
+        raise StorageError(msg) from None
+    write_atomically(folder / "settings.json", settings.canonical())
+    write_atomically(folder / "run.json", json.dumps(facts, sort_keys=True).encode())
+    return RunRef(str(home), run)
+
+
+def provenance(folder: Path) -> Provenance:
+    """The git commit of `folder` or, failing that, of this package, and the digest of the installed distributions' names and versions."""
+    from importlib.metadata import distributions
+
+    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
+    installed = sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()})
+    return Provenance(commit, hashlib.sha256("\n".join(installed).encode()).hexdigest())
+
+
+def _commit(folder: Path) -> str:
+    """``<commit>`` or ``<commit>+dirty`` of the repository around `folder`, "" when there is none."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return head and head + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -1,0 +1,230 @@
+"""The content-addressed store and the site's private folder: what is read is what was written, or an error that names the place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from cifer_tasks.artifacts import ArtifactStore, SiteFolder
+from cifer_tasks.errors import IntegrityError, StorageError
+from cifer_tasks.records import ArtifactRef, SiteFile
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    """A store in a local folder, and one behind fsspec."""
+    return ArtifactStore(tmp_path / "artifacts" if request.param == "folder" else f"memory://{tmp_path.name}/artifacts")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(data=st.binary(max_size=500))
+def test_bytes_read_back_under_their_digest(store: ArtifactStore, data: bytes) -> None:
+    """Any bytes, none included, come back, and their address is their SHA-256."""
+    ref = store.put("model", data)
+    assert ref == ArtifactRef("model", hashlib.sha256(data).hexdigest(), len(data))
+    assert store.exists(ref)
+    assert store.get(ref) == data
+    assert store.find("model", ref.digest) == ref
+
+
+def test_a_file_is_stored_as_its_bytes(store: ArtifactStore, tmp_path: Path) -> None:
+    """A path is stored under the same address as its content."""
+    source = tmp_path / "model.safetensors"
+    source.write_bytes(b"weights")
+    assert store.put("model", source) == store.put("model", b"weights")
+    with pytest.raises(StorageError, match="absent"):
+        store.put("model", tmp_path / "absent")
+
+
+def test_layout_and_no_rewrite(tmp_path: Path) -> None:
+    """The address is ab/cdef..., writing twice touches nothing, and no temporary file is left."""
+    store = ArtifactStore(tmp_path)
+    ref = store.put("model", b"x")
+    path = tmp_path / ref.digest[:2] / ref.digest[2:]
+    assert files_in(tmp_path) == [path] == [store.path(ref)]
+    before = path.stat()
+    store.put("aggregate", b"x")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"weightz"),
+        lambda path: path.write_bytes(b"weight"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"weights+"),
+        lambda path: path.unlink(),
+    ],
+    ids=["changed", "cut", "emptied", "extended", "removed"],
+)
+def test_damage_is_named_and_writing_again_heals_it(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    """A damaged or missing artifact is an IntegrityError naming digest and place; storing the right bytes again repairs it."""
+    store = ArtifactStore(tmp_path)
+    ref = store.put("model", b"weights")
+    damage(store.path(ref))
+    with pytest.raises(IntegrityError, match=rf"{ref.digest[:2]}/{ref.digest[2:]}.*{ref.digest[:16]}"):
+        store.get(ref)
+    assert store.put("model", b"weights") == ref
+    assert store.get(ref) == b"weights"
+
+
+def test_a_wrong_size_or_an_absent_digest_is_refused(store: ArtifactStore) -> None:
+    """A reference whose size is not the stored one, or that nobody stored, does not read."""
+    ref = store.put("model", b"weights")
+    with pytest.raises(IntegrityError, match="damaged"):
+        store.get(replace(ref, size_bytes=8))
+    absent = replace(ref, digest="0" * 64)
+    assert not store.exists(absent)
+    for read in (store.get, lambda missing: store.find("model", missing.digest)):
+        with pytest.raises(IntegrityError, match="missing"):
+            read(absent)
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n", "..", "/" * 64])
+def test_digests_cannot_point_elsewhere(store: ArtifactStore, digest: str) -> None:
+    """Text that is no digest never becomes a path."""
+    for call in (store.get, store.exists, lambda ref: store.find("model", ref.digest)):
+        with pytest.raises(IntegrityError, match="no artifact digest"):
+            call(ArtifactRef("model", digest, 0))
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_full_and_read_only_disks_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, code: int) -> None:
+    """A write that fails half-way is one line naming place and cause, and neither a partial nor a temporary file remains."""
+    store, folder = ArtifactStore(tmp_path / "a"), SiteFolder(tmp_path / "s", "site-a")
+    earlier = folder.put("update", b"earlier")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        for write in (lambda: store.put("model", b"weights"), lambda: folder.put("update", b"later")):
+            with pytest.raises(StorageError, match=os.strerror(code)) as caught:
+                write()
+            assert str(tmp_path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+    assert files_in(tmp_path) == [folder.folder / "update"]
+    assert folder.get(earlier) == b"earlier"
+    assert store.get(store.put("model", b"weights")) == b"weights"
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    """A store or site folder whose place is taken by a file says so."""
+    (tmp_path / "taken").write_bytes(b"")
+    for write in (
+        lambda: ArtifactStore(tmp_path / "taken").put("model", b"x"),
+        lambda: SiteFolder(tmp_path / "taken", "site-a").put("update", b"x"),
+    ):
+        with pytest.raises(StorageError, match="taken"):
+            write()
+
+
+def test_unknown_kinds_of_store_are_named() -> None:
+    """A URL that no installed driver serves says what is missing."""
+    with pytest.raises(StorageError, match="nosuch://bucket"):
+        ArtifactStore("nosuch://bucket/x").put("model", b"x")
+
+
+def test_remote_stores_have_no_path() -> None:
+    """Asking a remote store for a path is an error instead of a path that does not exist."""
+    store = ArtifactStore("memory://p/q")
+    with pytest.raises(StorageError, match="not a local folder"):
+        store.path(store.put("model", b"x"))
+
+
+def test_many_writers_of_the_same_bytes(tmp_path: Path) -> None:
+    """Threads that store the same and different bytes at once all end with readable artifacts and no leftovers."""
+    store = ArtifactStore(tmp_path)
+    contents = [bytes([i % 5]) * 1000 for i in range(40)]
+    failures: list[Exception] = []
+
+    def work(data: bytes) -> None:
+        try:
+            assert store.get(store.put("model", data)) == data
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(data,)) for data in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(files_in(tmp_path)) == 5
+
+
+# ------------------------------------------------------------------------------------------------- site folders
+
+
+def test_site_files_read_back_and_stay_private(tmp_path: Path) -> None:
+    """A site's file reads back; only its owner may look into the folder, whatever the umask; the newest content of a name stands."""
+    folder = SiteFolder(tmp_path, "hospital-a")
+    earlier = os.umask(0)
+    try:
+        old = folder.put("round-1.update", b"old")
+        new = folder.put("round-1.update", b"new")
+    finally:
+        os.umask(earlier)
+    assert new == SiteFile("hospital-a", "round-1.update", hashlib.sha256(b"new").hexdigest(), 3)
+    assert folder.get(new) == b"new"
+    assert stat.S_IMODE(folder.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder.folder / new.name).stat().st_mode) == 0o600
+    with pytest.raises(IntegrityError, match="changed since hospital-a wrote it"):
+        folder.get(old)
+
+
+def test_a_loose_folder_is_made_private(tmp_path: Path) -> None:
+    """A folder that others may read is closed before anything is written into it."""
+    (tmp_path / "hospital-a").mkdir(mode=0o755)
+    SiteFolder(tmp_path, "hospital-a").put("x", b"")
+    assert stat.S_IMODE((tmp_path / "hospital-a").stat().st_mode) == 0o700
+
+
+def test_another_sites_file_stays_there(tmp_path: Path) -> None:
+    """One site's folder neither reads nor discards another site's file."""
+    file = SiteFolder(tmp_path, "a").put("update", b"x")
+    other = SiteFolder(tmp_path, "b")
+    for call in (other.get, other.discard):
+        with pytest.raises(IntegrityError, match="a's file and stays there"):
+            call(file)
+    assert SiteFolder(tmp_path, "a").get(file) == b"x"
+
+
+def test_discarding_is_final_and_repeatable(tmp_path: Path) -> None:
+    """A discarded file is gone, discarding again is fine, and reading it names the place."""
+    folder = SiteFolder(tmp_path, "a")
+    file = folder.put("update", b"x")
+    folder.discard(file)
+    folder.discard(file)
+    assert files_in(tmp_path) == []
+    with pytest.raises(IntegrityError, match="missing"):
+        folder.get(file)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../b/update", "a/b", "/etc/passwd", "A", "x\0", "x\n", ".hidden"])
+def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    """Neither a site's nor a file's name can point outside the site's folder."""
+    with pytest.raises(IntegrityError, match="cannot name"):
+        SiteFolder(tmp_path, name)
+    folder = SiteFolder(tmp_path, "a")
+    for call in (lambda: folder.put(name, b""), lambda: folder.get(SiteFile("a", name, "0" * 64, 0))):
+        with pytest.raises(IntegrityError, match="cannot name"):
+            call()

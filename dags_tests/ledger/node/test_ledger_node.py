@@ -1,0 +1,243 @@
+"""One validator and its mempool, and several on a virtual clock: rules C5, C6, C9, C11 and C15 of ledger/SPEC.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ledger import crypto
+from ledger.author import sign_transaction
+from ledger.consensus.blocks import genesis_tip
+from ledger.consensus.messages import Proposal, SignedVote, Step, Vote
+from ledger.consensus.signing import sign_message
+from ledger.crypto import SigningKey
+from ledger.digests import transaction_id
+from ledger.errors import DuplicateError, InvalidBlockError, LedgerError, RejectedError, SequenceError, StorageError, UnavailableError
+from ledger.node import Cluster, Mempool, ValidatorNode
+from ledger.node.effects import Accuse, Final, Refused, Send, SetTimer
+from ledger.node.replay import replay
+from ledger.storage import SqliteStore
+from ledger.types import CommittedBlock, Genesis, RegisterIdentity, SignedTransaction, Validator
+
+KEYS = [SigningKey.from_seed(bytes([number]) * 32) for number in range(1, 5)]
+ADMINISTRATOR = SigningKey.from_seed(bytes([9]) * 32)
+GENESIS = Genesis(
+    "nodes",
+    "libsodium",
+    bytes(16),
+    tuple(Validator(f"v{number}", key.public, 1) for number, key in enumerate(KEYS)),
+    (ADMINISTRATOR.public,),
+)
+TIP = genesis_tip(GENESIS)
+
+
+def signed(sequence: int, label: str = "site") -> SignedTransaction:
+    """The administrator's transaction number `sequence`."""
+    key = SigningKey.from_seed(f"{label}{sequence}".encode().ljust(32, b"."))
+    return sign_transaction(ADMINISTRATOR, TIP.network, sequence, RegisterIdentity(f"{label}-{sequence}", "site", key.public))
+
+
+def node(folder: Path, number: int) -> ValidatorNode:
+    """Validator `number` on its own file, new or not."""
+    path = folder / f"v{number}.sqlite"
+    store = SqliteStore.open(path) if path.exists() else SqliteStore.create(path, GENESIS)
+    return ValidatorNode(KEYS[number], store, replay(store, crypto.verify), crypto.verify)
+
+
+class Watcher:
+    """Writes down what a cluster reports."""
+
+    def __init__(self) -> None:
+        self.final: list[CommittedBlock] = []
+        self.refused: list[tuple[bytes, RejectedError]] = []
+        self.failed: dict[str, LedgerError] = {}
+        self.accused: list[Accuse] = []
+
+    def on_final(self, committed: CommittedBlock) -> None:
+        self.final.append(committed)
+
+    def on_refused(self, transaction: bytes, error: RejectedError) -> None:
+        self.refused.append((transaction, error))
+
+    def on_failed(self, name: str, error: LedgerError) -> None:
+        self.failed[name] = error
+
+    def on_accused(self, accusation: Accuse) -> None:
+        self.accused.append(accusation)
+
+
+@pytest.fixture
+def watcher() -> Watcher:
+    """Somebody who watches."""
+    return Watcher()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, watcher: Watcher) -> Cluster:
+    """Four validators that are up."""
+    made = Cluster(watcher)
+    for number in range(4):
+        made.add(f"v{number}", node(tmp_path, number))
+    return made
+
+
+def test_admission_judges_behind_what_waits() -> None:
+    """C15: numbers follow those that wait; a replay, a gap and a name taken by a waiting transaction are refused by name."""
+    pool = Mempool(TIP.state, crypto.verify)
+    first, second = pool.admit(signed(0)), pool.admit(signed(1))
+    assert [identity for identity, _ in pool.offered()] == [first, second]
+    assert pool.admit(signed(0)) == first
+    assert len(pool) == 2
+    with pytest.raises(SequenceError):
+        pool.admit(signed(0, "other"))
+    with pytest.raises(SequenceError):
+        pool.admit(signed(3))
+    with pytest.raises(DuplicateError):
+        key = SigningKey.generate().public
+        pool.admit(sign_transaction(ADMINISTRATOR, TIP.network, 2, RegisterIdentity("site-0", "site", key)))
+    assert len(pool) == 2
+
+
+def test_a_pool_is_bounded_and_forgets() -> None:
+    """C15: a full pool refuses with UnavailableError; discarded transactions make room, and later ones are judged without them."""
+    pool = Mempool(TIP.state, crypto.verify, capacity=2)
+    pool.admit(signed(0))
+    last = pool.admit(signed(1))
+    for take in (pool.admit, pool.add):
+        with pytest.raises(UnavailableError, match="2 transactions wait already"):
+            take(signed(2))
+    pool.discard([last, bytes(32)])
+    pool.rebase(TIP.state)
+    assert last not in pool
+    assert pool.admit(signed(1, "instead")) in pool
+
+
+def test_what_others_admitted_is_judged_by_the_leader(tmp_path: Path) -> None:
+    """C15: a transaction that came unjudged is left out of the block, with its reason, and the rest goes in."""
+    leader = node(tmp_path, 0)
+    for transaction in (signed(0), signed(7), signed(1)):
+        leader.on_transaction(transaction)
+    effects = leader.work()
+    (refused,) = [effect for effect in effects if isinstance(effect, Refused)]
+    assert (refused.transaction, type(refused.error)) == (transaction_id(signed(7)), SequenceError)
+    (proposal,) = [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Proposal)]
+    assert proposal.candidate.block.header.transactions_count == 2
+
+
+def test_without_transactions_there_is_no_block(tmp_path: Path) -> None:
+    """C9: a leader with nothing, or nothing that holds, stays silent; it proposes as soon as something comes."""
+    leader = node(tmp_path, 0)
+    assert leader.work() == []
+    leader.on_transaction(signed(5))
+    assert not any(isinstance(effect, Send) for effect in leader.work())
+    leader.on_transaction(signed(0))
+    assert any(isinstance(effect, Send) and isinstance(effect.message, Proposal) for effect in leader.work())
+
+
+def test_a_vote_is_on_disk_before_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C6: when the disk refuses a vote, nothing leaves; once it is written, it is there for a validator that starts again."""
+    leader = node(tmp_path, 0)
+    leader.submit(signed(0))
+
+    def refuse(vote: SignedVote, locked: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leader.store, "save_vote", refuse)
+        with pytest.raises(StorageError):
+            leader.work()
+    leader.store.close()
+
+    again = node(tmp_path, 0)
+    again.submit(signed(0))
+    sent = [effect.message for effect in again.work() if isinstance(effect, Send)]
+    record = [(vote.step, vote.block) for vote in again.store.votes()]
+    assert record == [(Step.PROPOSE, sent[0].candidate.id), (Step.PREVOTE, sent[1].block)]  # type: ignore[union-attr]
+    again.store.close()
+
+    third = node(tmp_path, 0)
+    third.submit(signed(0, "other"))
+    repeated = [effect.message for effect in third.start() + third.work() if isinstance(effect, Send)]
+    assert repeated == sent[1:]
+
+
+def test_unauthentic_messages_change_nothing(tmp_path: Path) -> None:
+    """C5: unsigned, wrongly signed and foreign messages have no effect, however many."""
+    one = node(tmp_path, 1)
+    good = sign_message(KEYS[0], TIP.network, Vote(int(Step.PREVOTE), 1, 0, None, KEYS[0].public, b""))
+    for bad in (
+        msgspec.structs.replace(good, signature=b""),
+        msgspec.structs.replace(good, validator=KEYS[2].public),
+        sign_message(KEYS[0], bytes(32), good),
+    ):
+        assert one.on_message(bad) == []
+    assert any(isinstance(effect, SetTimer) for effect in one.on_message(good))
+
+
+def test_a_block_from_a_peer_is_checked(cluster: Cluster, watcher: Watcher, tmp_path: Path) -> None:
+    """C11: a certified block is taken over; a changed one is refused; one of another height is ignored."""
+    cluster.nodes["v0"].submit(signed(0))
+    cluster.run(lambda: len(watcher.final) < 4)
+    committed = watcher.final[0]
+    other = ValidatorNode(KEYS[3], SqliteStore.create(tmp_path / "fresh.sqlite", GENESIS), TIP, crypto.verify)
+    weak = msgspec.structs.replace(committed.certificate, signatures=committed.certificate.signatures[:2])
+    with pytest.raises(InvalidBlockError):
+        other.on_block(msgspec.structs.replace(committed, certificate=weak))
+    assert other.tip.height == 0
+    assert Final(committed) in other.on_block(committed)
+    assert other.on_block(committed) == []
+    assert (other.tip.block, other.store.height()) == (committed.certificate.block, 1)
+
+
+def test_four_validators_agree_and_store_the_same(cluster: Cluster, watcher: Watcher) -> None:
+    """Every validator runs the rules itself and stores the same block under its own certificate."""
+    for number in range(5):
+        for each in cluster.nodes.values():
+            each.on_transaction(signed(number))
+    cluster.run(lambda: len(watcher.final) < 4)
+    assert {each.tip.block for each in cluster.nodes.values()} == {watcher.final[0].certificate.block}
+    assert {each.tip.state.root() for each in cluster.nodes.values()} == {watcher.final[0].block.header.state_root}
+    assert all(len(each.pool) == 0 and each.store.height() == 1 for each in cluster.nodes.values())
+
+
+def test_an_equivocating_validator_is_reported_and_changes_nothing(cluster: Cluster, watcher: Watcher) -> None:
+    """C13: two signed votes of one validator come out as an accusation; the block is still decided."""
+    prevotes: list[Any] = [
+        sign_message(KEYS[3], TIP.network, Vote(int(Step.PREVOTE), 1, 0, block, KEYS[3].public, b"")) for block in (None, bytes(32))
+    ]
+    cluster.remove("v3")
+    one = cluster.nodes["v1"]
+    for prevote in prevotes:
+        cluster._carry_out("v1", one.on_message(prevote))
+    assert [(accusation.first, accusation.second) for accusation in watcher.accused] == [tuple(prevotes)]
+    cluster.nodes["v0"].submit(signed(0))
+    cluster.run(lambda: len(watcher.final) < 3)
+    assert len({each.tip.block for each in cluster.nodes.values()}) == 1
+
+
+def test_no_quorum_ends_in_an_error_not_in_a_loop(cluster: Cluster, watcher: Watcher) -> None:
+    """Two of four: the clock is not turned for ever; UnavailableError names who is up."""
+    cluster.remove("v0")
+    cluster.remove("v1")
+    cluster.nodes["v2"].submit(signed(0))
+    with pytest.raises(UnavailableError, match="v2, v3"):
+        cluster.run(lambda: not watcher.final)
+
+
+def test_a_chain_is_replayed_from_its_file(cluster: Cluster, watcher: Watcher, tmp_path: Path) -> None:
+    """C17: the tip comes out of the file alone, and is the same when another validator's state is taken over."""
+    for number in range(3):
+        cluster.nodes["v0"].submit(signed(number))
+        done = len(watcher.final) + 4
+        cluster.run(lambda done=done: len(watcher.final) < done)  # type: ignore[misc]
+    ends = [each.tip for each in cluster.nodes.values()]
+    for number, end in enumerate(ends):
+        store = SqliteStore.open_reader(tmp_path / f"v{number}.sqlite")
+        for donor in (None, ends[0], TIP):
+            found = replay(store, crypto.verify, donor)
+            assert (found.block, found.height, found.state.root()) == (end.block, 3, end.state.root())
+            assert found.certificate == end.certificate
+        store.close()

@@ -1,0 +1,427 @@
+"""Makes dags_tests/vectors/ledger_rules.json: one scenario that uses every kind of transaction, and for each rule transactions it refuses.
+
+    python dags_tests/ledger/rule_vectors.py      writes the file again
+
+Keys come from fixed seeds and Ed25519 is deterministic, so the file is too. The tests read the file and never this module, except to see
+that it still gives the same file: a difference means that the protocol changed.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ledger.author import sign_transaction
+from ledger.codec import encode
+from ledger.crypto import SigningKey
+from ledger.digests import header_digest, network_id, transactions_root, validators_hash
+from ledger.state import State, apply_transaction
+from ledger.types import (
+    AppendLineage,
+    Block,
+    Body,
+    CloseRun,
+    CommitRound,
+    DatasetUse,
+    ExcludeSite,
+    Genesis,
+    GrantConsent,
+    Header,
+    Metric,
+    OpenRound,
+    OpenRun,
+    RegisterDataset,
+    RegisterIdentity,
+    RegisterModel,
+    SealRound,
+    SignedTransaction,
+    SubmitUpdate,
+    Validator,
+    WithdrawConsent,
+)
+
+FILE = Path(__file__).parents[1] / "vectors" / "ledger_rules.json"
+
+
+def digest(label: str) -> bytes:
+    """A digest that stands for something named."""
+    return sha256(label.encode()).digest()
+
+
+def key(name: str) -> SigningKey:
+    """Somebody's fixed key."""
+    return SigningKey.from_seed(digest(f"key of {name}"))
+
+
+GENESIS = Genesis(
+    "vectors",
+    "libsodium",
+    digest("salt")[:16],
+    tuple(Validator(f"validator-{n}", key(f"validator-{n}").public, 1) for n in range(4)),
+    (key("administrator-0").public,),
+)
+NETWORK = network_id(GENESIS)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A state, and who has said how much: immutable, so that cases branch off it."""
+
+    state: State
+    said: dict[str, int] = field(default_factory=dict)
+    transactions: tuple[SignedTransaction, ...] = ()
+
+    def sign(self, who: str, body: Body, skip: int = 0) -> SignedTransaction:
+        return sign_transaction(key(who), NETWORK, self.said.get(who, 0) + skip, body)
+
+    def say(self, who: str, body: Body) -> Chain:
+        signed = self.sign(who, body)
+        state = apply_transaction(self.state, signed, len(self.transactions) + 1)
+        return Chain(state, {**self.said, who: self.said.get(who, 0) + 1}, (*self.transactions, signed))
+
+
+def dataset(site: str, **changes: Any) -> RegisterDataset:
+    """A site's table."""
+    made = RegisterDataset("table", digest(f"table of {site}"), "md5:9e107d9d372bb6826bd81d3542a419d6", 100, digest("schema"))
+    return msgspec.structs.replace(made, **changes)
+
+
+def run(name: str = "run-1", **changes: Any) -> OpenRun:
+    """The run of the scenario, changed."""
+    made = OpenRun(
+        run=name,
+        purpose="breast-cancer",
+        config_digest=digest("config"),
+        code_commit="unversioned",
+        lock_digest=digest("lock"),
+        scheme="ckks",
+        encoding='{"bits":20}',
+        parameters=31,
+        initial_model=digest("model 0"),
+        minimum_sites=2,
+        rounds=2,
+        datasets=tuple(DatasetUse(site, digest(f"table of {site}")) for site in ("site-a", "site-b", "site-c")),
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def open_round(number: int, model: str, run_: str = "run-1", **changes: Any) -> OpenRound:
+    """A round that starts from a named model."""
+    return msgspec.structs.replace(OpenRound(run_, number, digest(model), digest("context")), **changes)
+
+
+def submit(site: str, number: int = 1, run_: str = "run-1", **changes: Any) -> SubmitUpdate:
+    """A site's update."""
+    made = SubmitUpdate(run_, number, digest(f"table of {site}"), 100, digest(f"update {site} {number}"), 4096)
+    return msgspec.structs.replace(made, **changes)
+
+
+def commit(number: int = 1, **changes: Any) -> CommitRound:
+    """An accepted outcome, changed."""
+    metrics = (Metric("accuracy", 950_000), Metric("loss", -1))
+    made = CommitRound("run-1", number, digest("sum"), digest("mean"), digest(f"model {number}"), True, "", metrics)
+    return msgspec.structs.replace(made, **changes)
+
+
+def lineage(plain: bytes, number: int = 1, **changes: Any) -> AppendLineage:
+    """A batch of events."""
+    # Stored, not deflated: another zlib may compress the same bytes into others.
+    made = AppendLineage("run-1", number, plain.count(b"\n"), sha256(plain).digest(), zlib.compress(plain, 0))
+    return msgspec.structs.replace(made, **changes)
+
+
+def register(name: str, role: str, **changes: Any) -> RegisterIdentity:
+    """An identity with its fixed key."""
+    return msgspec.structs.replace(RegisterIdentity(name, role, key(name).public), **changes)
+
+
+MODEL = RegisterModel("classifier", 1, "champion", digest("model 1"), "run-1", 1)
+EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'
+SITES = ("site-a", "site-b", "site-c")
+
+
+def scenario() -> Iterator[tuple[str, str, Body]]:
+    """Label, author and body of every transaction of the scenario that all cases branch off."""
+    yield "coordinator", "administrator-0", register("coordinator-a", "coordinator")
+    yield "coordinator-b", "administrator-0", register("coordinator-b", "coordinator")
+    for site in (*SITES, "site-d"):
+        yield f"identity-{site}", "administrator-0", register(site, "site")
+    for site in (*SITES, "site-d"):
+        yield f"dataset-{site}", site, dataset(site)
+    for site in SITES:
+        yield f"consent-{site}", site, GrantConsent(digest(f"table of {site}"), "breast-cancer")
+    yield "run", "coordinator-a", run()
+    yield "round-1", "coordinator-a", open_round(1, "model 0")
+    yield "submitted-a", "site-a", submit("site-a")
+    yield "submitted-b", "site-b", submit("site-b")
+    yield "excluded-c", "site-c", ExcludeSite("run-1", 1, "site-c", "validate_data", "missing values in column area")
+    yield "sealed-1", "coordinator-a", SealRound("run-1", 1, ("site-a", "site-b"))
+    yield "committed-1", "coordinator-a", commit()
+    yield "model", "coordinator-a", MODEL
+    yield "lineage-0", "coordinator-a", lineage(EVENTS, 0)
+    yield "lineage-1", "coordinator-a", lineage(EVENTS)
+    yield "round-2", "coordinator-a", open_round(2, "model 1")
+    for site in SITES:
+        yield f"submitted-2-{site}", site, submit(site, 2)
+    yield "sealed-2", "coordinator-a", SealRound("run-1", 2, SITES)
+    yield "committed-2", "coordinator-a", commit(2, accepted=False, reason="accuracy fell by 0.03")
+    yield "closed", "coordinator-a", CloseRun("run-1", "completed", "")
+    yield "withdrawn-a", "site-a", WithdrawConsent(digest("table of site-a"), "breast-cancer", "the study is over")
+    yield "granted-a-again", "site-a", GrantConsent(digest("table of site-a"), "breast-cancer")
+
+
+Case = tuple[str, str, str, list[tuple[str, Body]], str, Body]
+"""name, rule, the scenario label it branches off, what is said before, author, the body refused."""
+
+WITHDRAW_B = WithdrawConsent(digest("table of site-b"), "breast-cancer", "")
+ABORT = CloseRun("run-1", "aborted", "enough")
+
+
+def refused() -> Iterator[Case]:
+    """Every case that a kind of rule refuses."""
+    yield from refused_registrations()
+    yield from refused_runs()
+    yield from refused_updates()
+    yield from refused_outcomes()
+
+
+def refused_registrations() -> Iterator[Case]:
+    """Rules I, D, P and fields."""
+    admin, table = "administrator-0", digest("table of site-d")
+    yield "register_by_site", "I1", "identity-site-a", [], "site-a", register("site-x", "site")
+    yield "register_by_coordinator", "I1", "coordinator", [], "coordinator-a", register("site-x", "site")
+    yield "register_name_upper_case", "F1", "coordinator", [], admin, register("Site-X", "site")
+    yield "register_name_empty", "F1", "coordinator", [], admin, register("", "site")
+    yield "register_name_newline", "F1", "coordinator", [], admin, register("site-x\n", "site")
+    yield "register_name_65_characters", "F1", "coordinator", [], admin, register("x" * 65, "site")
+    yield "register_role_unknown", "I2", "coordinator", [], admin, register("site-x", "king")
+    yield "register_role_administrator", "I2", "coordinator", [], admin, register("admin-x", "administrator")
+    yield "register_name_twice", "I3", "identity-site-a", [], admin, register("site-a", "site", public_key=key("other").public)
+    yield "register_key_twice", "I4", "identity-site-a", [], admin, register("site-x", "site", public_key=key("site-a").public)
+    yield "register_key_31_bytes", "I5", "coordinator", [], admin, register("site-x", "site", public_key=bytes(31))
+    yield "register_key_small_order", "I5", "coordinator", [], admin, register("site-x", "site", public_key=b"\x01" + bytes(31))
+    yield "dataset_by_coordinator", "D1", "coordinator", [], "coordinator-a", dataset("site-x")
+    yield "dataset_digest_short", "F2", "identity-site-d", [], "site-d", dataset("site-x", sha256=bytes(16))
+    yield "dataset_without_rows", "F4", "identity-site-d", [], "site-d", dataset("site-x", rows=0)
+    yield "dataset_rows_over_63_bits", "F4", "identity-site-d", [], "site-d", dataset("site-x", rows=2**63)
+    yield "dataset_dvc_hash_long", "F3", "identity-site-d", [], "site-d", dataset("site-x", dvc_hash="x" * 201)
+    yield "dataset_of_another_site", "D2", "dataset-site-d", [], "site-a", dataset("site-a")
+    yield "dataset_twice", "D2", "dataset-site-d", [], "site-d", dataset("site-d", name="again")
+    yield "consent_unknown_dataset", "P1", "dataset-site-d", [], "site-d", GrantConsent(digest("nothing"), "breast-cancer")
+    yield "consent_of_another_site", "P2", "dataset-site-d", [], "site-a", GrantConsent(table, "breast-cancer")
+    yield "consent_withdrawn_by_another", "P2", "consent-site-c", [], "site-a", WITHDRAW_B
+    yield "consent_twice", "P3", "consent-site-c", [], "site-c", GrantConsent(digest("table of site-c"), "breast-cancer")
+    yield "withdraw_never_granted", "P4", "consent-site-c", [], "site-d", WithdrawConsent(table, "breast-cancer", "")
+    yield "withdraw_twice", "P4", "consent-site-c", [("site-b", WITHDRAW_B)], "site-b", WITHDRAW_B
+    yield "withdraw_reason_long", "F3", "consent-site-c", [], "site-b", msgspec.structs.replace(WITHDRAW_B, reason="x" * 501)
+
+
+def refused_runs() -> Iterator[Case]:
+    """Rules R and N."""
+    lead, uses = "coordinator-a", run().datasets
+    stranger = DatasetUse("site-d", digest("table of site-d"))
+    yield "run_by_site", "R1", "consent-site-c", [], "site-a", run()
+    yield "run_name", "F1", "consent-site-c", [], lead, run("run 1")
+    yield "run_purpose", "F1", "consent-site-c", [], lead, run(purpose="")
+    yield "run_encoding_long", "F3", "consent-site-c", [], lead, run(encoding="x" * 16_385)
+    yield "run_no_rounds", "F4", "consent-site-c", [], lead, run(rounds=0)
+    yield "run_no_parameters", "F4", "consent-site-c", [], lead, run(parameters=0)
+    yield "run_twice", "R2", "run", [], lead, run()
+    yield "run_twice_by_another", "R2", "run", [], "coordinator-b", run()
+    yield "run_without_datasets", "R3", "consent-site-c", [], lead, run(datasets=())
+    yield "run_site_twice", "R3", "consent-site-c", [], lead, run(datasets=(uses[0], uses[1], uses[0]))
+    nowhere = DatasetUse("site-a", digest("nothing"))
+    yield "run_unknown_dataset", "R4", "consent-site-c", [], lead, run(datasets=(nowhere, uses[1]))
+    yield "run_dataset_of_another", "R5", "consent-site-c", [], lead, run(datasets=(DatasetUse("site-a", uses[1].dataset), uses[2]))
+    yield "run_without_consent", "R6", "consent-site-c", [], lead, run(datasets=(*uses, stranger))
+    yield "run_other_purpose", "R6", "consent-site-c", [], lead, run(purpose="marketing")
+    yield "run_consent_withdrawn", "R6", "consent-site-c", [("site-b", WITHDRAW_B)], lead, run()
+    yield "run_minimum_zero", "R7", "consent-site-c", [], lead, run(minimum_sites=0)
+    yield "run_minimum_over_sites", "R7", "consent-site-c", [], lead, run(minimum_sites=4)
+    yield "close_unknown_run", "R8", "run", [], lead, CloseRun("run-2", "aborted", "x")
+    yield "close_by_another", "R9", "run", [], "coordinator-b", ABORT
+    yield "close_twice", "R10", "closed", [], lead, ABORT
+    yield "close_outcome", "R11", "run", [], lead, CloseRun("run-1", "finished", "")
+    yield "close_completed_early", "R12", "committed-1", [], lead, CloseRun("run-1", "completed", "")
+    yield "close_aborted_without_reason", "R13", "run", [], lead, CloseRun("run-1", "aborted", "")
+    yield "open_round_unknown_run", "R8", "run", [], lead, open_round(1, "model 0", "run-2")
+    yield "open_round_by_another", "R9", "run", [], "coordinator-b", open_round(1, "model 0")
+    yield "open_round_of_closed_run", "R10", "run", [(lead, ABORT)], lead, open_round(1, "model 0")
+    yield "open_round_2_first", "N3", "run", [], lead, open_round(2, "model 0")
+    yield "open_round_0", "N3", "run", [], lead, open_round(0, "model 0")
+    yield "open_round_twice", "N3", "round-1", [], lead, open_round(1, "model 0")
+    yield "open_round_before_commit", "N4", "sealed-1", [], lead, open_round(2, "model 0")
+    yield "open_round_beyond_last", "N5", "committed-2", [], lead, open_round(3, "model 1")
+    yield "open_round_from_stale_model", "N6", "lineage-1", [], lead, open_round(2, "model 0")
+    yield "open_round_context_short", "F2", "run", [], lead, open_round(1, "model 0", public_context=b"")
+
+
+def refused_updates() -> Iterator[Case]:
+    """Rules U, L and S."""
+    lead, start = "coordinator-a", "submitted-b"
+    yield "submit_unknown_run", "R8", start, [], "site-c", submit("site-c", 1, "run-2")
+    yield "submit_to_closed_run", "R10", start, [(lead, ABORT)], "site-c", submit("site-c")
+    yield "submit_by_stranger", "U1", start, [], "site-d", submit("site-d")
+    yield "submit_by_coordinator", "U1", start, [], lead, submit("site-c")
+    yield "submit_to_unopened_round", "N1", start, [], "site-c", submit("site-c", 2)
+    seal = SealRound("run-1", 1, ("site-a", "site-b"))
+    yield "submit_after_seal", "N2", start, [(lead, seal)], "site-c", submit("site-c")
+    yield "submit_after_exclusion", "U2", "excluded-c", [], "site-c", submit("site-c")
+    yield "submit_twice", "U3", start, [], "site-a", submit("site-a", ciphertext=digest("better"))
+    yield "submit_other_dataset", "U4", start, [("site-c", dataset("site-e"))], "site-c", submit("site-e")
+    withdraw = WithdrawConsent(digest("table of site-c"), "breast-cancer", "")
+    yield "submit_consent_withdrawn", "U5", start, [("site-c", withdraw)], "site-c", submit("site-c")
+    yield "submit_more_rows", "U6", start, [], "site-c", submit("site-c", rows=101)
+    yield "submit_fewer_rows", "U6", start, [], "site-c", submit("site-c", rows=99)
+    yield "submit_ciphertext_short", "F2", start, [], "site-c", submit("site-c", ciphertext=bytes(31))
+    yield "submit_empty_ciphertext", "F4", start, [], "site-c", submit("site-c", size_bytes=0)
+    out = ExcludeSite("run-1", 1, "site-c", "train", "it raised")
+    yield "exclude_by_another_site", "L1", start, [], "site-b", out
+    yield "exclude_by_another_coordinator", "L1", start, [], "coordinator-b", out
+    yield "exclude_stranger", "L2", start, [], lead, msgspec.structs.replace(out, site="site-d")
+    yield "exclude_unopened_round", "N1", start, [], lead, msgspec.structs.replace(out, round=2)
+    yield "exclude_after_seal", "N2", start, [(lead, seal)], lead, out
+    yield "exclude_twice", "L3", "excluded-c", [], lead, out
+    yield "exclude_submitted", "L4", start, [], "site-a", msgspec.structs.replace(out, site="site-a")
+    yield "exclude_without_reason", "L5", start, [], lead, msgspec.structs.replace(out, reason="")
+    yield "exclude_reason_long", "F3", start, [], lead, msgspec.structs.replace(out, reason="x" * 501)
+    yield "exclude_step", "F1", start, [], lead, msgspec.structs.replace(out, step="a step")
+    yield "seal_by_site", "R9", start, [], "site-a", seal
+    yield "seal_unopened_round", "N1", start, [], lead, SealRound("run-1", 2, ("site-a",))
+    yield "seal_twice", "N2", start, [(lead, seal)], lead, seal
+    yield "seal_descending", "S1", start, [], lead, SealRound("run-1", 1, ("site-b", "site-a"))
+    yield "seal_site_twice", "S1", start, [], lead, SealRound("run-1", 1, ("site-a", "site-a"))
+    yield "seal_absent", "S2", start, [], lead, SealRound("run-1", 1, ("site-a", "site-b", "site-c"))
+    yield "seal_unknown_site", "S2", start, [], lead, SealRound("run-1", 1, ("site-a", "site-z"))
+    yield "seal_consent_withdrawn", "S3", start, [("site-b", WITHDRAW_B)], lead, seal
+    yield "seal_too_few", "S4", start, [], lead, SealRound("run-1", 1, ("site-a",))
+    yield "seal_nobody", "S4", start, [], lead, SealRound("run-1", 1, ())
+
+
+def refused_outcomes() -> Iterator[Case]:
+    """Rules O, V and A."""
+    lead, start = "coordinator-a", "sealed-1"
+    metric = Metric("accuracy", 1)
+    yield "commit_before_seal", "O1", "submitted-b", [], lead, commit()
+    yield "commit_twice", "O2", "committed-1", [], lead, commit()
+    yield "commit_by_site", "R9", start, [], "site-a", commit()
+    yield "commit_rejected_without_reason", "O3", start, [], lead, commit(accepted=False)
+    many = tuple(Metric(f"m{number}", 1) for number in range(257))
+    yield "commit_257_metrics", "O4", start, [], lead, commit(metrics=many)
+    yield "commit_metric_twice", "O5", start, [], lead, commit(metrics=(metric, metric))
+    yield "commit_metric_name", "F1", start, [], lead, commit(metrics=(Metric("AUC", 1),))
+    yield "commit_metric_over_63_bits", "F4", start, [], lead, commit(metrics=(Metric("auc", 2**63),))
+    yield "commit_candidate_short", "F2", start, [], lead, commit(candidate=b"")
+    replace = msgspec.structs.replace
+    yield "model_by_another", "R9", "committed-1", [], "coordinator-b", MODEL
+    yield "model_of_sealed_round", "V1", "sealed-1", [], lead, MODEL
+    rejected = replace(MODEL, model=digest("model 2"), round=2, version=2)
+    yield "model_of_rejected_round", "V2", "committed-2", [], lead, rejected
+    yield "model_other_digest", "V3", "committed-1", [], lead, replace(MODEL, model=digest("model 2"))
+    uses = (DatasetUse("site-a", digest("table of site-a")),)
+    other = [
+        ("coordinator-b", run("run-b", datasets=uses, minimum_sites=1)),
+        ("coordinator-b", open_round(1, "model 0", "run-b")),
+        ("site-a", submit("site-a", 1, "run-b")),
+        ("coordinator-b", SealRound("run-b", 1, ("site-a",))),
+        ("coordinator-b", commit(run="run-b")),
+    ]
+    yield "model_name_of_another", "V4", "model", other, "coordinator-b", replace(MODEL, run="run-b", version=2)
+    yield "model_version_again", "V5", "model", [], lead, MODEL
+    yield "model_version_skipped", "V5", "committed-1", [], lead, replace(MODEL, version=2)
+    yield "model_alias_number", "V6", "committed-1", [], lead, replace(MODEL, alias="7")
+    yield "model_alias_name", "F1", "committed-1", [], lead, replace(MODEL, alias="Champion")
+    yield "lineage_by_site", "R9", "committed-1", [], "site-a", lineage(EVENTS)
+    yield "lineage_of_later_round", "A1", "committed-1", [], lead, lineage(EVENTS, 2)
+    yield "lineage_of_negative_round", "A1", "committed-1", [], lead, lineage(EVENTS, -1)
+    whole = lineage(EVENTS)
+    yield "lineage_not_zlib", "A2", "committed-1", [], lead, replace(whole, events=EVENTS)
+    yield "lineage_cut", "A2", "committed-1", [], lead, replace(whole, events=whole.events[:-1])
+    yield "lineage_trailing", "A2", "committed-1", [], lead, replace(whole, events=whole.events + b"\0")
+    bomb = b"0" * (8 * 1024 * 1024) + b"\n"
+    yield "lineage_bomb", "A2", "committed-1", [], lead, lineage(bomb, events=zlib.compress(bomb, 9))
+    yield "lineage_other_digest", "A3", "committed-1", [], lead, replace(whole, sha256=digest("other"))
+    yield "lineage_count", "A4", "committed-1", [], lead, replace(whole, count=3)
+    yield "lineage_blank_line", "A4", "committed-1", [], lead, lineage(b"{}\n\n{}\n")
+    yield "lineage_empty", "A4", "committed-1", [], lead, lineage(b"")
+
+
+def tampered(chain: Chain) -> Iterator[tuple[str, str, SignedTransaction]]:
+    """Name, rule and transaction of what is refused before any rule of its kind is asked."""
+    body = register("site-x", "site")
+    good = chain.sign("administrator-0", body)
+    key_ = key("administrator-0")
+    number = chain.said["administrator-0"]
+    flipped = bytes((good.signature[0] ^ 1,)) + good.signature[1:]
+    yield "payload_cut", "X2", SignedTransaction(good.payload[:-1], good.signature)
+    yield "payload_trailing", "X2", SignedTransaction(good.payload + b"\0", good.signature)
+    # 0xcd 0x00 n is a longer MessagePack form of the small integer n: msgspec reads it, the codec must not.
+    at = good.payload.index(bytes((number,)) + b"\x94")
+    longer = good.payload[:at] + bytes((0xCD, 0, number)) + good.payload[at + 1 :]
+    yield "payload_not_canonical", "X2", SignedTransaction(longer, key_.sign(b"cifer/transaction/1", longer))
+    yield "payload_unknown_kind", "X2", SignedTransaction(good.payload.replace(b"identity.register", b"identity.registes"), good.signature)
+    yield "network", "X3", sign_transaction(key_, digest("another network"), number, body)
+    yield "author", "X4", sign_transaction(key("stranger"), NETWORK, 0, body)
+    yield "signature_flipped", "X5", SignedTransaction(good.payload, flipped)
+    yield "signature_short", "X5", SignedTransaction(good.payload, good.signature[:-1])
+    yield "signature_of_another_key", "X5", SignedTransaction(good.payload, key("site-a").sign(b"cifer/transaction/1", good.payload))
+    yield "signature_of_another_domain", "X5", SignedTransaction(good.payload, key_.sign(b"cifer/precommit/1", good.payload))
+    yield "sequence_replayed", "X6", chain.sign("administrator-0", body, -1)
+    yield "sequence_gap", "X7", chain.sign("administrator-0", body, 1)
+
+
+def vectors() -> dict[str, Any]:
+    """The content of the file."""
+    chain = Chain(State.genesis(GENESIS))
+    chains, steps = {"genesis": chain}, []
+    for label, who, body in scenario():
+        chain = chains[label] = chain.say(who, body)
+        steps.append({"label": label, "transaction": encode(chain.transactions[-1]).hex(), "state_root": chain.state.root().hex()})
+    cases = []
+    for name, rule, label, before, who, body in refused():
+        branch = chains[label]
+        for sayer, said in before:
+            branch = branch.say(sayer, said)
+        extra = [encode(signed).hex() for signed in branch.transactions[len(chains[label].transactions) :]]
+        signed = branch.sign(who, body)
+        cases.append({"name": f"invalid_{name}", "rule": rule, "after": label, "setup": extra, "transaction": encode(signed).hex()})
+    for name, rule, signed in tampered(chains["coordinator"]):
+        cases.append({"name": f"invalid_{name}", "rule": rule, "after": "coordinator", "setup": [], "transaction": encode(signed).hex()})
+    return {"genesis": encode(GENESIS).hex(), "network": NETWORK.hex(), "steps": steps, "invalid": cases, "block": block(chain)}
+
+
+def block(chain: Chain) -> dict[str, str]:
+    """The whole scenario as the first block."""
+    state = State.genesis(GENESIS)
+    for signed in chain.transactions:
+        state = apply_transaction(state, signed, 1)
+    datas = tuple(encode(signed) for signed in chain.transactions)
+    header = Header(
+        network=NETWORK,
+        height=1,
+        previous=NETWORK,
+        certificate=bytes(32),
+        transactions_root=transactions_root(datas),
+        transactions_count=len(datas),
+        state_root=state.root(),
+        validators_hash=validators_hash(GENESIS.validators),
+        proposer=key("validator-1").public,
+    )
+    return {"block": encode(Block(header, None, datas)).hex(), "header_digest": header_digest(header).hex()}
+
+
+def text() -> str:
+    """The file as it is written."""
+    return json.dumps(vectors(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
+    print(FILE, len(FILE.read_text()))

@@ -1,0 +1,156 @@
+"""An author numbers, signs and sends: against a one-node ledger that applies the real rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from threading import Lock
+
+import pytest
+
+import ledger
+from ledger import (
+    Author,
+    Genesis,
+    Receipt,
+    RegisterIdentity,
+    SequenceError,
+    SignedTransaction,
+    SigningKey,
+    State,
+    Validator,
+    apply_transaction,
+    errors,
+    network_id,
+    sign_transaction,
+    transaction_id,
+)
+from ledger.state.entries import Identity
+
+KEY = SigningKey.from_seed(bytes(32))
+GENESIS = Genesis("one", "libsodium", bytes(16), (Validator("v", SigningKey.generate().public, 1),), (KEY.public,))
+
+
+def person(number: int) -> RegisterIdentity:
+    """A new identity."""
+    return RegisterIdentity(f"site-{number}", "site", SigningKey.from_seed(sha256(b"%d" % number).digest()).public)
+
+
+class OneNode:
+    """A ledger without consensus: every transaction is a block. `before_submit` lets a rival in between reading and sending."""
+
+    def __init__(self) -> None:
+        self.network = network_id(GENESIS)
+        self.found: dict[bytes, Receipt] = {}
+        self.before_submit: list[Callable[[], object]] = []
+        self.asked = 0
+        self._state = State.genesis(GENESIS)
+        self._lock = Lock()
+
+    def state(self) -> State:
+        return self._state
+
+    def find(self, transaction: bytes) -> Receipt | None:
+        return self.found.get(transaction)
+
+    def submit_all(self, transactions: Sequence[SignedTransaction]) -> tuple[Receipt, ...]:
+        self.asked += 1
+        if self.before_submit:
+            self.before_submit.pop(0)()
+        return tuple(self._submit(transaction) for transaction in transactions)
+
+    def _submit(self, signed: SignedTransaction) -> Receipt:
+        with self._lock:
+            id_ = transaction_id(signed)
+            if id_ not in self.found:
+                self._state = apply_transaction(self._state, signed, self._state.height + 1)
+                self.found[id_] = Receipt(id_, self._state.height, 0, bytes(32))
+            return self.found[id_]
+
+
+def names(node: OneNode) -> set[str]:
+    """The registered sites."""
+    return {identity.name for identity in node.state().all(Identity) if identity.role == "site"}
+
+
+def test_bodies_are_sent_in_order_with_consecutive_numbers() -> None:
+    """Two calls and a batch give one gapless sequence, in the order they were said."""
+    node = OneNode()
+    author = Author(KEY, node)
+    receipts = [author.send(person(0)), *author.send_all([person(1), person(2)]), author.send(person(3))]
+    assert [receipt.height for receipt in receipts] == [1, 2, 3, 4] and author.send_all([]) == ()
+    assert node.state().next_sequence(author.public) == 4 and len(names(node)) == 4
+
+
+def test_threads_that_share_an_author_take_turns() -> None:
+    """Thirty sends from eight threads all land, and none is retried."""
+    node = OneNode()
+    author = Author(KEY, node)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: author.send(person(number)), range(30)))
+    assert len(names(node)) == 30 and node.asked == 30
+
+
+def test_a_number_taken_by_another_process_is_retried_once() -> None:
+    """A second holder of the key that writes in between costs one more try, and nothing is said twice or lost."""
+    node = OneNode()
+    rival = Author(KEY, node)
+    node.before_submit = [lambda: rival.send(person(9))]
+    receipts = Author(KEY, node).send_all([person(1), person(2)])
+    assert names(node) == {"site-1", "site-2", "site-9"} and len(receipts) == 2
+
+
+def test_a_batch_that_was_cut_in_the_middle_goes_on_from_there() -> None:
+    """What is committed already keeps its receipt; the rest is signed again."""
+    node = OneNode()
+    author, rival = Author(KEY, node), Author(KEY, node)
+    whole = node.submit_all
+
+    def cut(transactions: Sequence[SignedTransaction]) -> tuple[Receipt, ...]:
+        node.submit_all = whole  # type: ignore[method-assign]
+        whole(transactions[:1])
+        rival.send(person(9))
+        return whole(transactions)
+
+    node.submit_all = cut  # type: ignore[method-assign]
+    receipts = author.send_all([person(1), person(2), person(3)])
+    assert [receipt.height for receipt in receipts] == [1, 3, 4] and names(node) == {"site-1", "site-2", "site-3", "site-9"}
+
+
+def test_a_rival_that_wins_twice_is_reported() -> None:
+    """There is one retry and not a loop: the second clash reaches the caller by name."""
+    node = OneNode()
+    node.before_submit = [lambda: steal(7), lambda: steal(8)]
+
+    def steal(number: int) -> None:
+        sequence = node.state().next_sequence(KEY.public)
+        node._submit(sign_transaction(KEY, node.network, sequence, person(number)))
+
+    with pytest.raises(SequenceError, match="replay"):
+        Author(KEY, node).send(person(1))
+    assert names(node) == {"site-7", "site-8"}
+
+
+def test_other_refusals_are_not_retried() -> None:
+    """A rule's refusal reaches the caller the first time, and the next send goes on with the same number."""
+    node = OneNode()
+    author = Author(KEY, node)
+    author.send(person(1))
+    with pytest.raises(errors.DuplicateError):
+        author.send(person(1))
+    assert node.asked == 2
+    assert author.send(person(2)).height == 2
+
+
+def test_an_author_shows_no_secret() -> None:
+    """Its text holds half a public key and nothing else."""
+    assert repr(Author(KEY, OneNode())) == f"Author(public={KEY.public.hex()[:16]}...)"
+
+
+def test_every_public_name_of_the_package_resolves() -> None:
+    """`ledger.__all__` holds no name without a home, and an unknown one is an ordinary `AttributeError`."""
+    assert len({id(getattr(ledger, name)) for name in ledger.__all__}) >= len(ledger.__all__) - 1
+    assert set(ledger.__all__) == set(dir(ledger))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = ledger.nonsense

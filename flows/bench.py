@@ -1,0 +1,143 @@
+"""`cifer bench round`: what a round costs beside the bare loop with the same training and encryption, both measured in this run."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cifer_tasks.config import Settings, parse
+from cifer_tasks.records import RoundResult, Scenario
+from cifer_tasks.workspace import Progress, create_run
+from flows.documents import Report
+
+
+def round_costs(site_counts: Sequence[int], rounds: int) -> Report:
+    """Train digits across each number of sites twice: as the bare loop, and as Cifer does. Seconds are medians over `rounds` rounds.
+
+    Raises `FailureError` when the two do not give the same model, digest for digest.
+    """
+    rows = [_measure(count, rounds) for count in site_counts]
+    header = f"{'sites':>5} {'tasks':>6} {'bare s':>8} {'cifer s':>8} {'added s':>8} {'ratio':>6}  same model"
+    lines = [header] + [
+        f"{row['sites']:>5} {row['tasks']:>6} {row['bare_seconds']:>8.3f} {row['cifer_seconds']:>8.3f} "
+        f"{row['added_seconds']:>8.3f} {row['ratio']:>6.2f}  {'yes' if row['same_model'] else 'NO'}"
+        for row in rows
+    ]
+    return Report(rows, tuple(lines))
+
+
+def _measure(sites: int, rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder, _inside(Path(folder)):
+        home = Path(folder) / ".cifer"
+        settings = _settings(sites, rounds)
+        seconds, models = _cifer(settings, home, sites)
+        bare_seconds, bare_models = _bare_loop(settings, home)
+    # The first round pays for imports and empty caches on both sides.
+    cifer_median, bare_median = statistics.median(seconds[1:]), statistics.median(bare_seconds[1:])
+    return {
+        "sites": sites,
+        "rounds": rounds,
+        "tasks": 5 * sites + 8,
+        "bare_seconds": bare_median,
+        "cifer_seconds": cifer_median,
+        "added_seconds": cifer_median - bare_median,
+        "ratio": cifer_median / bare_median,
+        "same_model": models == bare_models,
+    }
+
+
+def _settings(sites: int, rounds: int) -> Settings:
+    raw = {
+        "name": "bench",
+        "data": {"table": "digits", "target": "digit", "partition": {"sites": sites, "alpha": 1000.0}},
+        "training": {"rounds": rounds},
+        "gate": {"margin": 1.0},
+    }
+    return parse(raw, where="bench")
+
+
+def _cifer(settings: Settings, home: Path, sites: int) -> tuple[list[float], list[str]]:
+    """Seconds and model digest per round, as `cifer run` does it: from opening a round to its model being tracked and mirrored."""
+    from cifer_tasks import data
+    from flows.launch import engine, train
+
+    seconds: list[float] = []
+    models: list[str] = []
+    started = time.perf_counter()
+
+    def listen(progress: Progress) -> None:
+        nonlocal started
+        if isinstance(progress, RoundResult):
+            now = time.perf_counter()
+            seconds.append(now - started)
+            models.append(progress.model.digest)
+            started = now
+
+    with engine(home):
+        data.prepare(settings, Path.cwd(), home)
+        train(create_run(settings, Path.cwd(), home, f"bench-{sites}"), [listen])
+    return seconds, models
+
+
+def _bare_loop(settings: Settings, home: Path) -> tuple[list[float], list[str]]:
+    """The same rounds without Prefect, ledger, tracking, lineage, files or checks: train, encode, encrypt, add, open, apply, evaluate."""
+    from cifer_tasks import data
+    from cifer_tasks.encryption import scheme_for
+    from cifer_tasks.learning.building import initial_model
+
+    scenario = data.load_scenario(settings.name, home)
+    scheme = scheme_for(settings.encryption)
+    contexts = scheme.generate()
+    model = initial_model(settings, scenario)
+    seconds: list[float] = []
+    models: list[str] = []
+    for number in range(1, settings.training.rounds + 1):
+        started = time.perf_counter()
+        model, digest = _bare_round(settings, scenario, scheme, contexts, model, number)
+        seconds.append(time.perf_counter() - started)
+        models.append(digest)
+    return seconds, models
+
+
+def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, contexts: Any, model: bytes, number: int) -> tuple[bytes, str]:
+    from cifer_tasks import data
+    from cifer_tasks.aggregation import mean_update
+    from cifer_tasks.encryption.encoding import Encoding, rounding_seed
+    from cifer_tasks.encryption.scheme import Binding
+    from cifer_tasks.learning.evaluation import evaluate
+    from cifer_tasks.learning.training import train
+    from cifer_tasks.learning.weights import apply_update, digest, flatten
+
+    public, secret = contexts
+    rows = {dataset.site: dataset.rows for dataset in scenario.datasets}
+    encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, rows)
+    binding = Binding("00", "bare", number, len(flatten(model)), encoding.bound)
+    ciphertexts = []
+    for dataset in scenario.datasets:
+        trained = train(settings, model, data.read_table(dataset, scenario.target), dataset.site, number)
+        values, _, _ = encoding.encode(trained.delta, trained.rows, rounding_seed(settings.seed, number, dataset.site))
+        ciphertexts.append(scheme.encrypt(values, binding, public))
+    total = scheme.add(ciphertexts, public)
+    sites = sorted(rows)
+    openings = [scheme.release(total, opener, sites, secret) for opener in scheme.openers(sites)]
+    model = apply_update(model, mean_update(scheme.open(total, openings, public), encoding, rows))
+    evaluate(settings, model, scenario)
+    return model, digest(model)
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in `folder`, so that a benchmark leaves nothing in the user's."""
+    import os
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

@@ -1,0 +1,98 @@
+"""From a settings file to a finished run in this process: check everything first, start what is missing, train, stop what was started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cifer_tasks.config import Settings
+from cifer_tasks.errors import ConfigError
+from cifer_tasks.records import RegisteredModel, RunRef
+from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder
+from flows.services import prefect_server
+
+Listener = Callable[[Progress], None]
+
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run's own view speaks to the terminal; the page keeps the logs
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+def new_run(settings: Settings, base: Path) -> RunRef:
+    """Check a scenario as far as that is possible before anything is recorded, and write its run folder.
+
+    base: the folder that relative data paths start from. Raises the `UsageError` of whatever is wrong with tables or model.
+    """
+    home = home_folder()
+    preflight(settings, base, home)
+    moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    names = (f"{settings.name}-{moment}{suffix}" for suffix in ("", *(f"-{count}" for count in range(2, 100))))
+    run = next(name for name in names if not (home / "runs" / name).exists())
+    return create_run(settings, base, home, run)
+
+
+def preflight(settings: Settings, base: Path, home: Path) -> None:
+    """Prepare the tables and build the model once, so that a user's mistake shows before the first step. Raises `UsageError`."""
+    from cifer_tasks import data
+    from cifer_tasks.learning.building import initial_model
+    from cifer_tasks.learning.evaluation import evaluate
+
+    scenario = data.prepare(settings, base, home)
+    if len(scenario.datasets) < settings.sites.minimum:
+        msg = f"sites.minimum is {settings.sites.minimum}, and the scenario has {len(scenario.datasets)} sites; lower it or add sites"
+        raise ConfigError(msg)
+    evaluate(settings, initial_model(settings, scenario), scenario)
+
+
+@contextmanager
+def engine(home: Path) -> Iterator[None]:
+    """Prefect for this process: `cifer up`'s server when it runs, else a private one that ends with the block.
+
+    Entering returns before the server is ready, so that imports and checks overlap with its start; `train` waits for it.
+    Entered again inside itself, it uses the server of the block around.
+    """
+    if _engines:
+        try:
+            yield
+        finally:
+            Workspace.close_all()
+        return
+    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
+    with prefect_server(home) as server:
+        os.environ.update(server.environment)
+        _engines.append(server.wait_ready)
+        try:
+            yield
+        finally:
+            _engines.pop()
+            Workspace.close_all()
+
+
+_engines: list[Callable[[], None]] = []
+
+
+def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
+    """Run the training flow of `run` in this process, inside `engine`. Returns the published model, None when the gate accepted none."""
+    workspace = Workspace.of(run)
+    workspace.listeners.extend(listeners)
+    _ = workspace.ledger  # opening it names a damaged file or a second writer before Prefect has a run to fail
+    _engines[-1]()
+
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from cifer_tasks.lineage import close_log, open_log
+    from flows.training import training
+
+    open_log(run, scenario=workspace.settings.name, network=workspace.ledger.network.hex()[:16])
+    try:
+        # Prefect joins a heartbeat thread after every flow run: one second per round, for runs that outlive their process.
+        # It reads its environment once, at import, which in a long-lived process may lie before `engine`.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+            return training(run)
+    finally:
+        close_log(run)

@@ -1,0 +1,32 @@
+"""One federated round as a DAG. Read this first: every line is one step, and every name is one record on the way of the data."""
+
+from __future__ import annotations
+
+from cifer_tasks import tasks
+from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
+from cifer_tasks.workspace import Workspace
+from flows.flow import flow
+from flows.site import site_round
+from flows.ui import publish_round
+
+
+@flow("round", run_name="round-{number}")
+def federated_round(run: RunRef, number: int) -> RoundResult:
+    """Open, let every site contribute, seal who did, aggregate, open the sum, judge the candidate, commit the outcome."""
+    opening = tasks.open_round(run, number)
+
+    outcomes = [site_round(run, number, site, opening) for site in opening.sites]
+    submissions = tuple(item for item in outcomes if isinstance(item, Submission))
+    exclusions = tuple(item for item in outcomes if isinstance(item, Exclusion))
+
+    sealed = tasks.seal(run, number, submissions, exclusions)
+    aggregate = tasks.aggregate(run, number, sealed, opening)
+    releases = tuple(tasks.release(run, number, site, sealed, aggregate) for site in Workspace.of(run).openers(sealed))
+    candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
+    evaluation = tasks.evaluate(run, number, candidate)
+    verdict = tasks.accept(run, number, opening, evaluation)
+    committed = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
+    result = tasks.track(run, number, committed)
+
+    publish_round(run, result, outcomes)
+    return result

@@ -1,0 +1,120 @@
+"""A Prefect server for one command: `cifer up`'s when it runs, else one that lives exactly as long as the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Final
+
+from cifer_tasks.errors import FailureError, StorageError
+from flows.services.control import READY_SECONDS, status
+from flows.services.kinds import KINDS, prefect_client_environment, private_prefect_environment, url_of
+from flows.services.processes import Identity, healthy, listen, start_child, stop
+from flows.services.state import services_folder
+
+_KIND: Final = KINDS["prefect"]
+_POLL_SECONDS: Final = 0.05
+_GRACE_SECONDS: Final = 20.0
+_DRAIN_SECONDS: Final = 10.0
+
+
+class PrefectServer:
+    """A context manager: entering starts the server without waiting for it, leaving stops it, unless it was there before.
+
+    The server ends with this process however that ends, since it watches a pipe that this process holds.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """home: its ``prefect/`` holds the database, the same that `cifer up` serves."""
+        self.home = home.resolve()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    def __enter__(self) -> PrefectServer:
+        """Start as `start` does."""
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop as `stop` does."""
+        self.stop()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What has to be in ``os.environ`` before Prefect is imported; known as soon as the server is started."""
+        return MappingProxyType(prefect_client_environment(self.home, self._port))
+
+    @property
+    def url(self) -> str:
+        """Where Prefect's page is."""
+        return url_of(self._port)
+
+    @property
+    def private(self) -> bool:
+        """Whether the server ends with this process."""
+        return self._process is not None
+
+    def start(self) -> None:
+        """Find a running server or start one; returns at once. Raises `StorageError` when `home` cannot be written."""
+        if self._port:
+            return
+        (running,) = (service for service in status(self.home) if service.name == _KIND.name)
+        if running.state == "running":
+            self._port = running.port
+            return
+        folder = services_folder(self.home)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (self.home / "prefect").mkdir(parents=True, exist_ok=True)
+            with listen(0) as listening, self._log.open("ab") as log:
+                self._port = int(listening.getsockname()[1])
+                environment = private_prefect_environment(self.home, self._port)
+                self._process = start_child(_KIND, listening, environment, folder, log)
+        except OSError as error:
+            msg = f"{folder}: a Prefect server cannot be started there: {error.strerror}; set CIFER_HOME to a folder you can write to"
+            raise StorageError(msg) from None
+
+    def wait_ready(self) -> None:
+        """Block until the server answers. Raises `FailureError` with the end of its log when it ends instead, or does not in time."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not healthy(_KIND, self._port):
+            ended = self._process is not None and self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self._log.exists() else []
+                what = "ended while it started" if ended else f"did not answer within {READY_SECONDS:.0f} s"
+                msg = f"the Prefect server {what}: {lines[-1].strip() if lines else 'it wrote nothing'} (log: {self._log})"
+                raise FailureError(msg)
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Stop the server if it is this one's own. Safe to call again."""
+        process, self._process, self._port = self._process, None, 0
+        if process is None:
+            return
+        _send_what_waits()
+        identity = Identity.of(process.pid)
+        if process.stdin is not None:
+            process.stdin.close()
+        if identity is not None:
+            stop([identity], _GRACE_SECONDS)
+        process.wait()
+
+    @property
+    def _log(self) -> Path:
+        return services_folder(self.home) / "prefect-private.log"
+
+
+def _send_what_waits() -> None:
+    """Let Prefect's client, if this process used it, send the events it still holds."""
+    worker = sys.modules.get("prefect.events.worker")
+    if worker is not None:
+        worker.EventsWorker.drain_all(timeout=_DRAIN_SECONDS)
+
+
+def prefect_server(home: Path) -> PrefectServer:
+    """A Prefect server for the duration of a ``with`` block; see `PrefectServer`."""
+    return PrefectServer(home)

@@ -1,0 +1,39 @@
+"""A training: rounds until done, resumed from the first step that is not on the ledger."""
+
+from __future__ import annotations
+
+from cifer_tasks import tasks
+from cifer_tasks.errors import SiteStepError, TooFewSitesError
+from cifer_tasks.records import RegisteredModel, RoundResult, RunRef
+from cifer_tasks.workspace import Workspace
+from flows.flow import flow
+from flows.round import federated_round
+from flows.ui import publish_training
+
+
+@flow("training", run_name="{run.run}")
+def training(run: RunRef) -> RegisteredModel | None:
+    """Prepare, enrol, declare the run, train its rounds, publish the model. Returns None when the gate accepted no candidate."""
+    scenario = tasks.prepare(run)
+    enrolment = tasks.enrol(run, scenario)
+    initial = tasks.open_run(run, scenario, enrolment)
+    tasks.start_tracking(run, scenario, initial)
+    tasks.mirror_lineage(run, 0)
+
+    results: list[RoundResult] = []
+    try:
+        for number in Workspace.of(run).record.remaining_rounds():
+            results.append(federated_round(run, number))
+            tasks.mirror_lineage(run, number)
+    except (TooFewSitesError, SiteStepError) as error:
+        tasks.close_run(run, "aborted", str(error))
+        tasks.mirror_lineage(run, 0)
+        raise
+
+    model = tasks.register(run)
+    if Workspace.of(run).settings.baselines:
+        tasks.compare(run)
+    tasks.close_run(run, "completed")
+    publish_training(run, results, model)
+    tasks.mirror_lineage(run, 0)
+    return model

@@ -1,0 +1,92 @@
+"""What an operator finds in the Prefect UI: tables of sites and rounds, validation results, and where ledger and MLflow say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from cifer_tasks.data.validation import report_markdown
+from cifer_tasks.records import Exclusion, RegisteredModel, RoundResult, RunRef, Submission
+from cifer_tasks.workspace import Workspace
+from flows.services import DEFAULT_PORTS
+
+MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
+
+
+def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
+    """The sites of a round as a table, and the rounds so far as another; both keep their history under one key per run."""
+    create_table_artifact(
+        [_site_row(outcome) for outcome in outcomes],
+        key=_key(run, "sites"),
+        description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
+    )
+    if result.round == 1:
+        _publish_validation(run)
+
+
+def _publish_validation(run: RunRef) -> None:
+    """What each site's Great Expectations suite found, rendered here: the library's own page loads scripts from elsewhere."""
+    found = Workspace.of(run).validations()
+    create_markdown_artifact(report_markdown(found), key=_key(run, "validation"))
+
+
+def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | None) -> None:
+    """The metrics over rounds, and where the model is."""
+    create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
+
+
+def _site_row(outcome: Submission | Exclusion) -> dict[str, str | int]:
+    match outcome:
+        case Submission(site, ciphertext, rows, committed):
+            return {
+                "site": site,
+                "outcome": "submitted",
+                "rows": rows,
+                "bytes": ciphertext.size_bytes,
+                "block": committed.height,
+                "reason": "",
+            }
+        case Exclusion(site, step, reason, committed):
+            return {"site": site, "outcome": f"left out at {step}", "rows": 0, "bytes": 0, "block": committed.height, "reason": reason}
+
+
+def _round_row(result: RoundResult) -> dict[str, str | int | float]:
+    metrics = {item.name: round(item.value, 6) for item in result.evaluation.metrics}
+    return {
+        "round": result.round,
+        **metrics,
+        "sites": len(result.sites),
+        "left out": len(result.excluded),
+        "update bytes": result.update_bytes,
+        "block": result.committed.height,
+        "verdict": _verdict(result),
+    }
+
+
+def _verdict(result: RoundResult) -> str:
+    return "accepted" if result.accepted else f"rejected: {result.reason}"
+
+
+def _where(run: RunRef, result: RoundResult) -> str:
+    workspace = Workspace.of(run)
+    return (
+        f"Block {result.committed.height}: `cifer ledger tx {result.committed.transaction[:16]}`. "
+        f"[MLflow]({workspace.tracker.run_url(MLFLOW)}) (`cifer up` serves it)."
+    )
+
+
+def _model_text(run: RunRef, model: RegisteredModel | None) -> str:
+    workspace = Workspace.of(run)
+    if model is None:
+        return "The gate accepted no candidate."
+    return (
+        f"{model.name} version {model.version} @{model.alias}, sha256 `{model.model.digest}`, block {model.committed.height}. "
+        f"`cifer audit model {model.name}@{model.alias}`. [MLflow]({workspace.tracker.run_url(MLFLOW)}) (`cifer up` serves it)."
+    )
+
+
+def _key(run: RunRef, what: str) -> str:
+    """Prefect allows lower-case letters, digits and dashes in artifact keys."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{run.run}-{what}")

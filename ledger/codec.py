@@ -1,0 +1,56 @@
+"""Records to bytes and back: exactly one byte string per record.
+
+The encoding is MessagePack as msgspec writes it: each `Record` an array in field order, a tagged record's tag first, integers and
+lengths in their shortest form. msgspec also *reads* longer forms, so `decode` accepts only bytes that re-encode to
+themselves: two different byte strings never mean the same record. Rules E1-E4 of SPEC.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from ledger.errors import MalformedError
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(record: Any) -> bytes:
+    """The canonical bytes of a record, or of a tuple of integers, bytes and text.
+
+    Raises `MalformedError` for what has no encoding: an integer outside -2**63 .. 2**64 - 1, text that is no UTF-8, a foreign type.
+    """
+    try:
+        return _encoder.encode(record)
+    except (TypeError, OverflowError, ValueError, RecursionError) as error:
+        name = type(record).__name__
+        raise MalformedError(f"{name} cannot be encoded: {error}; use integers of 64 bits, bytes, text and tuples") from error
+
+
+def decode(data: bytes, type_: type[T]) -> T:
+    """The record of type `type_` that encodes to `data`; a union of tagged records is a type too.
+
+    Raises `MalformedError` when `data` is cut short, is followed by more bytes, has another shape, or is not canonical.
+    """
+    try:
+        record: T = _decoder(cast(Hashable, type_)).decode(data)
+        again = _encoder.encode(record)
+    except (msgspec.MsgspecError, TypeError, OverflowError, ValueError, RecursionError) as error:
+        raise MalformedError(f"{_name(type_)}: {len(data)} bytes do not decode: {error}; discard them, fetch the record again") from error
+    if again != data:
+        raise MalformedError(f"{_name(type_)}: {len(data)} bytes are not the canonical encoding; use ledger.codec.encode")
+    return record
+
+
+@cache
+def _decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(type_)
+
+
+def _name(type_: Any) -> str:
+    return getattr(type_, "__name__", str(type_))

@@ -1,0 +1,150 @@
+"""Blocks and certificates: making the next one, and checking one that somebody else made. Rules C9, C10 and C14 of ``SPEC.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from ledger.codec import encode
+from ledger.consensus.messages import Candidate, VoteContent
+from ledger.consensus.validators import ValidatorSet
+from ledger.crypto import Domain, Verify
+from ledger.digests import certificate_digest, header_digest, network_id, transactions_root, validators_hash
+from ledger.errors import InvalidBlockError, RejectedError
+from ledger.state.transition import apply_block, apply_transaction, decode_transaction
+from ledger.state.view import State
+from ledger.types import Block, Certificate, CommittedBlock, Genesis, Header
+
+MOST_TRANSACTIONS: Final = 1_000
+MOST_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """The end of a chain: what the next block builds on.
+
+    block: digest of the last header, or the network's identity before the first.  certificate: of the last block, None
+    before the first.  state: after the last block.
+    """
+
+    validators: ValidatorSet
+    validators_hash: bytes
+    network: bytes
+    block: bytes
+    header: Header | None
+    certificate: Certificate | None
+    state: State
+
+    @property
+    def height(self) -> int:
+        """Height of the last block, 0 before the first."""
+        return self.state.height
+
+
+def genesis_tip(genesis: Genesis) -> Tip:
+    """The chain before its first block. Raises `GenesisError` when the genesis cannot start a network."""
+    state = State.genesis(genesis)
+    network = network_id(genesis)
+    return Tip(ValidatorSet.of(genesis.validators), validators_hash(genesis.validators), network, network, None, None, state)
+
+
+def select_transactions(
+    tip: Tip, offered: Iterable[tuple[bytes, bytes]], verify: Verify
+) -> tuple[tuple[bytes, ...], State, tuple[tuple[bytes, RejectedError], ...]]:
+    """Of (identity, encoded transaction) pairs: those that fit the next block in this order, the state after them, and the refused ones."""
+    state, size = tip.state, 0
+    taken: list[bytes] = []
+    refused: list[tuple[bytes, RejectedError]] = []
+    for identity, data in offered:
+        if len(taken) >= MOST_TRANSACTIONS or size + len(data) > MOST_BYTES:
+            break
+        try:
+            state = apply_transaction(state, decode_transaction(data), tip.height + 1, verify)
+        except RejectedError as error:
+            refused.append((identity, error))
+            continue
+        taken.append(data)
+        size += len(data)
+    return tuple(taken), state, tuple(refused)
+
+
+def build_block(tip: Tip, transactions: tuple[bytes, ...], after: State, proposer: bytes) -> Candidate:
+    """The next block: `after` is the state that `transactions` lead to from the tip's state."""
+    header = Header(
+        network=tip.network,
+        height=tip.height + 1,
+        previous=tip.block,
+        certificate=certificate_digest(tip.certificate),
+        transactions_root=transactions_root(transactions),
+        transactions_count=len(transactions),
+        state_root=after.root(),
+        validators_hash=tip.validators_hash,
+        proposer=proposer,
+    )
+    return Candidate(header_digest(header), Block(header, tip.certificate, transactions))
+
+
+def check_block(tip: Tip, block: Block, verify: Verify) -> State:
+    """C14: the state after `block`, which must follow `tip`: links, parent certificate, size, and every rule of the ledger.
+
+    Raises `InvalidBlockError`, or the named `RejectedError` of the first transaction that a rule refuses.
+    """
+    header, where = block.header, f"block {block.header.height}"
+    if header.previous != tip.block:
+        raise InvalidBlockError(
+            f"{where} builds on {header.previous.hex()[:16]}, the chain ends in {tip.block.hex()[:16]}; fetch it again", "C14"
+        )
+    if header.certificate != certificate_digest(block.parent) or (block.parent is None) != (tip.certificate is None):
+        raise InvalidBlockError(f"{where} carries another parent certificate than its header says; fetch it again", "C14")
+    if block.parent is not None:
+        check_certificate(tip.validators, tip.network, block.parent, height=tip.height, block=tip.block, verify=verify)
+    if header.proposer not in tip.validators.power_of:
+        raise InvalidBlockError(f"{where} was proposed by {header.proposer.hex()[:16]}, who is no validator; reject it", "C14")
+    size = sum(map(len, block.transactions))
+    if not 0 < len(block.transactions) <= MOST_TRANSACTIONS or size > MOST_BYTES:
+        limits = f"a block holds 1 to {MOST_TRANSACTIONS} of at most {MOST_BYTES} bytes together"
+        raise InvalidBlockError(f"{where} has {len(block.transactions)} transactions of {size} bytes; {limits}", "C9")
+    return apply_block(tip.state, block, verify)
+
+
+def check_certificate(
+    validators: ValidatorSet, network: bytes, certificate: Certificate, *, height: int, block: bytes, verify: Verify
+) -> None:
+    """C10: precommits of this block by distinct validators, in ascending order, whose powers reach the quorum.
+
+    Raises `InvalidBlockError` naming what is missing.
+    """
+    where = f"the certificate of block {height}"
+    if (certificate.height, certificate.block) != (height, block):
+        about = f"block {certificate.height}, {certificate.block.hex()[:16]}"
+        raise InvalidBlockError(f"{where} is about {about}, not about {block.hex()[:16]}; fetch it again", "C10")
+    keys = [entry.validator for entry in certificate.signatures]
+    if any(left >= right for left, right in pairwise(keys)):
+        raise InvalidBlockError(f"{where} does not list its signers in ascending order, each once; fetch it again", "C10")
+    power = validators.power(keys)
+    if power < validators.quorum:
+        raise InvalidBlockError(
+            f"{where} carries power {power} of {validators.total}, a quorum is {validators.quorum}; fetch it again", "C10"
+        )
+    data = encode(VoteContent(network, height, certificate.round, block))
+    for entry in certificate.signatures:
+        if entry.validator not in validators.power_of or not verify(entry.validator, Domain.PRECOMMIT, data, entry.signature):
+            raise InvalidBlockError(f"{where}: the signature of {entry.validator.hex()[:16]} does not verify; fetch it again", "C10")
+
+
+def extend(tip: Tip, committed: CommittedBlock, after: State) -> Tip:
+    """The chain with one more block, whose state `after` and certificate have been checked."""
+    header = committed.block.header
+    block = committed.certificate.block
+    return Tip(tip.validators, tip.validators_hash, tip.network, block, header, committed.certificate, after)
+
+
+def follow(tip: Tip, committed: CommittedBlock, verify: Verify) -> Tip:
+    """Check a certified block that comes from anywhere, and extend the chain by it. Raises `RejectedError` with what does not hold."""
+    header = committed.block.header
+    after = check_block(tip, committed.block, verify)
+    certificate = committed.certificate
+    check_certificate(tip.validators, tip.network, certificate, height=header.height, block=header_digest(header), verify=verify)
+    return extend(tip, committed, after)

@@ -1,0 +1,90 @@
+"""What one validator knows of the height it is deciding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ledger.consensus.messages import Candidate, Message, Proposal, SignedVote, Step, Vote
+from ledger.consensus.timers import Timeouts
+from ledger.consensus.validators import ValidatorSet
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The variables of Algorithm 1 (lines 1 to 9) and the message log of one height. Never changed, only replaced.
+
+    votes: by (round, step), then by (validator, block): the log keeps both votes of an equivocator, as line 28 needs the one that
+    others saw.  proposals: the first of each round.  candidates: blocks by identity.
+    validity: the host's verdicts.  newest: the highest round each validator was heard in.  fired: (line, round) of rules
+    that act "for the first time" only.  signed: what this validator has signed at this height.  early: messages of the
+    next height, kept until it begins.
+    """
+
+    validators: ValidatorSet
+    me: bytes
+    timeouts: Timeouts
+    height: int
+    round: int = 0
+    step: Step = Step.IDLE
+    locked_round: int = -1
+    locked: Candidate | None = None
+    valid_round: int = -1
+    valid: Candidate | None = None
+    proposals: Mapping[int, Proposal] = field(default_factory=dict)
+    votes: Mapping[tuple[int, int], Mapping[tuple[bytes, bytes | None], Vote]] = field(default_factory=dict)
+    candidates: Mapping[bytes, Candidate] = field(default_factory=dict)
+    validity: Mapping[bytes, bool] = field(default_factory=dict)
+    newest: Mapping[bytes, int] = field(default_factory=dict)
+    fired: frozenset[tuple[int, int]] = frozenset()
+    signed: tuple[SignedVote, ...] = ()
+    early: tuple[Message, ...] = ()
+
+    @staticmethod
+    def recover(
+        validators: ValidatorSet,
+        me: bytes,
+        height: int,
+        *,
+        signed: Iterable[SignedVote] = (),
+        locked: Candidate | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> Replica:
+        """A replica about to decide `height`, given what it had signed and locked there before it stopped (C6).
+
+        Entries of other heights are ignored. It goes on in the round and step of its last signature.
+        """
+        log = tuple(sorted((entry for entry in signed if entry.height == height), key=lambda entry: (entry.round, entry.step)))
+        fresh = Replica(validators, me, timeouts or Timeouts(), height)
+        if not log:
+            return fresh
+        last = log[-1]
+        lock = locked if last.locked_round >= 0 else None
+        return Replica(
+            validators,
+            me,
+            fresh.timeouts,
+            height,
+            round=last.round,
+            step=Step(last.step),
+            locked_round=last.locked_round if lock else -1,
+            locked=lock,
+            valid_round=last.locked_round if lock else -1,
+            valid=lock,
+            candidates={lock.id: lock} if lock else {},
+            validity={lock.id: True} if lock else {},
+            signed=log,
+        )
+
+    def power_for(self, round_: int, step: Step, block: bytes | None) -> int:
+        """Voting power behind `block` (None: nil) in this round and step."""
+        return self.validators.power(key for key, voted in self.votes.get((round_, step), ()) if voted == block)
+
+    def power_at(self, round_: int, step: Step) -> int:
+        """Voting power behind anything in this round and step."""
+        return self.validators.power(key for key, _ in self.votes.get((round_, step), ()))
+
+    def chosen(self, round_: int, step: Step) -> bytes | None:
+        """The block that a quorum voted for in this round and step, or None."""
+        seen = {block for _, block in self.votes.get((round_, step), ()) if block is not None}
+        return next((block for block in sorted(seen) if self.power_for(round_, step, block) >= self.validators.quorum), None)

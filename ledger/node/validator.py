@@ -1,0 +1,201 @@
+"""One validator: the consensus core, its store, its key, its waiting transactions, its copy of the state.
+
+Fed from outside, it answers with effects. It never signs what it has not made durable first (C6), and lets nothing in whose
+signature it has not checked (C5).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ledger.consensus.blocks import Tip, build_block, check_block, extend, follow, select_transactions
+from ledger.consensus.core import step
+from ledger.consensus.events import (
+    Broadcast,
+    CaughtUp,
+    Commit,
+    Event,
+    Evidence,
+    NeedBlocks,
+    Output,
+    Persist,
+    ProposalReady,
+    Received,
+    RequestProposal,
+    Resend,
+    Retransmit,
+    ScheduleTimeout,
+    Start,
+    Timeout,
+    Validate,
+    Validated,
+    WorkAvailable,
+)
+from ledger.consensus.messages import Candidate, Message
+from ledger.consensus.replica import Replica
+from ledger.consensus.signing import is_authentic, sign_message
+from ledger.consensus.timers import Timeouts
+from ledger.crypto import SigningKey, Verify
+from ledger.digests import transaction_id
+from ledger.errors import CorruptionError, RejectedError
+from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Send, SetTimer
+from ledger.node.mempool import Mempool
+from ledger.state.transition import decode_transaction
+from ledger.state.view import State
+from ledger.storage.base import BlockStore
+from ledger.types import CommittedBlock, SignedTransaction
+
+
+class ValidatorNode:
+    """The host of one core. Not safe to share between threads: whoever owns it feeds it one thing at a time."""
+
+    def __init__(self, key: SigningKey, store: BlockStore, tip: Tip, verify: Verify, timeouts: Timeouts | None = None) -> None:
+        """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`)."""
+        self.key = key
+        self.store = store
+        self.tip = tip
+        self.pool = Mempool(tip.state, verify)
+        self._verify = verify
+        self._wanted: RequestProposal | None = None
+        self._outcomes: dict[bytes, State] = {}
+        self._replica = Replica.recover(
+            tip.validators, key.public, tip.height + 1, signed=store.votes(), locked=store.locked(), timeouts=timeouts
+        )
+
+    @property
+    def height(self) -> int:
+        """The height being decided."""
+        return self._replica.height
+
+    @property
+    def locked(self) -> bool:
+        """Whether this validator holds a lock: a block of this height may be final already."""
+        return self._replica.locked is not None
+
+    def start(self) -> list[Effect]:
+        """Repeat what was signed before a stop, and go on."""
+        return self._feed(Start())
+
+    def submit(self, signed: SignedTransaction) -> bytes:
+        """Admit a client's transaction; returns its identity. Raises the named `RejectedError` and `UnavailableError`."""
+        return self.pool.admit(signed)
+
+    def on_transaction(self, signed: SignedTransaction) -> None:
+        """Take a transaction that another validator admitted. Raises `UnavailableError` when the pool is full."""
+        self.pool.add(signed)
+
+    def work(self) -> list[Effect]:
+        """Begin to agree if transactions wait."""
+        if not len(self.pool):
+            return []
+        effects = self._feed(WorkAvailable())
+        if self._wanted is not None:
+            wanted, self._wanted = self._wanted, None
+            effects += self._answer(wanted)
+        return effects
+
+    def on_message(self, message: Message) -> list[Effect]:
+        """Take a proposal or a vote of another validator; what is not authentic is dropped."""
+        if not is_authentic(self.tip.network, self.tip.validators, message, self._verify):
+            return []
+        return self._feed(Received(message))
+
+    def on_timeout(self, timeout: Timeout) -> list[Effect]:
+        """A timer set by `SetTimer` has run out."""
+        return self._feed(timeout)
+
+    def retransmit(self) -> list[Effect]:
+        """Say again what is known: for when messages may have been lost."""
+        return self._feed(Retransmit())
+
+    def on_block(self, committed: CommittedBlock) -> list[Effect]:
+        """Take the next certified block from a peer. Raises `RejectedError` when it does not verify; ignores other heights."""
+        if committed.block.header.height != self.height:
+            return []
+        after = follow(self.tip, committed, self._verify)
+        self._outcomes[after.block] = after.state
+        return self._feed(CaughtUp(committed))
+
+    def drop(self, transactions: list[bytes]) -> None:
+        """Forget waiting transactions that will not be committed."""
+        self.pool.discard(transactions)
+        self.pool.rebase(self.tip.state)
+
+    def _feed(self, first: Event) -> list[Effect]:
+        effects: list[Effect] = []
+        events = deque([first])
+        while events:
+            self._replica, outputs = step(self._replica, events.popleft())
+            for output in outputs:
+                events.extend(self._carry_out(output, effects))
+        return effects
+
+    def _carry_out(self, output: Output, effects: list[Effect]) -> list[Event]:
+        match output:
+            case Persist(vote, locked):
+                self.store.save_vote(vote, locked)
+            case Broadcast(message):
+                signed = sign_message(self.key, self.tip.network, message)
+                effects.append(Send(signed))
+                return [Received(signed)]
+            case Validate(height, candidate):
+                return [Validated(height, candidate.id, self._is_valid(candidate))]
+            case RequestProposal():
+                return self._propose(output, effects)
+            case Commit(committed):
+                return self._commit(committed, effects)
+            case ScheduleTimeout(timeout, duration_ms):
+                effects.append(SetTimer(timeout, duration_ms))
+            case Resend(message):
+                effects.append(Send(message))
+            case NeedBlocks(height, validator):
+                effects.append(Ask(height, validator))
+            case Evidence(first, second):
+                effects.append(Accuse(first, second))
+        return []
+
+    def _answer(self, wanted: RequestProposal) -> list[Effect]:
+        effects: list[Effect] = []
+        for event in self._propose(wanted, effects):
+            effects += self._feed(event)
+        return effects
+
+    def _propose(self, wanted: RequestProposal, effects: list[Effect]) -> list[Event]:
+        """C9: a block of the waiting transactions that the rules allow; none, no block."""
+        self._wanted = None
+        if wanted.height != self.height:
+            return []
+        taken, after, refused = select_transactions(self.tip, self.pool.offered(), self._verify)
+        effects.extend(Refused(identity, error) for identity, error in refused)
+        self.pool.discard(identity for identity, _ in refused)
+        if not taken:
+            self._wanted = wanted
+            return []
+        candidate = build_block(self.tip, taken, after, self.key.public)
+        self._outcomes[candidate.id] = after.at(wanted.height)
+        return [ProposalReady(wanted.height, wanted.round, candidate)]
+
+    def _is_valid(self, candidate: Candidate) -> bool:
+        """C14, by running every rule on this validator's own state."""
+        if candidate.id not in self._outcomes:
+            try:
+                self._outcomes[candidate.id] = check_block(self.tip, candidate.block, self._verify)
+            except RejectedError:
+                return False
+        return True
+
+    def _commit(self, committed: CommittedBlock, effects: list[Effect]) -> list[Event]:
+        block = committed.certificate.block
+        after = self._outcomes.get(block)
+        if after is None:
+            raise CorruptionError(
+                f"{self.store.place}: block {committed.block.header.height} is final but was never found valid here: stop, and report it"
+            )
+        self.store.append(committed)
+        self.tip = extend(self.tip, committed, after)
+        self._outcomes.clear()
+        self._wanted = None
+        self.pool.discard(transaction_id(decode_transaction(data)) for data in committed.block.transactions)
+        self.pool.rebase(after)
+        effects.append(Final(committed))
+        return [WorkAvailable()] if len(self.pool) else []

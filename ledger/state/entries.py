@@ -1,0 +1,264 @@
+"""What the state remembers: one frozen record per leaf of the tree, each with the transaction that made it.
+
+A leaf's value is its record's canonical bytes, tag first; its path is the tagged digest of the tag and the key fields. Rule T2 of SPEC.md.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ledger.codec import encode
+from ledger.crypto import Domain, tagged_digest
+from ledger.types import DatasetUse, Metric, Record
+
+ADMINISTRATOR = "administrator"
+SITE = "site"
+COORDINATOR = "coordinator"
+AGGREGATOR = "aggregator"
+AUDITOR = "auditor"
+
+
+class Origin(Record, frozen=True):
+    """The transaction that made an entry, and the height of its block; 32 zero bytes and 0 for what genesis made."""
+
+    transaction: bytes
+    height: int
+
+
+class Entry(Record, frozen=True):
+    """Base of what a leaf holds. `key_fields` names the fields that make its key, in order."""
+
+    key_fields: ClassVar[tuple[str, ...]]
+
+    def key(self) -> tuple[str | bytes | int, ...]:
+        """The values of its key fields."""
+        return tuple(getattr(self, name) for name in self.key_fields)
+
+
+def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
+    """The 32-byte path of an entry: a digest of its kind's tag and its key."""
+    return tagged_digest(Domain.STATE_KEY, encode((kind.__struct_config__.tag, *key)))
+
+
+class Identity(Entry, frozen=True, tag="state.identity"):
+    """Who is admitted, as what, and with which key."""
+
+    key_fields: ClassVar = ("name",)
+    name: str
+    role: str
+    public_key: bytes
+    origin: Origin
+
+
+class Account(Entry, frozen=True, tag="state.account"):
+    """A public key's owner and the sequence number its next transaction must carry."""
+
+    key_fields: ClassVar = ("public_key",)
+    public_key: bytes
+    name: str
+    next_sequence: int
+
+
+class Dataset(Entry, frozen=True, tag="state.dataset"):
+    """A site's registered table, found by the SHA-256 of its bytes."""
+
+    key_fields: ClassVar = ("sha256",)
+    sha256: bytes
+    owner: str
+    name: str
+    dvc_hash: str
+    rows: int
+    schema_digest: bytes
+    origin: Origin
+
+
+class Consent(Entry, frozen=True, tag="state.consent"):
+    """The last consent given for a dataset and a purpose, and its withdrawal if it was withdrawn."""
+
+    key_fields: ClassVar = ("dataset", "purpose")
+    dataset: bytes
+    purpose: str
+    granted: Origin
+    withdrawn: Origin | None
+    reason: str
+
+    @property
+    def live(self) -> bool:
+        """Whether it stands."""
+        return self.withdrawn is None
+
+
+class Run(Entry, frozen=True, tag="state.run"):
+    """A declared run and how far it is. status: ``open``, ``completed`` or ``aborted``. rounds_opened, rounds_committed: counts."""
+
+    key_fields: ClassVar = ("run",)
+    run: str
+    coordinator: str
+    purpose: str
+    config_digest: bytes
+    code_commit: str
+    lock_digest: bytes
+    scheme: str
+    encoding: str
+    parameters: int
+    initial_model: bytes
+    minimum_sites: int
+    rounds: int
+    datasets: tuple[DatasetUse, ...]
+    origin: Origin
+    status: str
+    current_model: bytes
+    rounds_opened: int
+    rounds_committed: int
+    closed: Origin | None
+    reason: str
+
+    def dataset_of(self, site: str) -> bytes | None:
+        """The digest of the table `site` trains on in this run; None when it has no place in it."""
+        for use in self.datasets:
+            if use.site == site:
+                return use.dataset
+        return None
+
+
+class Outcome(Record, frozen=True):
+    """What a committed round came to."""
+
+    aggregate: bytes
+    opened: bytes
+    candidate: bytes
+    accepted: bool
+    reason: str
+    metrics: tuple[Metric, ...]
+    origin: Origin
+
+
+class Round(Entry, frozen=True, tag="state.round"):
+    """A round's own leaf. sealed_sites is empty until sealed; outcome is None until committed."""
+
+    key_fields: ClassVar = ("run", "round")
+    run: str
+    round: int
+    base_model: bytes
+    public_context: bytes
+    opened: Origin
+    sealed_sites: tuple[str, ...]
+    sealed: Origin | None
+    outcome: Outcome | None
+
+    @property
+    def status(self) -> str:
+        """``open``, ``sealed`` or ``committed``."""
+        if self.outcome is not None:
+            return "committed"
+        return "open" if self.sealed is None else "sealed"
+
+
+class Submission(Entry, frozen=True, tag="state.submission"):
+    """One site's update to one round, and the consent that was live when it was submitted."""
+
+    key_fields: ClassVar = ("run", "round", "site")
+    run: str
+    round: int
+    site: str
+    dataset: bytes
+    rows: int
+    ciphertext: bytes
+    size_bytes: int
+    consent: Origin
+    origin: Origin
+
+
+class Exclusion(Entry, frozen=True, tag="state.exclusion"):
+    """A site left out of one round: by whom, at which step, why."""
+
+    key_fields: ClassVar = ("run", "round", "site")
+    run: str
+    round: int
+    site: str
+    by: str
+    step: str
+    reason: str
+    origin: Origin
+
+
+class ModelName(Entry, frozen=True, tag="state.model-name"):
+    """Who owns a model name, and its latest version."""
+
+    key_fields: ClassVar = ("name",)
+    name: str
+    owner: str
+    latest_version: int
+
+
+class Model(Entry, frozen=True, tag="state.model"):
+    """A registered version: the digest of its safetensors bytes and the round that made it."""
+
+    key_fields: ClassVar = ("name", "version")
+    name: str
+    version: int
+    model: bytes
+    run: str
+    round: int
+    origin: Origin
+
+
+class Alias(Entry, frozen=True, tag="state.alias"):
+    """The version an alias of a model name points to now."""
+
+    key_fields: ClassVar = ("name", "alias")
+    name: str
+    alias: str
+    version: int
+    origin: Origin
+
+
+class LineageCount(Entry, frozen=True, tag="state.lineage-count"):
+    """How many batches a round has; round 0 stands for the run as a whole."""
+
+    key_fields: ClassVar = ("run", "round")
+    run: str
+    round: int
+    batches: int
+
+
+class Lineage(Entry, frozen=True, tag="state.lineage"):
+    """One batch of OpenLineage events; the events themselves are in the transaction."""
+
+    key_fields: ClassVar = ("run", "round", "batch")
+    run: str
+    round: int
+    batch: int
+    count: int
+    sha256: bytes
+    author: str
+    origin: Origin
+
+
+class Network(Entry, frozen=True, tag="state.network"):
+    """What genesis fixed: under the empty key."""
+
+    key_fields: ClassVar = ()
+    network: bytes
+    name: str
+    verifier: str
+    validators_hash: bytes
+
+
+StateEntry = (
+    Identity
+    | Account
+    | Dataset
+    | Consent
+    | Run
+    | Round
+    | Submission
+    | Exclusion
+    | ModelName
+    | Model
+    | Alias
+    | LineageCount
+    | Lineage
+    | Network
+)
+"""What a proved value decodes to."""

@@ -1,0 +1,90 @@
+"""What will be trained on what: a coordinator declares a run and ends it. Rules R1-R13 of SPEC.md."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger.errors import DuplicateError, FieldError, RoleError, RoundStateError, SizeError, UnknownDatasetError
+from ledger.state import checks, consents
+from ledger.state.entries import COORDINATOR, Dataset, Identity, Origin, Run
+from ledger.state.view import State
+from ledger.types import CloseRun, OpenRun
+
+MOST_SITES = 4096
+COMPLETED = "completed"
+ABORTED = "aborted"
+
+
+def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> State:
+    """Declare a run; its current model is its initial one."""
+    where = f"run {body.run[:80]!r}"
+    if author.role != COORDINATOR:
+        checks.refuse("R1", RoleError, f"{where}: {author.name!r} is a {author.role}; only a coordinator opens runs")
+    for value in (body.run, body.purpose, body.scheme, body.code_commit):
+        checks.name(where, value)
+    checks.digest(where, body.config_digest, body.lock_digest, body.initial_model)
+    checks.text(f"{where}: encoding", body.encoding, checks.ENCODING_CHARACTERS)
+    checks.integer(f"{where}: parameters", body.parameters, least=1)
+    checks.integer(f"{where}: rounds", body.rounds, least=1)
+    if state.read(Run, body.run) is not None:
+        checks.refuse("R2", DuplicateError, f"{where} is already on the ledger; choose another name")
+    _datasets_may_be_used(state, where, body)
+    if not 1 <= body.minimum_sites <= len(body.datasets):
+        sites = len(body.datasets)
+        checks.refuse("R7", FieldError, f"{where}: minimum_sites is {body.minimum_sites}; with {sites} sites use 1 to {sites}")
+    return state.put(
+        Run(
+            run=body.run,
+            coordinator=author.name,
+            purpose=body.purpose,
+            config_digest=body.config_digest,
+            code_commit=body.code_commit,
+            lock_digest=body.lock_digest,
+            scheme=body.scheme,
+            encoding=body.encoding,
+            parameters=body.parameters,
+            initial_model=body.initial_model,
+            minimum_sites=body.minimum_sites,
+            rounds=body.rounds,
+            datasets=body.datasets,
+            origin=origin,
+            status="open",
+            current_model=body.initial_model,
+            rounds_opened=0,
+            rounds_committed=0,
+            closed=None,
+            reason="",
+        )
+    )
+
+
+def close(state: State, author: Identity, origin: Origin, body: CloseRun) -> State:
+    """End a run: completed once every round is committed, or aborted at any time with a reason."""
+    run = checks.run_of(state, body.run)
+    checks.coordinated(run, author)
+    checks.still_open(run)
+    where = f"run {body.run!r}"
+    checks.text(where, body.reason)
+    if body.outcome not in (COMPLETED, ABORTED):
+        checks.refuse("R11", FieldError, f"{where}: outcome {body.outcome[:80]!r} is neither {COMPLETED!r} nor {ABORTED!r}")
+    if body.outcome == COMPLETED and run.rounds_committed < run.rounds:
+        done = f"{run.rounds_committed} of {run.rounds} rounds are committed"
+        checks.refuse("R12", RoundStateError, f"{where}: {done}; commit the rest, or close it as {ABORTED!r}")
+    if body.outcome == ABORTED and not body.reason:
+        checks.refuse("R13", FieldError, f"{where}: say why it is {ABORTED}")
+    return state.put(msgspec.structs.replace(run, status=body.outcome, closed=origin, reason=body.reason))
+
+
+def _datasets_may_be_used(state: State, where: str, body: OpenRun) -> None:
+    if not 1 <= len(body.datasets) <= MOST_SITES:
+        checks.refuse("R3", SizeError, f"{where} names {len(body.datasets)} datasets; name 1 to {MOST_SITES}")
+    if len({use.site for use in body.datasets}) != len(body.datasets):
+        checks.refuse("R3", DuplicateError, f"{where} names a site twice; give each site one dataset")
+    for use in body.datasets:
+        dataset = state.read(Dataset, use.dataset)
+        named = f"{where}: dataset {use.dataset.hex()[:16]} of {use.site[:80]!r}"
+        if dataset is None:
+            checks.refuse("R4", UnknownDatasetError, f"{named} is not on the ledger; the site has to register it")
+        if dataset.owner != use.site:
+            checks.refuse("R5", UnknownDatasetError, f"{named} belongs to {dataset.owner!r}; name the site's own dataset")
+        consents.require_live(state, "R6", f"{where}: {use.site!r}", use.dataset, body.purpose)

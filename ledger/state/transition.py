@@ -1,0 +1,163 @@
+"""The one entrance to the ledger's rules: what a block or a transaction does to the state, or why it may not.
+
+Pure and integer-only: the same state and the same bytes give the same state on every machine. Each kind of transaction has its rule in
+a module of its own; a new kind is one module and one line of `_RULES`. Rules B1-B6 and X1-X7 of SPEC.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from ledger import crypto
+from ledger.codec import decode
+from ledger.crypto import Domain, Verify
+from ledger.digests import transaction_id, transactions_root
+from ledger.errors import (
+    BadSignatureError,
+    InvalidBlockError,
+    MalformedError,
+    MalformedTransactionError,
+    SequenceError,
+    SizeError,
+    UnknownAuthorError,
+    WrongNetworkError,
+)
+from ledger.state import checks, consents, datasets, identities, lineage, models, rounds, runs
+from ledger.state.entries import Account, Identity, Origin
+from ledger.state.view import State
+from ledger.types import (
+    AppendLineage,
+    Block,
+    CloseRun,
+    CommitRound,
+    ExcludeSite,
+    GrantConsent,
+    Header,
+    OpenRound,
+    OpenRun,
+    RegisterDataset,
+    RegisterIdentity,
+    RegisterModel,
+    SealRound,
+    SignedTransaction,
+    SubmitUpdate,
+    Transaction,
+    WithdrawConsent,
+)
+
+MOST_TRANSACTION_BYTES: Final = 1024 * 1024
+
+Rule = Callable[[State, Identity, Origin, Any], State]
+
+_RULES: Final[Mapping[type, Rule]] = {
+    RegisterIdentity: identities.register,
+    RegisterDataset: datasets.register,
+    GrantConsent: consents.grant,
+    WithdrawConsent: consents.withdraw,
+    OpenRun: runs.open_,
+    OpenRound: rounds.open_,
+    SubmitUpdate: rounds.submit,
+    ExcludeSite: rounds.exclude,
+    SealRound: rounds.seal,
+    CommitRound: rounds.commit,
+    CloseRun: runs.close,
+    RegisterModel: models.register,
+    AppendLineage: lineage.append,
+}
+
+
+def apply_block(state: State, block: Block, verify: Verify = crypto.verify) -> State:
+    """The state after `block`, which must be the next one. `state` stays as it was.
+
+    Raises the named `RejectedError` of the first transaction that a rule refuses, and `InvalidBlockError` when the header does not
+    describe the transactions or the state they lead to. Who proposed the block, what it builds on and who certified it is
+    consensus' question, not this function's.
+    """
+    header = block.header
+    _check_header(state, header, block.transactions)
+    for data in block.transactions:
+        state = apply_transaction(state, decode_transaction(data), header.height, verify)
+    state = state.at(header.height)
+    if state.root() != header.state_root:
+        have, says = state.root().hex()[:16], header.state_root.hex()[:16]
+        checks.refuse(
+            "B6", InvalidBlockError, f"{_where(header)}: its transactions lead to state {have}, the header says {says}; reject it"
+        )
+    return state
+
+
+def apply_transaction(state: State, signed: SignedTransaction, height: int, verify: Verify = crypto.verify) -> State:
+    """The state after one more transaction of the block at `height`.
+
+    A leader calls it on each candidate in turn and keeps those that pass; `state.root()` after the last is the header's state
+    root. Raises the named `RejectedError` of the rule that refuses it.
+    """
+    size = len(signed.payload) + len(signed.signature)
+    if size > MOST_TRANSACTION_BYTES:
+        checks.refuse("X1", SizeError, f"a transaction of {size} bytes; the ledger takes {MOST_TRANSACTION_BYTES}, so split it")
+    try:
+        transaction = decode(signed.payload, Transaction)
+    except MalformedError as error:
+        raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error
+    author = _check_author(state, signed, transaction, verify)
+    origin = Origin(transaction_id(signed), height)
+    state = _RULES[type(transaction.body)](state.at(height), author, origin, transaction.body)
+    return state.put(Account(author.public_key, author.name, transaction.sequence + 1))
+
+
+def decode_transaction(data: bytes) -> SignedTransaction:
+    """A block's bytes as a signed transaction. Raises `MalformedTransactionError` or `SizeError`."""
+    if len(data) > MOST_TRANSACTION_BYTES:
+        checks.refuse("X1", SizeError, f"a transaction of {len(data)} bytes; the ledger takes {MOST_TRANSACTION_BYTES}, so split it")
+    try:
+        return decode(data, SignedTransaction)
+    except MalformedError as error:
+        raise MalformedTransactionError(f"a signed transaction is malformed: {error}", "X2") from error
+
+
+def _check_author(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> Identity:
+    key = transaction.author.hex()[:16]
+    if transaction.network != state.network:
+        have, here = transaction.network.hex()[:16], state.network.hex()[:16]
+        checks.refuse(
+            "X3", WrongNetworkError, f"a transaction of key {key} is signed for network {have}, this is {here}; sign it for this one"
+        )
+    account = state.read(Account, transaction.author)
+    author = None if account is None else state.read(Identity, account.name)
+    if account is None or author is None:
+        checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
+    if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
+        checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
+    expected, given = account.next_sequence, transaction.sequence
+    if given < expected:
+        checks.refuse("X6", SequenceError, f"transaction {given} of {author.name!r} is a replay: {expected} is next; sign it with that")
+    if given > expected:
+        checks.refuse("X7", SequenceError, f"transaction {given} of {author.name!r} leaves a gap: {expected} is next; send those before it")
+    return author
+
+
+def _check_header(state: State, header: Header, transactions: tuple[bytes, ...]) -> None:
+    where = _where(header)
+    if header.network != state.network:
+        checks.refuse("B1", InvalidBlockError, f"{where} is of network {header.network.hex()[:16]}, this is {state.network.hex()[:16]}")
+    if header.height != state.height + 1:
+        checks.refuse("B2", InvalidBlockError, f"{where} does not follow height {state.height}; apply the blocks in order")
+    if header.validators_hash != state.network_entry().validators_hash:
+        checks.refuse("B3", InvalidBlockError, f"{where} names other validators than genesis; reject it")
+    if header.transactions_count != len(transactions):
+        counts = f"{len(transactions)} transactions, the header says {header.transactions_count}"
+        checks.refuse("B4", InvalidBlockError, f"{where} has {counts}; fetch it again")
+    if header.transactions_root != transactions_root(transactions):
+        checks.refuse("B5", InvalidBlockError, f"{where}: the transactions are not those of the header's root; fetch it again")
+
+
+def _where(header: Header) -> str:
+    return f"block {header.height}"
+
+
+def kinds() -> tuple[str, ...]:
+    """The tags of all kinds of transaction that have a rule."""
+    return tuple(str(kind.__struct_config__.tag) for kind in _RULES if issubclass(kind, msgspec.Struct))

@@ -1,0 +1,226 @@
+"""The ledger's state as others read it: typed look-ups over one authenticated tree. Reading never changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from ledger.codec import encode
+from ledger.crypto import PUBLIC_KEY_BYTES, VERIFIER, is_public_key
+from ledger.digests import network_id, validators_hash
+from ledger.errors import GenesisError
+from ledger.state.entries import (
+    ADMINISTRATOR,
+    Account,
+    Alias,
+    Consent,
+    Dataset,
+    Entry,
+    Exclusion,
+    Identity,
+    Lineage,
+    LineageCount,
+    Model,
+    ModelName,
+    Network,
+    Origin,
+    Outcome,
+    Round,
+    Run,
+    Submission,
+    path_of,
+)
+from ledger.state.tree import StateProof, Tree, verify_absence, verify_presence
+from ledger.types import Genesis
+
+E = TypeVar("E", bound=Entry)
+
+SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """A round with its submissions and exclusions, each in ascending order of site. status: ``open``, ``sealed`` or ``committed``."""
+
+    run: str
+    round: int
+    status: str
+    base_model: bytes
+    public_context: bytes
+    opened: Origin
+    submissions: tuple[Submission, ...]
+    exclusions: tuple[Exclusion, ...]
+    sealed_sites: tuple[str, ...]
+    sealed: Origin | None
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything the rules know after some block. Immutable: a rule returns another one.
+
+    network: 32-byte identity of the network.  height: of the last block whose transactions it contains, 0 for genesis.
+    """
+
+    tree: Tree
+    network: bytes
+    height: int
+
+    @classmethod
+    def genesis(cls, genesis: Genesis) -> State:
+        """The state before block 1: the administrators, named ``administrator-0``, ``administrator-1``, ...
+
+        Raises `GenesisError` when the genesis cannot start a network.
+        """
+        check_genesis(genesis)
+        network = network_id(genesis)
+        state = cls(Tree(), network, 0)
+        state = state.put(Network(network, genesis.name, genesis.verifier, validators_hash(genesis.validators)))
+        for number, public_key in enumerate(genesis.administrators):
+            name = f"{ADMINISTRATOR}-{number}"
+            state = state.put(Identity(name, ADMINISTRATOR, public_key, Origin(bytes(32), 0)), Account(public_key, name, 0))
+        return state
+
+    def root(self) -> bytes:
+        """32 bytes that commit to every entry, whatever order they were written in."""
+        return self.tree.root()
+
+    def identity(self, name: str) -> Identity | None:
+        """Who is registered under `name`."""
+        return self.read(Identity, name)
+
+    def identity_of(self, public_key: bytes) -> Identity | None:
+        """Who is registered with `public_key`."""
+        account = self.read(Account, public_key)
+        return None if account is None else self.read(Identity, account.name)
+
+    def next_sequence(self, public_key: bytes) -> int:
+        """The number this key's next transaction must carry; 0 for a key that is not registered."""
+        account = self.read(Account, public_key)
+        return 0 if account is None else account.next_sequence
+
+    def dataset(self, sha256: bytes) -> Dataset | None:
+        """The registered table with this digest."""
+        return self.read(Dataset, sha256)
+
+    def consent(self, dataset: bytes, purpose: str) -> Consent | None:
+        """The last consent for this dataset and purpose: see its `live`."""
+        return self.read(Consent, dataset, purpose)
+
+    def run(self, run: str) -> Run | None:
+        """The run of this name."""
+        return self.read(Run, run)
+
+    def round(self, run: str, number: int) -> RoundView | None:
+        """Round `number` of `run`, with its submissions and exclusions: two look-ups per site of the run."""
+        declared, leaf = self.run(run), self.read(Round, run, number)
+        if declared is None or leaf is None:
+            return None
+        sites = sorted(use.site for use in declared.datasets)
+        submissions = (self.submission(run, number, site) for site in sites)
+        exclusions = (self.read(Exclusion, run, number, site) for site in sites)
+        return RoundView(
+            run=run,
+            round=number,
+            status=leaf.status,
+            base_model=leaf.base_model,
+            public_context=leaf.public_context,
+            opened=leaf.opened,
+            submissions=tuple(found for found in submissions if found is not None),
+            exclusions=tuple(found for found in exclusions if found is not None),
+            sealed_sites=leaf.sealed_sites,
+            sealed=leaf.sealed,
+            outcome=leaf.outcome,
+        )
+
+    def submission(self, run: str, number: int, site: str) -> Submission | None:
+        """What `site` submitted to round `number`."""
+        return self.read(Submission, run, number, site)
+
+    def exclusion(self, run: str, number: int, site: str) -> Exclusion | None:
+        """Why `site` was left out of round `number`."""
+        return self.read(Exclusion, run, number, site)
+
+    def model(self, name: str, version: int) -> Model | None:
+        """A registered version of `name`: 1, 2, ..."""
+        return self.read(Model, name, version)
+
+    def latest_version(self, name: str) -> int:
+        """The latest version of `name`, 0 when there is none."""
+        head = self.read(ModelName, name)
+        return 0 if head is None else head.latest_version
+
+    def alias(self, name: str, alias: str) -> Alias | None:
+        """Where `alias` of `name` points now."""
+        return self.read(Alias, name, alias)
+
+    def lineage(self, run: str, number: int) -> tuple[Lineage, ...]:
+        """The batches of events of round `number` in the order they were appended; 0 for the run as a whole."""
+        count = self.read(LineageCount, run, number)
+        batches = range(0 if count is None else count.batches)
+        return tuple(self._present(Lineage, run, number, batch) for batch in batches)
+
+    def network_entry(self) -> Network:
+        """What genesis fixed."""
+        return self._present(Network)
+
+    def all(self, kind: type[E]) -> Iterator[E]:
+        """Every entry of one kind, in the tree's order: walks the whole state, for queries and never for rules."""
+        return (record for record in self.tree.records() if type(record) is kind)
+
+    def read(self, kind: type[E], *key: str | bytes | int) -> E | None:
+        """One entry by its kind and key, in O(log n)."""
+        return cast("E | None", self.tree.get(path_of(kind, *key)))
+
+    def put(self, *entries: Entry) -> State:
+        """The state with these entries, each in place of the one with its key. For rules only: what is put was allowed."""
+        tree = self.tree
+        for entry in entries:
+            tree = tree.set(path_of(type(entry), *entry.key()), entry)
+        return State(tree, self.network, self.height)
+
+    def at(self, height: int) -> State:
+        """The same entries, as of `height`."""
+        return State(self.tree, self.network, height)
+
+    def prove(self, kind: type[Entry], *key: str | bytes | int) -> StateProof:
+        """What shows someone who holds only a header that an entry is there, or that it is not: see `verify_entry`."""
+        return self.tree.prove(path_of(kind, *key))
+
+    def _present(self, kind: type[E], *key: str | bytes | int) -> E:
+        entry = self.read(kind, *key)
+        if entry is None:
+            raise KeyError((kind.__name__, *key))
+        return entry
+
+
+def verify_entry(root: bytes, entry: Entry, proof: StateProof) -> bool:
+    """Whether the state under `root` (a header's state root) contains exactly this entry."""
+    return verify_presence(root, path_of(type(entry), *entry.key()), encode(entry), proof)
+
+
+def verify_no_entry(root: bytes, kind: type[Entry], key: tuple[str | bytes | int, ...], proof: StateProof) -> bool:
+    """Whether the state under `root` contains no entry of this kind and key."""
+    return verify_absence(root, path_of(kind, *key), proof)
+
+
+def check_genesis(genesis: Genesis) -> None:
+    """Raise `GenesisError` when a genesis cannot start a network: rules G1-G5 of SPEC.md."""
+    keys = [validator.public_key for validator in genesis.validators]
+    names = [validator.name for validator in genesis.validators]
+    if genesis.verifier != VERIFIER:
+        raise GenesisError(f"genesis {genesis.name!r}: verifier {genesis.verifier!r} is not {VERIFIER!r}, the only one this build has")
+    if len(genesis.salt) != SALT_BYTES:
+        raise GenesisError(f"genesis {genesis.name!r}: the salt has {len(genesis.salt)} bytes; draw {SALT_BYTES} random ones")
+    if not keys or not genesis.administrators:
+        raise GenesisError(f"genesis {genesis.name!r} has no {'administrators' if keys else 'validators'}; name at least one")
+    for whose, found in (("validator", keys), ("administrator", list(genesis.administrators))):
+        if len(set(found)) != len(found):
+            raise GenesisError(f"genesis {genesis.name!r} names a {whose} key twice; give each {whose} its own")
+        if bad := [key for key in found if not is_public_key(key)]:
+            raise GenesisError(f"genesis {genesis.name!r}: {bad[0].hex()!r} of a {whose} is no Ed25519 key of {PUBLIC_KEY_BYTES} bytes")
+    if len(set(names)) != len(names):
+        raise GenesisError(f"genesis {genesis.name!r} names a validator twice; give each its own name")
+    if bad_power := [validator for validator in genesis.validators if validator.power < 1]:
+        raise GenesisError(f"genesis {genesis.name!r}: validator {bad_power[0].name!r} has power {bad_power[0].power}; use 1 or more")

@@ -1,0 +1,55 @@
+"""What consensus needs of a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from ledger.consensus.messages import Candidate, SignedVote
+from ledger.types import CommittedBlock, Genesis
+
+
+class BlockStore(Protocol):
+    """The durable memory of one validator. What a method has returned from survives a power cut.
+
+    Reading methods may be called from several threads while one thread writes. All raise `CorruptionError` for bytes that
+    contradict their digests and `StorageError` when the file system refuses.
+    """
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+
+    @property
+    def genesis(self) -> Genesis:
+        """The genesis it was created with."""
+
+    def height(self) -> int:
+        """Height of the last block, 0 when there is none."""
+
+    def transactions(self, until: int | None = None) -> int:
+        """Number of indexed transactions, up to and with height `until`."""
+
+    def append(self, committed: CommittedBlock) -> None:
+        """Add the next block with its index entries, and forget the votes up to its height: one atomic, durable step."""
+
+    def block(self, height: int) -> CommittedBlock | None:
+        """The block of this height, checked against its digests."""
+
+    def blocks(self, start: int = 1, stop: int | None = None) -> Iterator[CommittedBlock]:
+        """Blocks of heights `start` up to and without `stop`, in order."""
+
+    def find(self, transaction: bytes) -> tuple[int, int] | None:
+        """Height of the block a transaction is in, and its place in that block."""
+
+    def save_vote(self, vote: SignedVote, locked: Candidate | None) -> None:
+        """Record what will be signed next, and the block locked with it when the lock changes: atomic and durable (C6)."""
+
+    def votes(self) -> tuple[SignedVote, ...]:
+        """What was signed above the last block."""
+
+    def locked(self) -> Candidate | None:
+        """The block locked above the last block."""
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is harmless."""

@@ -1,0 +1,293 @@
+"""The nouns of the ledger: what authors sign, what validators vote on, what is stored.
+
+Everything here is a frozen msgspec struct holding integers, bytes, text and tuples of these: no floats, no clocks,
+no dictionaries. `codec` turns each into exactly one byte string; `crypto` signs byte strings under one domain tag
+per message type.
+
+A *digest* is 32 raw bytes of SHA-256. A *public key* is a 32-byte Ed25519 key. Names are short ASCII identifiers.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of every struct that is hashed: encoded as a MessagePack array, in field order."""
+
+
+# ------------------------------------------------------------------ what an author may say: one struct per rule
+
+
+class RegisterIdentity(Record, frozen=True, tag="identity.register"):
+    """An administrator admits `public_key` under a unique `name` with a role: site, coordinator, aggregator, auditor."""
+
+    name: str
+    role: str
+    public_key: bytes
+
+
+class RegisterDataset(Record, frozen=True, tag="dataset.register"):
+    """A site states that it owns one table. The table itself never leaves the site.
+
+    sha256: digest of the file's bytes.  dvc_hash: the address at which DVC stores it, e.g. ``md5:9e10...``.
+    rows: training rows in it; later submissions may not claim another number.
+    schema_digest: digest of the column names and types.
+    """
+
+    name: str
+    sha256: bytes
+    dvc_hash: str
+    rows: int
+    schema_digest: bytes
+
+
+class GrantConsent(Record, frozen=True, tag="consent.grant"):
+    """The owner of a dataset allows one purpose, the scenario's name, until it is withdrawn."""
+
+    dataset: bytes
+    purpose: str
+
+
+class WithdrawConsent(Record, frozen=True, tag="consent.withdraw"):
+    """The owner of a dataset takes a consent back: from the next block on, no submission may rest on it."""
+
+    dataset: bytes
+    purpose: str
+    reason: str
+
+
+class DatasetUse(Record, frozen=True):
+    """One site's place in a run: which table it will train on."""
+
+    site: str
+    dataset: bytes
+
+
+class OpenRun(Record, frozen=True, tag="run.open"):
+    """The coordinator declares a training run and everything that fixes its outcome.
+
+    purpose: the scenario's name; consents are looked up under it.  config_digest, code_commit, lock_digest: the
+    resolved settings, the code (git commit, or ``unversioned``) and the dependency lock.
+    scheme: encryption family.  encoding: canonical JSON of the integer encoding (bits, clip, total rows).
+    parameters: number of model parameters.  initial_model: digest of the safetensors bytes.
+    minimum_sites: a round with fewer submissions may not be sealed.
+    """
+
+    run: str
+    purpose: str
+    config_digest: bytes
+    code_commit: str
+    lock_digest: bytes
+    scheme: str
+    encoding: str
+    parameters: int
+    initial_model: bytes
+    minimum_sites: int
+    rounds: int
+    datasets: tuple[DatasetUse, ...]
+
+
+class OpenRound(Record, frozen=True, tag="round.open"):
+    """The coordinator opens round `round` (1, 2, ...) of a run, from the run's current model.
+
+    public_context: digest of the public encryption context every ciphertext of the round is made under.
+    """
+
+    run: str
+    round: int
+    base_model: bytes
+    public_context: bytes
+
+
+class SubmitUpdate(Record, frozen=True, tag="round.submit"):
+    """A site's one submission to a round: the digest of its ciphertext, its rows, the dataset it trained on."""
+
+    run: str
+    round: int
+    dataset: bytes
+    rows: int
+    ciphertext: bytes
+    size_bytes: int
+
+
+class ExcludeSite(Record, frozen=True, tag="round.exclude"):
+    """A site is left out of a round, and why: said by the site itself or by the coordinator."""
+
+    run: str
+    round: int
+    site: str
+    step: str
+    reason: str
+
+
+class SealRound(Record, frozen=True, tag="round.seal"):
+    """The coordinator fixes the set of submissions that will be aggregated, once: site names in ascending order."""
+
+    run: str
+    round: int
+    sites: tuple[str, ...]
+
+
+class Metric(Record, frozen=True):
+    """A measurement as an integer: `millionths` of its unit."""
+
+    name: str
+    millionths: int
+
+
+class CommitRound(Record, frozen=True, tag="round.commit"):
+    """The outcome of a sealed round.
+
+    aggregate: digest of the aggregate ciphertext.  opened: digest of the opened mean update.
+    candidate: digest of the model it gives.  accepted: whether the candidate becomes the run's current model;
+    reason says why not.  metrics: of the candidate on the held-out set.
+    """
+
+    run: str
+    round: int
+    aggregate: bytes
+    opened: bytes
+    candidate: bytes
+    accepted: bool
+    reason: str
+    metrics: tuple[Metric, ...]
+
+
+class CloseRun(Record, frozen=True, tag="run.close"):
+    """The coordinator ends a run: ``completed`` after its last round, or ``aborted`` with a reason."""
+
+    run: str
+    outcome: str
+    reason: str
+
+
+class RegisterModel(Record, frozen=True, tag="model.register"):
+    """The coordinator publishes the model of an accepted round as the next version of `name`, optionally under an alias."""
+
+    name: str
+    version: int
+    alias: str
+    model: bytes
+    run: str
+    round: int
+
+
+class AppendLineage(Record, frozen=True, tag="lineage.append"):
+    """A batch of OpenLineage events: zlib-compressed newline-delimited JSON, with its count and plain digest."""
+
+    run: str
+    round: int
+    count: int
+    sha256: bytes
+    events: bytes
+
+
+Body = (
+    RegisterIdentity
+    | RegisterDataset
+    | GrantConsent
+    | WithdrawConsent
+    | OpenRun
+    | OpenRound
+    | SubmitUpdate
+    | ExcludeSite
+    | SealRound
+    | CommitRound
+    | CloseRun
+    | RegisterModel
+    | AppendLineage
+)
+
+# ------------------------------------------------------------------------------------ transactions and blocks
+
+
+class Transaction(Record, frozen=True):
+    """What an author signs: bound to one network, one author and one place in that author's sequence (0, 1, 2, ...)."""
+
+    network: bytes
+    author: bytes
+    sequence: int
+    body: Body
+
+
+class SignedTransaction(Record, frozen=True):
+    """The received bytes of a `Transaction`, never re-encoded, and the author's signature over their signing root."""
+
+    payload: bytes
+    signature: bytes
+
+
+class Validator(Record, frozen=True):
+    """A validator's name, Ed25519 public key and voting power (a positive integer)."""
+
+    name: str
+    public_key: bytes
+    power: int
+
+
+class Genesis(Record, frozen=True):
+    """What everybody must agree on beforehand; its digest is the network's identity.
+
+    verifier: the one Ed25519 verifier that consensus uses, e.g. ``libsodium``.  salt: 16 random bytes, so that two
+    networks with the same members differ.
+    """
+
+    name: str
+    verifier: str
+    salt: bytes
+    validators: tuple[Validator, ...]
+    administrators: tuple[bytes, ...]
+
+
+class Header(Record, frozen=True):
+    """What a certificate certifies. `height` starts at 1.
+
+    previous: digest of the header below; of the first block, the network's identity.  certificate: digest of the
+    certificate of the block below, 32 zero bytes for the first.  transactions_root: RFC 6962 root over the encoded
+    `SignedTransaction`s.  state_root: root of the authenticated state after these transactions.
+    """
+
+    network: bytes
+    height: int
+    previous: bytes
+    certificate: bytes
+    transactions_root: bytes
+    transactions_count: int
+    state_root: bytes
+    validators_hash: bytes
+    proposer: bytes
+
+
+class Signature(Record, frozen=True):
+    """One validator's precommit signature inside a certificate."""
+
+    validator: bytes
+    signature: bytes
+
+
+class Certificate(Record, frozen=True):
+    """A quorum certificate: precommits over one header's digest whose powers reach ``2 * total // 3 + 1``.
+
+    Signatures are in ascending order of public key, at most one per validator.
+    """
+
+    height: int
+    round: int
+    block: bytes
+    signatures: tuple[Signature, ...]
+
+
+class Block(Record, frozen=True):
+    """A header, the certificate of the block below (None at height 1), and the encoded `SignedTransaction`s."""
+
+    header: Header
+    parent: Certificate | None
+    transactions: tuple[bytes, ...]
+
+
+class CommittedBlock(Record, frozen=True):
+    """A block and the certificate that makes it final."""
+
+    block: Block
+    certificate: Certificate
