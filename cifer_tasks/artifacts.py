@@ -159,7 +159,7 @@ class SiteFolder:
         except OSError as error:
             msg = f"{self.folder}: cannot be used: {_cause(error)}; set CIFER_HOME to a folder you can write to"
             raise StorageError(msg) from None
-        write_atomically(path, data)
+        write_atomically(path, data, durable=False)  # what a power cut takes is made again from the table
         return SiteFile(self.site, name, hashlib.sha256(data).hexdigest(), len(data))
 
     def get(self, file: SiteFile) -> bytes:

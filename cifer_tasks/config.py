@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cifer_tasks.errors import ConfigError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+# The ledger's names have at most 64 characters, and it knows a table as <scenario>.<site>.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,30}$")]
+RESERVED_NAMES = re.compile(r"administrator(-[0-9]+)?|coordinator|validator-[0-9]+")
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -26,7 +30,7 @@ class _Section(BaseModel):
 
 
 class Partition(_Section):
-    """How a bundled table is dealt to simulated sites: Dirichlet label skew (Hsu et al. 2019), or by a column that names the real site."""
+    """How a bundled table is dealt to sites: Dirichlet label skew (NIID-Bench, Li et al. 2022), or a column that names the real site."""
 
     by: Literal["dirichlet", "column"] = "dirichlet"
     sites: int = Field(default=4, ge=1, le=1000)
@@ -44,7 +48,7 @@ class Data(_Section):
 
     table: Literal["", "breast_cancer", "digits", "medpar"] = ""
     partition: Partition = Partition()
-    files: dict[Name, str] = {}
+    files: dict[SiteName, str] = {}
     target: str
     holdout_fraction: Fraction = 0.2
     holdout_file: str = ""
@@ -54,6 +58,9 @@ class Data(_Section):
     def _one_source(self) -> Data:
         if bool(self.table) == bool(self.files):
             msg = "give either data.table (a bundled table) or data.files (one file per site), not both or neither"
+            raise ValueError(msg)
+        if taken := [site for site in self.files if RESERVED_NAMES.fullmatch(site)]:
+            msg = f"data.files: no site can be called {taken[0]}, the name of another party on the ledger; rename it"
             raise ValueError(msg)
         return self
 
@@ -161,6 +168,21 @@ class Settings(_Section):
         return hashlib.sha256(self.canonical()).digest()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice; YAML alone would keep the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping. Raises `yaml.YAMLError` at the place of a repeated key."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                problem = f"the key {key!r} is given twice; keep one of them"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> Settings:
     """Read settings from a YAML file and apply overrides such as ``training.rounds=10``.
 
@@ -176,7 +198,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Settings:
         msg = f"{path}: cannot be read: {error}"
         raise ConfigError(msg) from None
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"

@@ -10,9 +10,10 @@ from pathlib import Path
 from cifer_tasks.errors import StorageError
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write `data` beside `path`, flush it, rename it into place and flush the folder: it survives a power cut.
+def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Write `data` beside `path` and rename it into place.
 
+    durable: flush file and folder too, so that it survives a power cut; without, it survives the death of this process only.
     Raises `StorageError` naming path and cause.
     """
     try:
@@ -21,11 +22,13 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             os.chmod(temporary, mode)
             os.replace(temporary, path)
-            _flush_folder(path.parent)
+            if durable:
+                _flush_folder(path.parent)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)

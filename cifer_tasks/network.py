@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cifer_tasks.config import LedgerSettings
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.errors import UsageError
+from cifer_tasks.errors import KeyMismatchError, UsageError
 from cifer_tasks.records import Dataset, Enrolment, Scenario
 from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, SigningKey, State
 from ledger.backends import open_ledger
@@ -71,8 +71,11 @@ def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
     _admit(workspace, COORDINATOR, COORDINATOR)
     left_out: list[tuple[str, str]] = []
     for dataset in scenario.datasets:
-        _admit(workspace, dataset.site, SITE)
-        reason = _offer(workspace, dataset, scenario.name)
+        try:
+            _admit(workspace, dataset.site, SITE)
+            reason = _offer(workspace, dataset, scenario.name)
+        except KeyMismatchError as error:
+            reason = str(error)
         if reason:
             left_out.append((dataset.site, reason))
     absent = {site for site, _ in left_out}
@@ -80,9 +83,17 @@ def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
 
 
 def _admit(workspace: Workspace, name: str, role: str) -> None:
-    if workspace.ledger.state().identity(name) is None:
+    """Register who is not on the ledger yet. Raises `KeyMismatchError` when somebody is there with a key that this machine lacks."""
+    known = workspace.ledger.state().identity(name)
+    if known is None:
         public = workspace.author(name).public
         workspace.author(ADMINISTRATOR).send(RegisterIdentity(name, role, public))
+    elif not workspace.keys.has(name, "signing") or workspace.author(name).public != known.public_key:
+        msg = (
+            f"{workspace.keys.folder}: the signing key of {name} is not the one the ledger registered, {known.public_key.hex()[:16]}; "
+            f"restore {name}.signing.secret from a backup"
+        )
+        raise KeyMismatchError(msg)
 
 
 def _offer(workspace: Workspace, dataset: Dataset, purpose: str) -> str:

@@ -28,6 +28,12 @@ class RunRecord:
         return self.state.run(self.run) is not None
 
     @property
+    def closed(self) -> bool:
+        """Whether the run has ended, one way or the other."""
+        found = self.state.run(self.run)
+        return found is not None and found.status != "open"
+
+    @property
     def declared(self) -> Run:
         """The declaration and how far the run is. Raises `FailureError` before `open_run`."""
         found = self.state.run(self.run)
@@ -72,6 +78,17 @@ class RunRecord:
         """Every site left out of the round, ascending."""
         return tuple(_exclusion(found) for found in self.round(number).exclusions)
 
+    def consent_refusal(self, site: str) -> str:
+        """Why `site` may not train on its table, "" while its consent for the run's purpose is live."""
+        declared = self.declared
+        dataset = declared.dataset_of(site)
+        consent = self.state.consent(dataset, declared.purpose) if dataset is not None else None
+        if consent is None:
+            return f"{site} has no consent for {declared.purpose} on record"
+        if consent.withdrawn is not None:
+            return f"consent for {declared.purpose} was withdrawn at block {consent.withdrawn.height}: {consent.reason}"
+        return ""
+
     def check_sealed(self, number: int, sealed: SealedSet) -> None:
         """A key holder's own look at the ledger: `sealed` is the one set it sealed. Raises `FailureError`."""
         on_record = self.round(number)
@@ -80,6 +97,11 @@ class RunRecord:
         if on_record.sealed is None or claimed != recorded:
             msg = f"round {number}: refusing to open a set of submissions that is not the one sealed on the ledger"
             raise FailureError(msg)
+
+    def lineage_events(self) -> int:
+        """How many OpenLineage events of this run the ledger holds."""
+        numbers = range(self.declared.rounds_opened + 1)
+        return sum(batch.count for number in numbers for batch in self.state.lineage(self.run, number))
 
     def accepted_round(self) -> int | None:
         """The round that made the run's current model; None while it is the initial one."""

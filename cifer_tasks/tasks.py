@@ -36,6 +36,7 @@ from cifer_tasks.records import (
     ArtifactRef,
     Candidate,
     Comparison,
+    Dataset,
     EncryptedUpdate,
     Enrolment,
     Evaluation,
@@ -142,9 +143,9 @@ def _users_frame(error: Exception, settings: Settings) -> traceback.FrameSummary
     return (own or ours or list(frames))[-1]
 
 
-def with_retries(made: Callable[P, R], retries: int) -> Callable[P, R]:
-    """The same step, tried again up to `retries` times when it raises."""
-    return cast(Callable[P, R], cast(Task[P, R], made).with_options(retries=retries)) if retries else made
+def bare(made: Callable[P, R]) -> Callable[P, R]:
+    """What a step does, without being a task: for a task that consists of several."""
+    return cast(Task[P, R], made).fn
 
 
 # ---------------------------------------------------------------------------------------------- before the first round
@@ -176,6 +177,7 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     workspace = Workspace.of(run)
     settings = workspace.settings
     initial = workspace.store.put("model", initial_model(settings, scenario))
+    workspace.public_context()
     if workspace.record.exists:
         return initial
     taking_part = [dataset for dataset in scenario.datasets if dataset.site in enrolment.sites]
@@ -230,18 +232,21 @@ def open_round(run: RunRef, number: int) -> Opening:
 
 @step("validate_data[{site}]")
 @at_site
-def validate_data(run: RunRef, number: int, site: str) -> Validation:
+def validate_data(run: RunRef, number: int, site: str, table: Dataset) -> Validation:
     """Run the site's Great Expectations suite on its table."""
-    return Workspace.of(run).validate(site)
+    return Workspace.of(run).validate(table)
 
 
 @step("train[{site}]")
 @at_site
-def train(run: RunRef, number: int, site: str, opening: Opening, validation: Validation) -> LocalUpdate:
+def train(run: RunRef, number: int, site: str, table: Dataset, opening: Opening, validation: Validation) -> LocalUpdate:
     """Train at the site from the round's base model; the delta stays in the site's folder."""
     workspace = Workspace.of(run)
-    table = data.read_table(workspace.dataset(site), workspace.scenario.target)
-    result = training.train(workspace.settings, workspace.store.get(opening.base), table, site, number)
+    if validation.dataset != table.sha256 or not validation.passed:
+        msg = f"refusing to train on a table that has not passed validation ({table.sha256[:16]})"
+        raise FailureError(msg)
+    rows = data.read_table(table, workspace.scenario.target)
+    result = training.train(workspace.settings, workspace.store.get(opening.base), rows, site, number)
     update = workspace.site_folder(site).put(f"round-{number}.update", floats_to_bytes(result.delta))
     return LocalUpdate(site, update, result.rows, tuple(Measured(name, value) for name, value in sorted(result.metrics.items())))
 
@@ -471,14 +476,19 @@ def close_run(run: RunRef, outcome: str, reason: str = "") -> None:
 
 @step("mirror_lineage[{number}]", retries=2, recorded=False)
 def mirror_lineage(run: RunRef, number: int) -> int:
-    """Put the OpenLineage events since the last call on the ledger, as one transaction. Not itself recorded: it would never end."""
-    workspace = Workspace.of(run)
-    log = log_of(run)
-    batch = log.drain()
-    if batch:
+    """Put the OpenLineage events that are not on the ledger yet there. Not itself recorded: it would never end."""
+    return record_lineage(run, number)
+
+
+def record_lineage(run: RunRef, number: int) -> int:
+    """What `mirror_lineage` does, outside any flow: the events of round `number`, 0 for the run as a whole. Returns how many."""
+    workspace, log = Workspace.of(run), log_of(run)
+    count = 0
+    while batch := log.drain(recorded=workspace.record.lineage_events()):
         workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
         log.acknowledge(batch)
-    return batch.count
+        count += batch.count
+    return count
 
 
 def _sum_of_sealed(workspace: Workspace, number: int, sealed: SealedSet, public_context: str) -> Ciphertext:

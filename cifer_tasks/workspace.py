@@ -17,12 +17,13 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import Settings, parse
@@ -31,7 +32,7 @@ from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import Binding, Scheme, SecretContext
-from cifer_tasks.errors import FailureError, StorageError, UsageError
+from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
 from cifer_tasks.records import (
@@ -84,7 +85,7 @@ Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The code and dependencies a run is made with: git commit (``+dirty`` when edited) and digest of the installed packages."""
+    """The code and dependencies a run is made with: git commit (``-dirty`` when edited) and digest of the installed packages."""
 
     code_commit: str
     lock_digest: str
@@ -109,8 +110,10 @@ class Workspace:
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
             raise UsageError(msg)
-        self.facts = json.loads(record.read_text(encoding="utf-8"))
-        self.settings: Settings = parse(json.loads((self.folder / "settings.json").read_text(encoding="utf-8")), where=str(self.folder))
+        self.facts = _read_json(record)
+        settings = self.folder / "settings.json"
+        self.settings: Settings = parse(_read_json(settings), where=str(settings))
+        make_importable(self.base)
 
     @classmethod
     def of(cls, ref: RunRef) -> Workspace:
@@ -229,12 +232,12 @@ class Workspace:
         msg = f"{site} has no table in scenario {self.scenario.name}; the run's data folder belongs to another preparation"
         raise FailureError(msg)
 
-    def validate(self, site: str) -> Validation:
+    def validate(self, table: Dataset) -> Validation:
         """The verdict on a site's table."""
         from cifer_tasks.data.validation import validate
 
-        self._validations[site] = validate(self.dataset(site), self.settings, self.scenario.classes)
-        return self._validations[site]
+        self._validations[table.site] = validate(table, self.settings, self.scenario.classes)
+        return self._validations[table.site]
 
     def validations(self) -> tuple[Validation, ...]:
         """The last verdict on every site that this process has looked at, ascending."""
@@ -254,6 +257,25 @@ class Workspace:
         """Tell whoever watches this run in this process."""
         for listener in self.listeners:
             listener(progress)
+
+
+def make_importable(folder: Path) -> None:
+    """Let `model.path` name a module beside the settings file. At the end of the path, so that nothing there hides an installed package."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A file of the run's folder. Raises `IntegrityError` when it does not hold what was written there."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path}: cannot be read ({error}); restore it from a backup, or start a new run"
+        raise IntegrityError(msg) from None
+    if not isinstance(found, dict):
+        msg = f"{path}: does not hold a mapping; restore it from a backup, or start a new run"
+        raise IntegrityError(msg)
+    return found
 
 
 def create_run(settings: Settings, base: Path, home: Path, run: str) -> RunRef:
@@ -284,7 +306,7 @@ def provenance(folder: Path) -> Provenance:
 
 
 def _commit(folder: Path) -> str:
-    """``<commit>`` or ``<commit>+dirty`` of the repository around `folder`, "" when there is none."""
+    """``<commit>`` or ``<commit>-dirty`` of the repository around `folder`, as the ledger spells names; "" when there is none."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=10)
@@ -292,6 +314,6 @@ def _commit(folder: Path) -> str:
 
     try:
         head = git("rev-parse", "HEAD")
-        return head and head + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return head and head[:40] + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""

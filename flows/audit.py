@@ -222,7 +222,7 @@ def _complete(ledger: Ledger, identifier: str) -> bytes:
     """The one transaction id that begins with `identifier`. Raises `UsageError` when there is none, or several."""
     from ledger.digests import transaction_id
 
-    if len(identifier) < SHORTEST_ID or set(identifier) - set("0123456789abcdef"):
+    if not SHORTEST_ID <= len(identifier) <= 64 or set(identifier) - set("0123456789abcdef"):
         msg = f"{identifier!r}: expected {SHORTEST_ID} to 64 hex digits of a transaction id; `cifer audit run RUN` shows them"
         raise UsageError(msg)
     if len(identifier) == 64:

@@ -17,6 +17,9 @@ from cifer_tasks.errors import FailureError
 from cifer_tasks.records import RunRef, to_plain
 from cifer_tasks.workspace import Workspace, home_folder
 from flows.documents import Report
+from ledger import LedgerError
+from ledger.backends.network import GENESIS_FILE
+from ledger.state.entries import Run
 
 
 def start(settings: Settings, base: Path, *, report: Path | None = None, as_json: bool = False) -> int:
@@ -30,6 +33,10 @@ def resume(run: str, *, report: Path | None = None, as_json: bool = False) -> in
     """Take an interrupted run up again, and report. Returns the exit code, as `follow` does. Raises `UsageError` when there is none."""
     ref = RunRef(str(home_folder()), run)
     _ = Workspace.of(ref)  # an unknown run is refused before anything is started
+    standing = _standing(ref)
+    if standing is not None and standing.status == "aborted":
+        msg = f"{run} was aborted: {standing.reason or 'no reason given'}; start a new run with: cifer run CONFIG"
+        raise FailureError(msg)
     return follow(lambda: ref, report=report, as_json=as_json)
 
 
@@ -65,12 +72,12 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
         click.echo("", err=True)
         click.echo(_interrupted(ref), err=True)
         return 130
-    except FailureError as error:
+    except (FailureError, LedgerError) as error:
         for line in str(error).splitlines():
             click.echo(f"cifer: {line}", err=True)
-        if ref is not None and not _closed(ref):
+        if ref is not None and _resumable(ref):
             click.echo(f"cifer: take it up again with: cifer run --resume {ref.run}", err=True)
-        return error.exit_code
+        return 1
 
 
 def _interrupted(ref: RunRef | None) -> str:
@@ -79,13 +86,23 @@ def _interrupted(ref: RunRef | None) -> str:
     return f"cifer: interrupted; everything it started is stopped. Take it up again with: cifer run --resume {ref.run}"
 
 
-def _closed(ref: RunRef) -> bool:
-    """Whether the ledger holds the run's end."""
+def _resumable(ref: RunRef) -> bool:
+    """Whether taking the run up again can help: its end is not on the ledger, and the ledger can be read."""
+    try:
+        standing = _standing(ref)
+    except LedgerError:
+        return False
+    return standing is None or standing.status == "open"
+
+
+def _standing(ref: RunRef) -> Run | None:
+    """The run as the ledger knows it; None before it is declared. Raises the ledger's own errors."""
     from flows.audit import open_record
 
+    if not (Path(ref.home) / "ledger" / GENESIS_FILE).exists():
+        return None
     with open_record() as ledger:
-        found = ledger.state().run(ref.run)
-        return found is not None and found.status != "open"
+        return ledger.state().run(ref.run)
 
 
 def _document(workspace: Workspace, view: Any) -> dict[str, Any]:

@@ -6,18 +6,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from cifer_tasks.config import Settings
 from cifer_tasks.errors import ConfigError
 from cifer_tasks.records import RegisteredModel, RunRef
-from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder
+from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
 from flows.services import prefect_server
 
 Listener = Callable[[Progress], None]
 
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run's own view speaks to the terminal; the page keeps the logs
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # a page of "Finished in state Completed()" says nothing
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
 }
@@ -42,6 +44,7 @@ def preflight(settings: Settings, base: Path, home: Path) -> None:
     from cifer_tasks.learning.building import initial_model
     from cifer_tasks.learning.evaluation import evaluate
 
+    make_importable(base)
     scenario = data.prepare(settings, base, home)
     if len(scenario.datasets) < settings.sites.minimum:
         msg = f"sites.minimum is {settings.sites.minimum}, and the scenario has {len(scenario.datasets)} sites; lower it or add sites"
@@ -80,12 +83,13 @@ def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
     """Run the training flow of `run` in this process, inside `engine`. Returns the published model, None when the gate accepted none."""
     workspace = Workspace.of(run)
     workspace.listeners.extend(listeners)
-    _ = workspace.ledger  # opening it names a damaged file or a second writer before Prefect has a run to fail
+    _warm_up(workspace)
     _engines[-1]()
 
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from cifer_tasks.lineage import close_log, open_log
+    from cifer_tasks.tasks import record_lineage
     from flows.training import training
 
     open_log(run, scenario=workspace.settings.name, network=workspace.ledger.network.hex()[:16])
@@ -95,4 +99,17 @@ def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
             return training(run)
     finally:
+        if workspace.record.closed:
+            record_lineage(run, 0)  # how the training itself ended
         close_log(run)
+
+
+def _warm_up(workspace: Workspace) -> None:
+    """Open what the run needs while the Prefect server starts.
+
+    Opening the ledger names a damaged file or a second writer before Prefect has a run to fail; MLflow and Great Expectations take
+    seconds to import.
+    """
+    _ = workspace.ledger
+    workspace.tracker.open()
+    import_module("great_expectations")

@@ -43,7 +43,7 @@ def deterministic(seed: int) -> Iterator[None]:
         cudnn = torch.backends.cudnn.benchmark
         with torch.random.fork_rng(devices=devices):
             try:
-                torch.manual_seed(seed)
+                _seed_torch(seed, cuda=bool(devices))
                 random.seed(seed)
                 np.random.seed(seed % 2**32)
                 torch.set_num_threads(1)
@@ -54,3 +54,14 @@ def deterministic(seed: int) -> Iterator[None]:
                 torch.backends.cudnn.benchmark = cudnn
                 random.setstate(python_state)
                 np.random.set_state(numpy_state)
+
+
+def _seed_torch(seed: int, *, cuda: bool) -> None:
+    """Seed the CPU's generator, and the GPUs' where there are any.
+
+    `torch.manual_seed` alone would do, but without a GPU it formats the whole call stack for each absent backend.
+    """
+    if cuda:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

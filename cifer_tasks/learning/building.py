@@ -71,7 +71,8 @@ def _import(path: str) -> type[pl.LightningModule]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            msg = f"model.path: no module {error.name!r}; is {error.name.replace('.', '/')}.py in the current folder ({here})?"
+            file = f"{error.name.replace('.', '/')}.py"
+            msg = f"model.path: no module {error.name!r}; is {file} in the current folder or beside the settings file?"
         else:
             msg = f"model.path: importing {module_name} raised {_place(error)}{_one_line(error)}; install that package"
         raise ConfigError(msg) from error

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.nn import functional
 
+from cifer_tasks.artifacts import NAME
 from cifer_tasks.config import Settings
 from cifer_tasks.data.tables import read_table
 from cifer_tasks.errors import ConfigError, FailureError
@@ -21,6 +22,7 @@ from cifer_tasks.learning.training import filled, validation_metrics
 from cifer_tasks.records import Scenario
 
 _BATCH = 1024
+_LONGEST_NAME = 64
 
 
 def evaluate(settings: Settings, model_bytes: bytes, scenario: Scenario) -> dict[str, float]:
@@ -73,6 +75,10 @@ def _logits(module: pl.LightningModule, features: npt.NDArray[np.float32], class
 
 
 def _check(metrics: dict[str, float], wanted: str) -> None:
+    for name in metrics:
+        if not NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+            msg = f"validation_step logs {name[:80]!r}, which cannot go on record; use 1 to 64 of a-z, 0-9, '.', '_' and '-'"
+            raise ConfigError(msg)
     if wanted not in metrics:
         near = difflib.get_close_matches(wanted, metrics, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

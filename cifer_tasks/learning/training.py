@@ -21,6 +21,7 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.trainer.connectors import callback_connector
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifer_tasks.config import Settings
@@ -29,6 +30,13 @@ from cifer_tasks.errors import DataError, FailureError
 from cifer_tasks.learning._determinism import derive_seed, deterministic
 from cifer_tasks.learning.building import build, initial_model, restore
 from cifer_tasks.learning.weights import apply_update, digest, flatten, to_bytes, unflatten
+
+# Lightning would take callbacks from any installed package. One of those would see every site's rows, and looking for them, at every
+# Trainer, takes longer than training a small model.
+callback_connector._load_external_callbacks = lambda group: []  # type: ignore[attr-defined]
+
+for _name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(_name).setLevel(logging.ERROR)  # no banners; once, since every change of a level empties all loggers' caches
 
 __all__ = ["TrainingResult", "apply_update", "build", "digest", "flatten", "initial_model", "train", "unflatten"]
 
@@ -167,19 +175,11 @@ def _trainer(*, callbacks: list[pl.Callback], max_epochs: int = 1) -> pl.Trainer
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No banners, tips or advice from Lightning. What a user's own module warns of or prints is left alone."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
+    """No tips or advice from Lightning. What a user's own module warns of or prints is left alone."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
         warnings.filterwarnings("ignore", message=r".*(num_workers|log_every_n_steps|GPU available).*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from openlineage.client.event_v2 import RunEvent, RunState
-from openlineage.client.transport.file import FileConfig, FileTransport
+from openlineage.client.serde import Serde
 
 from cifer_tasks.errors import StorageError
 from cifer_tasks.lineage.events import RunKey, Scope, run_event, scope_of
@@ -76,7 +76,7 @@ class LineageLog:
         self.namespace = f"cifer/{network or self.scenario}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
             self._alone = _claim(self._file.fileno())
             state = _read_state(self._state_path)
             self._lost = state.get("lost", 0)
@@ -87,7 +87,6 @@ class LineageLog:
         except OSError as error:
             msg = f"{folder}: lineage cannot be recorded there: {error.strerror or error}; make the folder writable"
             raise StorageError(msg) from None
-        self._transport = FileTransport(FileConfig(log_file_path=str(self.path), append=True))
 
     @property
     def lost(self) -> int:
@@ -102,7 +101,7 @@ class LineageLog:
         """Append an event. Never raises: an event that cannot be written is counted in `lost`, and one warning is logged."""
         with self._lock:
             try:
-                self._transport.emit(event)
+                self._file.write(Serde.to_json(event).encode("ascii") + b"\n")
             except Exception as error:
                 self._note_loss(error)
             if event.eventType in _ENDS:

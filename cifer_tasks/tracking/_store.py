@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,22 @@ def tracking_uri(project: Path) -> str:
 def artifact_root(project: Path) -> Path:
     """The folder below which experiments keep files."""
     return folder_of(project).resolve() / "artifacts"
+
+
+@contextmanager
+def recording(project: Path) -> Iterator[None]:
+    """Turn what MLflow and the disk raise inside the block into a `StorageError` that names the project's folder."""
+    try:
+        yield
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+
+        if not isinstance(error, MlflowException | OSError):
+            raise
+        # MLflow quotes the whole SQL statement with its parameters; the cause is in the first line that has one in brackets.
+        lines = [line for line in str(error).splitlines() if line.startswith("(sqlite3")] or str(error).splitlines()
+        msg = f"{folder_of(project)}: MLflow cannot write there: {lines[0] if lines else type(error).__name__}; free space or unlock it"
+        raise StorageError(msg) from None
 
 
 def connect(project: Path) -> MlflowClient:

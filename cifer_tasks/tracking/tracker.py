@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cifer_tasks.records import ArtifactRef, Dataset, RegisteredModel, RoundResult, Scenario
 from cifer_tasks.tracking import registry
-from cifer_tasks.tracking._store import artifact_root, connect
+from cifer_tasks.tracking._store import artifact_root, connect, recording
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -28,7 +28,10 @@ _STATUS: Final = {"completed": "FINISHED", "aborted": "KILLED", "failed": "FAILE
 
 
 class Tracker:
-    """One training in MLflow. Every method may be repeated, in this process or a later one, without a second entry."""
+    """One training in MLflow. Every method may be repeated, in this process or a later one, without a second entry.
+
+    What writes raises `StorageError` when the database or the folder cannot be written.
+    """
 
     def __init__(self, project: Path, run: str) -> None:
         """project: the folder that holds ``mlruns/``.  run: the training's identifier. Nothing is opened before it is needed."""
@@ -49,7 +52,7 @@ class Tracker:
         """Log parameters, datasets (with Cifer's digests), the initial model's digest and the preprocessing to the parent run."""
         from mlflow.entities import Param, RunTag
 
-        with self._guard:
+        with self._guard, recording(self.project):
             parent = self._parent(settings.name)
             run_id = parent.info.run_id
             if parent.info.status != "RUNNING":
@@ -74,7 +77,7 @@ class Tracker:
         """
         from mlflow.entities import Metric, RunTag
 
-        with self._guard:
+        with self._guard, recording(self.project):
             parent = self._parent().info.run_id
             child = self._child(parent, result.round)
             if child.info.status == "FINISHED":
@@ -98,7 +101,7 @@ class Tracker:
 
         That is the ledger's version as long as both have counted the same models; ``cifer.version`` holds the ledger's in any case.
         """
-        with self._guard:
+        with self._guard, recording(self.project):
             tags = {RUN: self.run, "cifer.version": str(model.version)}
             tags |= _ledger_tags(model.model, model.committed.transaction, model.committed.height)
             parent = self._parent(settings.name)
@@ -106,7 +109,7 @@ class Tracker:
 
     def finish(self, outcome: Literal["completed", "aborted", "failed"] | str) -> None:
         """End the parent run."""
-        with self._guard:
+        with self._guard, recording(self.project):
             self._client.set_terminated(self._parent().info.run_id, _STATUS.get(outcome, "FAILED"))
 
     def run_url(self, base: str) -> str:
@@ -150,7 +153,8 @@ class Tracker:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(self._client.create_experiment(name, artifact_location=(artifact_root(self.project) / name).as_uri()))
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs and charts, not on traces of agents
+        return str(self._client.create_experiment(name, (artifact_root(self.project) / name).as_uri(), kind))
 
     def _child(self, parent: str, number: int) -> Run:
         if number in self._rounds:

@@ -82,8 +82,12 @@ def environment(kind: Kind, home: Path, project: Path, port: int) -> dict[str, s
 
 
 def private_prefect_environment(home: Path, port: int) -> dict[str, str]:
-    """The environment of a server that lives as long as one command: nothing is scheduled, so what waits for schedules is off."""
+    """The environment of a server that lives as long as one command: nothing is scheduled, so what waits for schedules is off.
+
+    So is the page's event feed, which costs as much as all task runs together; runs, states, logs and artifacts are kept.
+    """
     idle = (
+        "EVENT_PERSISTER",
         "SCHEDULER",
         "LATE_RUNS",
         "FOREMAN",

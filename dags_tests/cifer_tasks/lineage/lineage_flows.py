@@ -138,9 +138,7 @@ def main() -> None:
         except KeyboardInterrupt:
             facts["interrupted"] = "raised"
         run = reference("lossy")
-        path = log_of(run).path
-        path.unlink()
-        path.mkdir()
+        log_of(run)._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115 - the log closes it
         facts["lossy_result"] = good(run).digest
         facts["lost"] = log_of(run).lost
         close_log(run)

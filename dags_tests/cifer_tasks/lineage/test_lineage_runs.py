@@ -169,12 +169,12 @@ def test_an_interrupt_aborts_task_and_flow(facts: dict[str, Any], home: Path) ->
 
 
 def test_a_log_that_cannot_be_written_breaks_nothing(facts: dict[str, Any], home: Path) -> None:
-    """With its file gone, the flow still returns its result; every event is counted as lost, on disk too, and one warning is logged."""
+    """On a full disk the flow still returns its result; every event is counted as lost, on disk too, and one warning is logged."""
     assert len(facts["lossy_result"]) == 64
     assert facts["lost"] == len([event for event in _events(home, "good") if event["eventType"] != "RUNNING"])
     assert json.loads((home / "runs" / "lossy" / "lineage.json").read_text())["lost"] == facts["lost"]
     assert [line for line in facts["log"] if line.startswith("cifer.lineage")] == [
-        "cifer.lineage: lineage of run lossy is incomplete: an event could not be recorded (RuntimeError)"
+        "cifer.lineage: lineage of run lossy is incomplete: an event could not be recorded (OSError)"
     ]
 
 
