@@ -18,7 +18,8 @@ The host guarantees: signatures and digests of `Received` messages are checked; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ledger.consensus import rules
 from ledger.consensus.events import (

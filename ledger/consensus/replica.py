@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ledger.consensus.messages import Candidate, Message, Proposal, SignedVote, Step, Vote
 from ledger.consensus.timers import Timeouts
 from ledger.consensus.validators import ValidatorSet
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(msgspec.Struct, frozen=True):
     """The variables of Algorithm 1 (lines 1 to 9) and the message log of one height. Never changed, only replaced.
 
     votes: by (round, step), then by (validator, block): the log keeps both votes of an equivocator, as line 28 needs the one that
@@ -31,11 +31,11 @@ class Replica:
     locked: Candidate | None = None
     valid_round: int = -1
     valid: Candidate | None = None
-    proposals: Mapping[int, Proposal] = field(default_factory=dict)
-    votes: Mapping[tuple[int, int], Mapping[tuple[bytes, bytes | None], Vote]] = field(default_factory=dict)
-    candidates: Mapping[bytes, Candidate] = field(default_factory=dict)
-    validity: Mapping[bytes, bool] = field(default_factory=dict)
-    newest: Mapping[bytes, int] = field(default_factory=dict)
+    proposals: Mapping[int, Proposal] = msgspec.field(default_factory=dict)
+    votes: Mapping[tuple[int, int], Mapping[tuple[bytes, bytes | None], Vote]] = msgspec.field(default_factory=dict)
+    candidates: Mapping[bytes, Candidate] = msgspec.field(default_factory=dict)
+    validity: Mapping[bytes, bool] = msgspec.field(default_factory=dict)
+    newest: Mapping[bytes, int] = msgspec.field(default_factory=dict)
     fired: frozenset[tuple[int, int]] = frozenset()
     signed: tuple[SignedVote, ...] = ()
     early: tuple[Message, ...] = ()

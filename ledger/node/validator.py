@@ -1,7 +1,7 @@
 """One validator: the consensus core, its store, its key, its waiting transactions, its copy of the state.
 
-Fed from outside, it answers with effects. It never signs what it has not made durable first (C6), and lets nothing in whose
-signature it has not checked (C5).
+Fed from outside, it answers with effects. No signature leaves it before what it signs is durable (C6): what one event leads to is
+written in one step, and its effects are handed out behind that. It lets nothing in whose signature it has not checked (C5).
 """
 
 from __future__ import annotations
@@ -42,15 +42,21 @@ from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Send, SetTi
 from ledger.node.mempool import Mempool
 from ledger.state.transition import decode_transaction
 from ledger.state.view import State
-from ledger.storage.base import BlockStore
+from ledger.storage.base import BlockStore, VoteRecord, Write
 from ledger.types import CommittedBlock, SignedTransaction
 
 
 class ValidatorNode:
-    """The host of one core. Not safe to share between threads: whoever owns it feeds it one thing at a time."""
+    """The host of one core. Not safe to share between threads: whoever owns it feeds it one thing at a time.
 
-    def __init__(self, key: SigningKey, store: BlockStore, tip: Tip, verify: Verify, timeouts: Timeouts | None = None) -> None:
+    grouped: its methods answer with nothing, and `flush` writes and hands out what several of them led to: one durable step for all.
+    """
+
+    def __init__(
+        self, key: SigningKey, store: BlockStore, tip: Tip, verify: Verify, timeouts: Timeouts | None = None, *, grouped: bool = False
+    ) -> None:
         """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`)."""
+        self.grouped = grouped
         self.key = key
         self.store = store
         self.tip = tip
@@ -58,6 +64,8 @@ class ValidatorNode:
         self._verify = verify
         self._wanted: RequestProposal | None = None
         self._outcomes: dict[bytes, State] = {}
+        self._writes: list[Write] = []
+        self._effects: list[Effect] = []
         self._replica = Replica.recover(
             tip.validators, key.public, tip.height + 1, signed=store.votes(), locked=store.locked(), timeouts=timeouts
         )
@@ -71,6 +79,19 @@ class ValidatorNode:
     def locked(self) -> bool:
         """Whether this validator holds a lock: a block of this height may be final already."""
         return self._replica.locked is not None
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether `flush` has something to do."""
+        return bool(self._writes or self._effects)
+
+    def flush(self) -> list[Effect]:
+        """Make durable what was signed and decided, then hand out the effects. When that fails nothing leaves: stop this validator."""
+        if self._writes:
+            self.store.write(tuple(self._writes))
+        self._writes.clear()
+        effects, self._effects = self._effects, []
+        return effects
 
     def start(self) -> list[Effect]:
         """Repeat what was signed before a stop, and go on."""
@@ -88,11 +109,11 @@ class ValidatorNode:
         """Begin to agree if transactions wait."""
         if not len(self.pool):
             return []
-        effects = self._feed(WorkAvailable())
+        self._take(WorkAvailable())
         if self._wanted is not None:
-            wanted, self._wanted = self._wanted, None
-            effects += self._answer(wanted)
-        return effects
+            for event in self._propose(self._wanted):
+                self._take(event)
+        return self._answer()
 
     def on_message(self, message: Message) -> list[Effect]:
         """Take a proposal or a vote of another validator; what is not authentic is dropped."""
@@ -121,19 +142,25 @@ class ValidatorNode:
         self.pool.discard(transactions)
         self.pool.rebase(self.tip.state)
 
-    def _feed(self, first: Event) -> list[Effect]:
-        effects: list[Effect] = []
+    def _feed(self, event: Event) -> list[Effect]:
+        self._take(event)
+        return self._answer()
+
+    def _answer(self) -> list[Effect]:
+        return [] if self.grouped else self.flush()
+
+    def _take(self, first: Event) -> None:
         events = deque([first])
         while events:
             self._replica, outputs = step(self._replica, events.popleft())
             for output in outputs:
-                events.extend(self._carry_out(output, effects))
-        return effects
+                events.extend(self._carry_out(output))
 
-    def _carry_out(self, output: Output, effects: list[Effect]) -> list[Event]:
+    def _carry_out(self, output: Output) -> list[Event]:
+        effects = self._effects
         match output:
             case Persist(vote, locked):
-                self.store.save_vote(vote, locked)
+                self._writes.append(VoteRecord(vote, locked))
             case Broadcast(message):
                 signed = sign_message(self.key, self.tip.network, message)
                 effects.append(Send(signed))
@@ -141,9 +168,9 @@ class ValidatorNode:
             case Validate(height, candidate):
                 return [Validated(height, candidate.id, self._is_valid(candidate))]
             case RequestProposal():
-                return self._propose(output, effects)
+                return self._propose(output)
             case Commit(committed):
-                return self._commit(committed, effects)
+                return self._commit(committed)
             case ScheduleTimeout(timeout, duration_ms):
                 effects.append(SetTimer(timeout, duration_ms))
             case Resend(message):
@@ -154,19 +181,13 @@ class ValidatorNode:
                 effects.append(Accuse(first, second))
         return []
 
-    def _answer(self, wanted: RequestProposal) -> list[Effect]:
-        effects: list[Effect] = []
-        for event in self._propose(wanted, effects):
-            effects += self._feed(event)
-        return effects
-
-    def _propose(self, wanted: RequestProposal, effects: list[Effect]) -> list[Event]:
+    def _propose(self, wanted: RequestProposal) -> list[Event]:
         """C9: a block of the waiting transactions that the rules allow; none, no block."""
         self._wanted = None
         if wanted.height != self.height:
             return []
         taken, after, refused = select_transactions(self.tip, self.pool.offered(), self._verify)
-        effects.extend(Refused(identity, error) for identity, error in refused)
+        self._effects.extend(Refused(identity, error) for identity, error in refused)
         self.pool.discard(identity for identity, _ in refused)
         if not taken:
             self._wanted = wanted
@@ -184,18 +205,18 @@ class ValidatorNode:
                 return False
         return True
 
-    def _commit(self, committed: CommittedBlock, effects: list[Effect]) -> list[Event]:
+    def _commit(self, committed: CommittedBlock) -> list[Event]:
         block = committed.certificate.block
         after = self._outcomes.get(block)
         if after is None:
             raise CorruptionError(
                 f"{self.store.place}: block {committed.block.header.height} is final but was never found valid here: stop, and report it"
             )
-        self.store.append(committed)
+        self._writes.append(committed)
         self.tip = extend(self.tip, committed, after)
         self._outcomes.clear()
         self._wanted = None
         self.pool.discard(transaction_id(decode_transaction(data)) for data in committed.block.transactions)
         self.pool.rebase(after)
-        effects.append(Final(committed))
+        self._effects.append(Final(committed))
         return [WorkAvailable()] if len(self.pool) else []

@@ -5,6 +5,7 @@ A leaf's value is its record's canonical bytes, tag first; its path is the tagge
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 from ledger.codec import encode
@@ -35,6 +36,7 @@ class Entry(Record, frozen=True):
         return tuple(getattr(self, name) for name in self.key_fields)
 
 
+@lru_cache(maxsize=1 << 14)
 def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
     """The 32-byte path of an entry: a digest of its kind's tag and its key."""
     return tagged_digest(Domain.STATE_KEY, encode((kind.__struct_config__.tag, *key)))

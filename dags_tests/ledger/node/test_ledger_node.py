@@ -11,7 +11,7 @@ import pytest
 from ledger import crypto
 from ledger.author import sign_transaction
 from ledger.consensus.blocks import genesis_tip
-from ledger.consensus.messages import Proposal, SignedVote, Step, Vote
+from ledger.consensus.messages import Proposal, Step, Vote
 from ledger.consensus.signing import sign_message
 from ledger.crypto import SigningKey
 from ledger.digests import transaction_id
@@ -142,11 +142,11 @@ def test_a_vote_is_on_disk_before_it_leaves(tmp_path: Path, monkeypatch: pytest.
     leader = node(tmp_path, 0)
     leader.submit(signed(0))
 
-    def refuse(vote: SignedVote, locked: object) -> None:
+    def refuse(entries: object) -> None:
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(leader.store, "save_vote", refuse)
+        patch.setattr(leader.store, "write", refuse)
         with pytest.raises(StorageError):
             leader.work()
     leader.store.close()
@@ -162,6 +162,41 @@ def test_a_vote_is_on_disk_before_it_leaves(tmp_path: Path, monkeypatch: pytest.
     third.submit(signed(0, "other"))
     repeated = [effect.message for effect in third.start() + third.work() if isinstance(effect, Send)]
     assert repeated == sent[1:]
+
+
+def test_grouped_effects_leave_behind_one_durable_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C6: a grouped validator says nothing before `flush`, which writes proposal and prevote in one step; if that fails, nothing leaves."""
+    leader = node(tmp_path, 0)
+    leader.grouped = True
+    leader.submit(signed(0))
+    assert leader.work() == []
+    assert (leader.unflushed, leader.store.votes()) == (True, ())
+    steps: list[int] = []
+    write = leader.store.write
+    monkeypatch.setattr(leader.store, "write", lambda entries: (steps.append(len(entries)), write(entries)))
+    sent = [effect.message for effect in leader.flush() if isinstance(effect, Send)]
+    assert (steps, len(sent), [vote.step for vote in leader.store.votes()]) == ([2], 2, [Step.PROPOSE, Step.PREVOTE])
+
+    def refuse(entries: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(leader.store, "write", refuse)
+    for key in KEYS[1:3]:
+        leader.on_message(sign_message(key, TIP.network, Vote(int(Step.PREVOTE), 1, 0, sent[1].block, key.public, b"")))  # type: ignore[union-attr]
+    with pytest.raises(StorageError):
+        leader.flush()
+    assert [vote.step for vote in leader.store.votes()] == [Step.PROPOSE, Step.PREVOTE]
+
+
+def test_one_durable_step_a_phase(cluster: Cluster, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four validators decide a block in three durable steps each: prevote (the leader's with its proposal), precommit, block."""
+    steps: list[str] = []
+    for name, each in cluster.nodes.items():
+        write = each.store.write
+        monkeypatch.setattr(each.store, "write", lambda entries, name=name, write=write: (steps.append(name), write(entries)))
+    cluster.nodes["v0"].submit(signed(0))
+    cluster.run(lambda: len(watcher.final) < 4)
+    assert sorted(steps) == sorted(list(cluster.nodes) * 3)
 
 
 def test_unauthentic_messages_change_nothing(tmp_path: Path) -> None:
@@ -211,7 +246,8 @@ def test_an_equivocating_validator_is_reported_and_changes_nothing(cluster: Clus
     cluster.remove("v3")
     one = cluster.nodes["v1"]
     for prevote in prevotes:
-        cluster._carry_out("v1", one.on_message(prevote))
+        one.on_message(prevote)
+    cluster.deliver()
     assert [(accusation.first, accusation.second) for accusation in watcher.accused] == [tuple(prevotes)]
     cluster.nodes["v0"].submit(signed(0))
     cluster.run(lambda: len(watcher.final) < 3)
