@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ledger.errors import (
         AbsentSubmissionError,
         BadSignatureError,
+        BusyError,
         ConsentError,
         CorruptionError,
         DuplicateError,
@@ -88,6 +89,7 @@ __all__ = [
     "BadSignatureError",
     "Block",
     "Body",
+    "BusyError",
     "Certificate",
     "CloseRun",
     "CommitRound",

@@ -4,6 +4,7 @@ LedgerError
 +-- MalformedError               bytes that are no canonical record
 +-- GenesisError                 a genesis that cannot start a network
 +-- UnavailableError             no quorum of validators answers
+|   +-- BusyError                    too much is waiting: `retry_after_ms` says when to send it again
 +-- CorruptionError              stored bytes that contradict their digests
 +-- LockedError                  another process writes to this ledger
 +-- RejectedError                a rule refused a transaction or a block (`code`, and `rule`: its number in SPEC.md)
@@ -50,6 +51,15 @@ class GenesisError(LedgerError):
 
 class UnavailableError(LedgerError):
     """No quorum of validators answers: nothing was lost, nothing can be added."""
+
+
+class BusyError(UnavailableError):
+    """More waits than the ledger, or this author or connection, may have waiting: send it again after `retry_after_ms` milliseconds."""
+
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
+        """What is full, and when to come back."""
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class CorruptionError(LedgerError):

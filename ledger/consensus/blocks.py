@@ -53,21 +53,30 @@ def genesis_tip(genesis: Genesis) -> Tip:
 def select_transactions(
     tip: Tip, offered: Iterable[tuple[bytes, bytes]], verify: Verify
 ) -> tuple[tuple[bytes, ...], State, tuple[tuple[bytes, RejectedError], ...]]:
-    """Of (identity, encoded transaction) pairs: those that fit the next block in this order, the state after them, and the refused ones."""
+    """Of (identity, encoded transaction) pairs: those that fit the next block, the state after them, and the refused ones.
+
+    In this order, except that one which is refused gets another turn behind the others, as it may rest on one of them (C15). Nothing is
+    refused for good when the block is full before all had their turn.
+    """
     state, size = tip.state, 0
     taken: list[bytes] = []
-    refused: list[tuple[bytes, RejectedError]] = []
-    for identity, data in offered:
-        if len(taken) >= MOST_TRANSACTIONS or size + len(data) > MOST_BYTES:
-            break
-        try:
-            state = apply_transaction(state, decode_transaction(data), tip.height + 1, verify)
-        except RejectedError as error:
-            refused.append((identity, error))
-            continue
-        taken.append(data)
-        size += len(data)
-    return tuple(taken), state, tuple(refused)
+    turn: Iterable[tuple[bytes, bytes]] = offered
+    while True:
+        refused: list[tuple[bytes, bytes, RejectedError]] = []
+        before = len(taken)
+        for identity, data in turn:
+            if len(taken) >= MOST_TRANSACTIONS or size + len(data) > MOST_BYTES:
+                return tuple(taken), state, ()
+            try:
+                state = apply_transaction(state, decode_transaction(data), tip.height + 1, verify)
+            except RejectedError as error:
+                refused.append((identity, data, error))
+                continue
+            taken.append(data)
+            size += len(data)
+        if not refused or len(taken) == before:
+            return tuple(taken), state, tuple((identity, error) for identity, _, error in refused)
+        turn = [(identity, data) for identity, data, _ in refused]
 
 
 def build_block(tip: Tip, transactions: tuple[bytes, ...], after: State, proposer: bytes) -> Candidate:

@@ -31,7 +31,7 @@ from ledger.consensus.events import (
     Validated,
     WorkAvailable,
 )
-from ledger.consensus.messages import Candidate, Message
+from ledger.consensus.messages import Candidate, Message, Step
 from ledger.consensus.replica import Replica
 from ledger.consensus.signing import is_authentic, sign_message
 from ledger.consensus.timers import Timeouts
@@ -79,6 +79,11 @@ class ValidatorNode:
     def locked(self) -> bool:
         """Whether this validator holds a lock: a block of this height may be final already."""
         return self._replica.locked is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a block is being agreed on."""
+        return self._replica.step is not Step.IDLE
 
     @property
     def unflushed(self) -> bool:
@@ -216,7 +221,6 @@ class ValidatorNode:
         self.tip = extend(self.tip, committed, after)
         self._outcomes.clear()
         self._wanted = None
-        self.pool.discard(transaction_id(decode_transaction(data)) for data in committed.block.transactions)
-        self.pool.rebase(after)
+        self.pool.commit([transaction_id(decode_transaction(data)) for data in committed.block.transactions], after)
         self._effects.append(Final(committed))
         return [WorkAvailable()] if len(self.pool) else []

@@ -118,7 +118,8 @@ def decode_transaction(data: bytes) -> SignedTransaction:
         raise MalformedTransactionError(f"a signed transaction is malformed: {error}", "X2") from error
 
 
-def _check_author(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> Identity:
+def check_signature(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> tuple[Identity, Account]:
+    """X3 to X5: who signed `transaction`, the decoded payload of `signed`. Raises the named `RejectedError`."""
     key = transaction.author.hex()[:16]
     if transaction.network != state.network:
         have, here = transaction.network.hex()[:16], state.network.hex()[:16]
@@ -131,11 +132,21 @@ def _check_author(state: State, signed: SignedTransaction, transaction: Transact
         checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
-    expected, given = account.next_sequence, transaction.sequence
+    return author, account
+
+
+def check_sequence(account: Account, given: int) -> None:
+    """X6 and X7: the number is the author's next."""
+    expected, name = account.next_sequence, account.name
     if given < expected:
-        checks.refuse("X6", SequenceError, f"transaction {given} of {author.name!r} is a replay: {expected} is next; sign it with that")
+        checks.refuse("X6", SequenceError, f"transaction {given} of {name!r} is a replay: {expected} is next; sign it with that")
     if given > expected:
-        checks.refuse("X7", SequenceError, f"transaction {given} of {author.name!r} leaves a gap: {expected} is next; send those before it")
+        checks.refuse("X7", SequenceError, f"transaction {given} of {name!r} leaves a gap: {expected} is next; send those before it")
+
+
+def _check_author(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> Identity:
+    author, account = check_signature(state, signed, transaction, verify)
+    check_sequence(account, transaction.sequence)
     return author
 
 

@@ -10,17 +10,42 @@ import pytest
 
 from ledger import crypto
 from ledger.author import sign_transaction
+from ledger.codec import decode
 from ledger.consensus.blocks import genesis_tip
 from ledger.consensus.messages import Proposal, Step, Vote
 from ledger.consensus.signing import sign_message
 from ledger.crypto import SigningKey
 from ledger.digests import transaction_id
-from ledger.errors import DuplicateError, InvalidBlockError, LedgerError, RejectedError, SequenceError, StorageError, UnavailableError
+from ledger.errors import (
+    BadSignatureError,
+    BusyError,
+    DuplicateError,
+    InvalidBlockError,
+    LedgerError,
+    RejectedError,
+    RoleError,
+    SequenceError,
+    StorageError,
+    UnavailableError,
+    UnknownAuthorError,
+    UnknownDatasetError,
+)
 from ledger.node import Cluster, Mempool, ValidatorNode
 from ledger.node.effects import Accuse, Final, Refused, Send, SetTimer
 from ledger.node.replay import replay
+from ledger.state.transition import apply_transaction
 from ledger.storage import SqliteStore
-from ledger.types import CommittedBlock, Genesis, RegisterIdentity, SignedTransaction, Validator
+from ledger.types import (
+    CommittedBlock,
+    DatasetUse,
+    Genesis,
+    OpenRun,
+    RegisterDataset,
+    RegisterIdentity,
+    SignedTransaction,
+    Transaction,
+    Validator,
+)
 
 KEYS = [SigningKey.from_seed(bytes([number]) * 32) for number in range(1, 5)]
 ADMINISTRATOR = SigningKey.from_seed(bytes([9]) * 32)
@@ -113,6 +138,72 @@ def test_a_pool_is_bounded_and_forgets() -> None:
     pool.rebase(TIP.state)
     assert last not in pool
     assert pool.admit(signed(1, "instead")) in pool
+
+
+def test_a_flood_does_not_delay_others() -> None:
+    """C19: behind 500 of one author's, another author's first transaction is offered second; each author's are in sequence."""
+    pool = Mempool(TIP.state, crypto.verify)
+    pool.admit(sign_transaction(ADMINISTRATOR, TIP.network, 0, RegisterIdentity("other", "auditor", KEYS[0].public)))
+    for sequence in range(1, 500):
+        pool.admit(signed(sequence))
+    dataset = RegisterDataset("d", bytes(32), "md5:0", 1, bytes(32))
+    late = sign_transaction(KEYS[0], TIP.network, 0, dataset)
+    with pytest.raises(RoleError):
+        pool.admit(late)
+    pool.add(late)
+    offered = [identity for identity, _ in pool.offered()]
+    assert offered[1] == transaction_id(late)
+    sequences = [decode(pool.encoded(identity), SignedTransaction).payload for identity in offered if identity != offered[1]]
+    assert [decode(payload, Transaction).sequence for payload in sequences] == list(range(500))
+
+
+def test_a_block_takes_what_rests_on_another_author_behind_it(tmp_path: Path) -> None:
+    """C15, C19: an author registered by a transaction that waits too gets into the same block, though its turn comes first."""
+    leader = node(tmp_path, 0)
+    pool = leader.pool
+    for sequence in range(3):
+        pool.admit(signed(sequence))
+    coordinator = SigningKey.from_seed(bytes(32))
+    pool.admit(sign_transaction(ADMINISTRATOR, TIP.network, 3, RegisterIdentity("coordinator", "coordinator", coordinator.public)))
+    run = OpenRun("r", "p", bytes(32), "c", bytes(32), "ckks", "{}", 1, bytes(32), 1, 1, (DatasetUse("site-0", bytes(32)),))
+    with pytest.raises(UnknownDatasetError):
+        pool.admit(sign_transaction(coordinator, TIP.network, 0, run))
+    site = SigningKey.from_seed(b"site0".ljust(32, b"."))
+    pool.admit(sign_transaction(site, TIP.network, 0, RegisterDataset("d", bytes(32), "md5:0", 1, bytes(32))))
+    (proposal,) = [e.message for e in leader.work() if isinstance(e, Send) and isinstance(e.message, Proposal)]
+    assert proposal.candidate.block.header.transactions_count == 5
+
+
+def test_what_waits_is_judged_again_only_when_something_else_was_decided() -> None:
+    """C15: after a block of the first that waited, the rest stands as judged; after another one, `judge` drops what is refused now."""
+    pool = Mempool(TIP.state, crypto.verify)
+    identities = [pool.admit(signed(sequence)) for sequence in range(3)]
+    after = apply_transaction(TIP.state, signed(0), 1)
+    pool.commit(identities[:1], after)
+    assert pool.judge() == ()
+    assert pool.admit(signed(3)) in pool
+    pool.rebase(apply_transaction(after, signed(1, "other"), 2))
+    refused = dict(pool.judge())
+    assert list(refused) == [identities[1]]
+    assert isinstance(refused[identities[1]], SequenceError)
+    assert identities[1] not in pool
+
+
+def test_gossip_is_taken_of_known_authors_only() -> None:
+    """C15: what another validator passes on needs a known author, a good signature and a number not over: else it is refused at once."""
+    pool = Mempool(TIP.state, crypto.verify, per_author=2)
+    stranger = sign_transaction(KEYS[1], TIP.network, 0, RegisterIdentity("x", "site", KEYS[2].public))
+    with pytest.raises(UnknownAuthorError):
+        pool.add(stranger)
+    with pytest.raises(BadSignatureError):
+        pool.add(SignedTransaction(signed(0).payload, bytes(64)))
+    with pytest.raises(SequenceError):
+        pool.add(signed(10**6))
+    pool.add(signed(1))
+    pool.add(signed(0))
+    with pytest.raises(BusyError) as caught:
+        pool.add(signed(2))
+    assert caught.value.retry_after_ms > 0
 
 
 def test_what_others_admitted_is_judged_by_the_leader(tmp_path: Path) -> None:
