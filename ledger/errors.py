@@ -30,6 +30,7 @@ LedgerError
     +-- QuorumOfSitesError           fewer submissions than the run's minimum
     +-- ModelMismatchError           another model than the one on record
     +-- LineageError                 a batch that does not match its count or digest
+    +-- EvidenceError                evidence that does not show what it says
 """
 
 from __future__ import annotations
@@ -235,6 +236,12 @@ class LineageError(RejectedError):
     """A batch of lineage events that does not match its count or digest, or does not decompress within bounds."""
 
     code = "lineage"
+
+
+class EvidenceError(RejectedError):
+    """Evidence against a validator that does not show two contradictory statements of it."""
+
+    code = "evidence"
 
 
 def rejection(code: str, message: str, rule: str = "") -> RejectedError:

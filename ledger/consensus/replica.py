@@ -18,7 +18,7 @@ class Replica(msgspec.Struct, frozen=True):
     others saw.  proposals: the first of each round.  candidates: blocks by identity.
     validity: the host's verdicts.  newest: the highest round each validator was heard in.  fired: (line, round) of rules
     that act "for the first time" only.  signed: what this validator has signed at this height.  early: messages of the
-    next height, kept until it begins.
+    next height, kept until it begins.  next_validators: of the next height, where they differ.
     """
 
     validators: ValidatorSet
@@ -39,6 +39,7 @@ class Replica(msgspec.Struct, frozen=True):
     fired: frozenset[tuple[int, int]] = frozenset()
     signed: tuple[SignedVote, ...] = ()
     early: tuple[Message, ...] = ()
+    next_validators: ValidatorSet | None = None
 
     @staticmethod
     def recover(
@@ -49,13 +50,14 @@ class Replica(msgspec.Struct, frozen=True):
         signed: Iterable[SignedVote] = (),
         locked: Candidate | None = None,
         timeouts: Timeouts | None = None,
+        next_validators: ValidatorSet | None = None,
     ) -> Replica:
         """A replica about to decide `height`, given what it had signed and locked there before it stopped (C6).
 
         Entries of other heights are ignored. It goes on in the round and step of its last signature.
         """
         log = tuple(sorted((entry for entry in signed if entry.height == height), key=lambda entry: (entry.round, entry.step)))
-        fresh = Replica(validators, me, timeouts or Timeouts(), height)
+        fresh = Replica(validators, me, timeouts or Timeouts(), height, next_validators=next_validators)
         if not log:
             return fresh
         last = log[-1]
@@ -74,6 +76,7 @@ class Replica(msgspec.Struct, frozen=True):
             candidates={lock.id: lock} if lock else {},
             validity={lock.id: True} if lock else {},
             signed=log,
+            next_validators=next_validators,
         )
 
     def power_for(self, round_: int, step: Step, block: bytes | None) -> int:

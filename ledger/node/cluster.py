@@ -11,14 +11,15 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 from ledger.consensus.events import Timeout
-from ledger.errors import LedgerError, RejectedError, UnavailableError
-from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Send, SetTimer
+from ledger.errors import BusyError, LedgerError, RejectedError, UnavailableError
+from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Reported, Send, SetTimer
 from ledger.node.validator import ValidatorNode
-from ledger.types import CommittedBlock
+from ledger.types import CommittedBlock, SignedTransaction
 
 TIMERS_WITHOUT_PROGRESS = 200
 WRITERS = 4
@@ -100,8 +101,8 @@ class Cluster:
         self._disks.shutdown()
 
     def best(self) -> ValidatorNode | None:
-        """A validator that is up and whose chain is longest."""
-        return max(self.nodes.values(), key=lambda node: node.height, default=None)
+        """A validator that is up and whose stored chain is longest."""
+        return max(self.nodes.values(), key=lambda node: node.durable_height, default=None)
 
     def _next_timer(self) -> None:
         while self._timers:
@@ -161,6 +162,8 @@ class Cluster:
                     self._answer(name, height)
                 case Accuse():
                     self._observer.on_accused(effect)
+                case Reported(transaction):
+                    self._queue.extend((other, partial(_pass_on, transaction=transaction)) for other in self.nodes if other != name)
 
     def _answer(self, name: str, height: int) -> None:
         donor = next((node for other, node in self.nodes.items() if other != name and node.height > height), None)
@@ -176,6 +179,12 @@ class Cluster:
             if committed is None:
                 return
             self._act(name, partial(ValidatorNode.on_block, committed=committed))
+
+
+def _pass_on(node: ValidatorNode, transaction: SignedTransaction) -> list[Effect]:
+    with suppress(RejectedError, BusyError):
+        node.on_transaction(transaction)
+    return []
 
 
 def _flushed(node: ValidatorNode) -> list[Effect] | LedgerError:

@@ -76,6 +76,11 @@ class Mempool:
         """Bytes that wait."""
         return self._size_bytes
 
+    def next_sequence(self, author: bytes) -> int:
+        """The number behind those of this author's that wait, or its next one in the committed state."""
+        waiting = (sequence + 1 for sequence, _ in self._authors.get(author, ()))
+        return max([self._base.next_sequence(author), *waiting])
+
     def offered(self) -> Iterator[tuple[bytes, bytes]]:
         """C19: (identity, encoded transaction) of each: one of every author in turn, each author's by sequence number."""
         turns = deque(iter(sorted(queue)) for queue in self._authors.values())

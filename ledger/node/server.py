@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
+from ledger.codec import encode
 from ledger.consensus.events import Timeout
 from ledger.consensus.messages import Message, Proposal, Vote
 from ledger.consensus.timers import Timeouts
@@ -19,7 +20,7 @@ from ledger.crypto import VerificationCache
 from ledger.digests import transaction_id
 from ledger.errors import BusyError, CorruptionError, LedgerError, RejectedError
 from ledger.node.clients import Clients
-from ledger.node.effects import Accuse, Ask, Effect, Refused, Send, SetTimer
+from ledger.node.effects import Accuse, Ask, Effect, Refused, Reported, Send, SetTimer
 from ledger.node.effects import Final as FinalBlock
 from ledger.node.folder import STORE_FILE, PeerAddress, ValidatorFolder
 from ledger.node.links import Link
@@ -173,6 +174,8 @@ class ValidatorServer:
                     self._ask(height, validator)
                 case Accuse():
                     self._on_accused(effect)
+                case Reported(transaction):
+                    self.gossip(encode(transaction))
 
     def _on_timeout(self, timeout: Timeout) -> None:
         if timeout.height == self.node.height:

@@ -7,7 +7,9 @@ written in one step, and its effects are handed out behind that. It lets nothing
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 
+from ledger.codec import encode
 from ledger.consensus.blocks import Tip, build_block, check_block, extend, follow, select_transactions
 from ledger.consensus.core import step
 from ledger.consensus.events import (
@@ -17,6 +19,7 @@ from ledger.consensus.events import (
     Event,
     Evidence,
     NeedBlocks,
+    NextValidators,
     Output,
     Persist,
     ProposalReady,
@@ -33,22 +36,24 @@ from ledger.consensus.events import (
 )
 from ledger.consensus.messages import Candidate, Message, Step
 from ledger.consensus.replica import Replica
-from ledger.consensus.signing import is_authentic, sign_message
+from ledger.consensus.signing import is_authentic, sign_message, statement_of
 from ledger.consensus.timers import Timeouts
-from ledger.crypto import SigningKey, Verify
+from ledger.crypto import Domain, SigningKey, Verify
 from ledger.digests import transaction_id
-from ledger.errors import CorruptionError, RejectedError
-from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Send, SetTimer
+from ledger.errors import BusyError, CorruptionError, RejectedError
+from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Reported, Send, SetTimer
 from ledger.node.mempool import Mempool
+from ledger.state.entries import Jail
 from ledger.state.transition import decode_transaction
 from ledger.state.view import State
 from ledger.storage.base import BlockStore, VoteRecord, Write
-from ledger.types import CommittedBlock, SignedTransaction
+from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction
 
 
 class ValidatorNode:
     """The host of one core. Not safe to share between threads: whoever owns it feeds it one thing at a time.
 
+    durable_height: of the last block in `store`; behind `tip` between a decision and its `flush`.
     grouped: its methods answer with nothing, and `flush` writes and hands out what several of them led to: one durable step for all.
     """
 
@@ -60,14 +65,25 @@ class ValidatorNode:
         self.key = key
         self.store = store
         self.tip = tip
+        self.durable_height = tip.height
         self.pool = Mempool(tip.state, verify)
         self._verify = verify
         self._wanted: RequestProposal | None = None
         self._outcomes: dict[bytes, State] = {}
         self._writes: list[Write] = []
         self._effects: list[Effect] = []
+        self._reported: set[bytes] = set()
+        locked = store.locked()
+        if locked is not None and locked.block.header.height == tip.height + 1:
+            self._outcomes[locked.id] = self._outcome_of_lock(locked)
         self._replica = Replica.recover(
-            tip.validators, key.public, tip.height + 1, signed=store.votes(), locked=store.locked(), timeouts=timeouts
+            tip.validators,
+            key.public,
+            tip.height + 1,
+            signed=store.votes(),
+            locked=locked,
+            timeouts=timeouts,
+            next_validators=tip.next_validators,
         )
 
     @property
@@ -94,6 +110,7 @@ class ValidatorNode:
         """Make durable what was signed and decided, then hand out the effects. When that fails nothing leaves: stop this validator."""
         if self._writes:
             self.store.write(tuple(self._writes))
+            self.durable_height = self.tip.height
         self._writes.clear()
         effects, self._effects = self._effects, []
         return effects
@@ -122,7 +139,8 @@ class ValidatorNode:
 
     def on_message(self, message: Message) -> list[Effect]:
         """Take a proposal or a vote of another validator; what is not authentic is dropped."""
-        if not is_authentic(self.tip.network, self.tip.validators, message, self._verify):
+        validators = self.tip.validators if message.height <= self.height else self.tip.next_validators
+        if not is_authentic(self.tip.network, validators, message, self._verify):
             return []
         return self._feed(Received(message))
 
@@ -141,6 +159,13 @@ class ValidatorNode:
         after = follow(self.tip, committed, self._verify)
         self._outcomes[after.block] = after.state
         return self._feed(CaughtUp(committed))
+
+    def _outcome_of_lock(self, locked: Candidate) -> State:
+        try:
+            return check_block(self.tip, locked.block, self._verify)
+        except RejectedError as error:
+            where = f"{self.store.place}: the block locked at height {locked.block.header.height}"
+            raise CorruptionError(f"{where} does not hold: {error}: restore this file from a backup") from error
 
     def drop(self, transactions: list[bytes]) -> None:
         """Forget waiting transactions that will not be committed."""
@@ -184,6 +209,7 @@ class ValidatorNode:
                 effects.append(Ask(height, validator))
             case Evidence(first, second):
                 effects.append(Accuse(first, second))
+                self._report(first, second)
         return []
 
     def _propose(self, wanted: RequestProposal) -> list[Event]:
@@ -223,4 +249,20 @@ class ValidatorNode:
         self._wanted = None
         self.pool.commit([transaction_id(decode_transaction(data)) for data in committed.block.transactions], after)
         self._effects.append(Final(committed))
-        return [WorkAvailable()] if len(self.pool) else []
+        following: list[Event] = [NextValidators(self._replica.height, self.tip.next_validators)]
+        return [*following, WorkAvailable()] if len(self.pool) else following
+
+    def _report(self, first: Message, second: Message) -> None:
+        """C13: evidence becomes a transaction of this validator, once per offender."""
+        offender, author = first.validator, self.key.public
+        state = self.tip.state
+        jailed = state.read(Jail, offender) is not None
+        if offender in self._reported or jailed or offender == author or state.identity_of(author) is None:
+            return
+        self._reported.add(offender)
+        body = ReportEquivocation(offender, statement_of(first), statement_of(second))
+        payload = encode(Transaction(self.tip.network, author, self.pool.next_sequence(author), body))
+        signed = SignedTransaction(payload, self.key.sign(Domain.TRANSACTION, payload))
+        with suppress(RejectedError, BusyError):  # somebody else's report may be waiting already
+            self.pool.admit(signed)
+            self._effects.append(Reported(signed))

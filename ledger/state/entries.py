@@ -10,13 +10,14 @@ from typing import ClassVar
 
 from ledger.codec import encode
 from ledger.crypto import Domain, tagged_digest
-from ledger.types import DatasetUse, Metric, Record
+from ledger.types import DatasetUse, Metric, Record, Validator
 
 ADMINISTRATOR = "administrator"
 SITE = "site"
 COORDINATOR = "coordinator"
 AGGREGATOR = "aggregator"
 AUDITOR = "auditor"
+VALIDATOR = "validator"
 
 
 class Origin(Record, frozen=True):
@@ -247,6 +248,33 @@ class Network(Entry, frozen=True, tag="state.network"):
     validators_hash: bytes
 
 
+class ScheduledSet(Record, frozen=True):
+    """The validators from `height` on, in the order in which they lead, until the next scheduled set."""
+
+    height: int
+    members: tuple[Validator, ...]
+
+
+class ValidatorSets(Entry, frozen=True, tag="state.validators"):
+    """Every set there was, is, or is to be, in ascending order of height: under the empty key."""
+
+    key_fields: ClassVar = ()
+    scheduled: tuple[ScheduledSet, ...]
+
+
+class Jail(Entry, frozen=True, tag="state.jail"):
+    """A validator's key that signed two different things at (height, round, step), and who showed it."""
+
+    key_fields: ClassVar = ("public_key",)
+    public_key: bytes
+    name: str
+    height: int
+    round: int
+    step: int
+    reporter: str
+    origin: Origin
+
+
 StateEntry = (
     Identity
     | Account
@@ -262,5 +290,7 @@ StateEntry = (
     | LineageCount
     | Lineage
     | Network
+    | ValidatorSets
+    | Jail
 )
 """What a proved value decodes to."""

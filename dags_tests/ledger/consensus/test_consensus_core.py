@@ -45,7 +45,7 @@ FOUR = ValidatorSet.of(tuple(Validator(f"v{number}", key, 1) for number, key in 
 def candidate(label: str, height: int = 1) -> Candidate:
     """A block that stands for something named."""
     identity = sha256(label.encode()).digest()
-    return Candidate(identity, Block(Header(b"", height, b"", b"", identity, 1, b"", b"", KEYS[0]), None, (b"x",)))
+    return Candidate(identity, Block(Header(b"", height, b"", b"", identity, 1, b"", b"", b"", KEYS[0]), None, (b"x",)))
 
 
 A, B = candidate("a"), candidate("b")

@@ -30,7 +30,7 @@ def committed(height: int, parent: Certificate | None) -> CommittedBlock:
     from ledger.digests import certificate_digest
 
     data = tuple(encode(SignedTransaction(b"payload %d %d" % (height, place), bytes(64))) for place in range(2))
-    header = Header(bytes(32), height, bytes(32), certificate_digest(parent), transactions_root(data), 2, bytes(32), bytes(32), KEY.public)
+    header = Header(bytes(32), height, bytes(32), certificate_digest(parent), transactions_root(data), 2, *(bytes(32),) * 3, KEY.public)
     certificate = Certificate(height, 0, header_digest(header), (Signature(KEY.public, bytes(64)),))
     return CommittedBlock(Block(header, parent, data), certificate)
 
@@ -195,7 +195,7 @@ def test_a_full_disk_is_named_and_nothing_is_half_written(path: Path) -> None:
     big = committed(LAST + 1, chain(LAST)[-1].certificate)
     data = tuple(encode(SignedTransaction(os.urandom(9_000), bytes(64))) for _ in range(20))
     header = Header(
-        bytes(32), LAST + 1, bytes(32), big.block.header.certificate, transactions_root(data), 20, bytes(32), bytes(32), KEY.public
+        bytes(32), LAST + 1, bytes(32), big.block.header.certificate, transactions_root(data), 20, *(bytes(32),) * 3, KEY.public
     )
     block = CommittedBlock(Block(header, big.block.parent, data), Certificate(LAST + 1, 0, header_digest(header), ()))
     with pytest.raises(StorageError, match="disk is full"):
