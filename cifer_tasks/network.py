@@ -17,6 +17,7 @@ from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdenti
 from ledger.backends import open_ledger
 from ledger.backends.network import has_ledger, read_genesis
 from ledger.crypto import VERIFIER
+from ledger.node.folder import is_client
 from ledger.state.view import SALT_BYTES
 from ledger.types import Genesis, Validator
 
@@ -31,12 +32,24 @@ SITE = "site"
 def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
     """The ledger that `home` belongs to; an embedded one is founded on first use, its keys sealed in `keys`.
 
+    `processes`: the validators run elsewhere (`cifer ledger start`), and `home` holds a client of theirs.
+
     Raises `UsageError` when the settings ask for another number of validators than the network was founded with, and the ledger's own
     errors: a second writer, a damaged file, keys of another network.
     """
     folder = home / "ledger"
-    if settings.backend != "embedded":
+    if settings.backend not in {"embedded", "processes"}:
         return open_ledger(settings.backend, folder, {})
+    client = is_client(folder)
+    if client != (settings.backend == "processes") and (client or has_ledger(folder)):
+        msg = (
+            f"ledger.backend is {settings.backend}, and the ledger in {folder} runs as {'processes' if client else 'embedded'}; "
+            "set it to that, or set CIFER_HOME to a new folder for a new network"
+        )
+        raise UsageError(msg)
+    if settings.backend == "processes" and not client:
+        msg = f"{folder} is no client of a network: make one with `cifer ledger init DIR`, or join one with `cifer ledger join DIR/client`"
+        raise UsageError(msg)
     if not has_ledger(folder):
         return open_ledger(settings.backend, folder, _validator_keys(settings.validators, keys), genesis=_found(settings, keys))
     count = len(read_genesis(folder).validators)
@@ -46,7 +59,7 @@ def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
             "set it to that, or set CIFER_HOME to a new folder for a new network"
         )
         raise UsageError(msg)
-    return open_ledger(settings.backend, folder, _validator_keys(count, keys))
+    return open_ledger(settings.backend, folder, {} if client else _validator_keys(count, keys))
 
 
 def _validator_keys(count: int, keys: Keystore) -> dict[str, SigningKey]:

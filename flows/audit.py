@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cifer_tasks.errors import UsageError
 from cifer_tasks.workspace import home_folder
 from flows.documents import Report
-from ledger import Ledger
+from ledger import Ledger, LockedError
+from ledger.backends import open_ledger
 from ledger.backends.reader import open_readonly
 from ledger.codec import decode
+from ledger.node.folder import is_client
 from ledger.provenance import (
     ModelHistory,
     RoundHistory,
@@ -33,12 +36,25 @@ SHORTEST_ID = 8
 
 @contextmanager
 def open_record() -> Iterator[Ledger]:
-    """The ledger of this folder, read-only; a run may be writing to it meanwhile. Raises the ledger's own errors."""
-    ledger = open_readonly(home_folder() / "ledger")
+    """The ledger of this folder, to read; a run may be writing to it meanwhile. Raises the ledger's own errors.
+
+    A client of validators that are processes asks them for what is new, unless a run of this folder does so already.
+    """
+    folder = home_folder() / "ledger"
+    ledger = _connected(folder) or open_readonly(folder)
     try:
         yield ledger
     finally:
         ledger.close()
+
+
+def _connected(folder: Path) -> Ledger | None:
+    if not is_client(folder):
+        return None
+    try:
+        return open_ledger("processes", folder, {})
+    except LockedError:
+        return None
 
 
 def model_report(reference: str) -> Report:

@@ -201,10 +201,69 @@ def ledger() -> None:
     """Look at the ledger itself."""
 
 
-@command(ledger, "status", "cifer ledger status --json")
+@command(ledger, "init", "cifer ledger init network --validators 4\ncifer ledger init network --host 10.0.0.5 --port 7400")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--validators", default=4, show_default=True, type=click.IntRange(1, 100), help="How many; (N - 1) // 3 of them may fail.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address they listen on and are reached at.")
+@click.option("--port", default=7400, show_default=True, help="The first of 2 N consecutive ports.")
 @as_json
-def ledger_status(as_json: bool) -> None:
-    """Height, state root, validators, and how many of them may fail."""
+def ledger_init(directory: Path, validators: int, host: str, port: int, as_json: bool) -> None:
+    """Found a network of validators that are processes: a folder for each below DIRECTORY, and make this folder a client of it."""
+    from flows.validators import init_network
+
+    _print(init_network(directory, validators, host, port), as_json)
+
+
+@command(ledger, "join", "cifer ledger join network/client")
+@click.argument("client", type=click.Path(path_type=Path))
+@as_json
+def ledger_join(client: Path, as_json: bool) -> None:
+    """Make this folder a client of the network whose CLIENT folder was handed over."""
+    from flows.validators import join
+
+    _print(join(client), as_json)
+
+
+@command(ledger, "start", "cifer ledger start network\ncifer ledger start network/validator-2")
+@click.argument("directory", type=click.Path(path_type=Path))
+@as_json
+def ledger_start(directory: Path, as_json: bool) -> None:
+    """Start the validators in DIRECTORY, or the one whose folder it is."""
+    from flows.validators import start
+
+    _print(start(directory), as_json)
+
+
+@command(ledger, "stop", "cifer ledger stop network")
+@click.argument("directory", type=click.Path(path_type=Path))
+@as_json
+def ledger_stop(directory: Path, as_json: bool) -> None:
+    """Stop the validators in DIRECTORY, or the one whose folder it is."""
+    from flows.validators import stop
+
+    _print(stop(directory), as_json)
+
+
+@command(ledger, "restart", "cifer ledger restart network")
+@click.argument("directory", type=click.Path(path_type=Path))
+@as_json
+def ledger_restart(directory: Path, as_json: bool) -> None:
+    """Restart the validators in DIRECTORY one after the other; with four or more the network goes on deciding."""
+    from flows.validators import restart
+
+    _print(restart(directory), as_json)
+
+
+@command(ledger, "status", "cifer ledger status --json\ncifer ledger status network")
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@as_json
+def ledger_status(directory: Path | None, as_json: bool) -> None:
+    """Height, state root, validators, and how many may fail; with DIRECTORY, how each validator process in it is."""
+    if directory is not None:
+        from flows.validators import status
+
+        _print(status(directory), as_json)
+        return
     from flows.audit import ledger_status_report
 
     _print(ledger_status_report(), as_json)

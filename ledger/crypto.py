@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from secrets import token_bytes
 from threading import Lock
@@ -124,6 +125,7 @@ def verify_root(public: bytes, root: bytes, signature: bytes) -> bool:
     return True
 
 
+@lru_cache(maxsize=1 << 12)
 def is_public_key(public: bytes) -> bool:
     """Whether 32 bytes are a canonical point of the prime-order subgroup: what libsodium's verifier needs of an honest key."""
     return len(public) == PUBLIC_KEY_BYTES and bool(bindings.crypto_core_ed25519_is_valid_point(public))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ledger import merkle
 from ledger.codec import encode
@@ -33,9 +34,10 @@ def certificate_digest(certificate: Certificate | None) -> bytes:
     return bytes(32) if certificate is None else tagged_digest(Domain.CERTIFICATE, encode(certificate))
 
 
-def validators_hash(validators: Sequence[Validator]) -> bytes:
-    """The validator set, in the genesis' order."""
-    return tagged_digest(Domain.VALIDATORS, encode(tuple(validators)))
+@lru_cache(maxsize=64)
+def validators_hash(validators: tuple[Validator, ...]) -> bytes:
+    """The validator set, in the order of leading."""
+    return tagged_digest(Domain.VALIDATORS, encode(validators))
 
 
 def transactions_root(transactions: Sequence[bytes]) -> bytes:

@@ -4,6 +4,7 @@ LedgerError
 +-- MalformedError               bytes that are no canonical record
 +-- GenesisError                 a genesis that cannot start a network
 +-- UnavailableError             no quorum of validators answers
+|   +-- BusyError                    too much is waiting: `retry_after_ms` says when to send it again
 +-- CorruptionError              stored bytes that contradict their digests
 +-- LockedError                  another process writes to this ledger
 +-- RejectedError                a rule refused a transaction or a block (`code`, and `rule`: its number in SPEC.md)
@@ -29,6 +30,7 @@ LedgerError
     +-- QuorumOfSitesError           fewer submissions than the run's minimum
     +-- ModelMismatchError           another model than the one on record
     +-- LineageError                 a batch that does not match its count or digest
+    +-- EvidenceError                evidence that does not show what it says
 """
 
 from __future__ import annotations
@@ -50,6 +52,15 @@ class GenesisError(LedgerError):
 
 class UnavailableError(LedgerError):
     """No quorum of validators answers: nothing was lost, nothing can be added."""
+
+
+class BusyError(UnavailableError):
+    """More waits than the ledger, or this author or connection, may have waiting: send it again after `retry_after_ms` milliseconds."""
+
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
+        """What is full, and when to come back."""
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class CorruptionError(LedgerError):
@@ -225,6 +236,12 @@ class LineageError(RejectedError):
     """A batch of lineage events that does not match its count or digest, or does not decompress within bounds."""
 
     code = "lineage"
+
+
+class EvidenceError(RejectedError):
+    """Evidence against a validator that does not show two contradictory statements of it."""
+
+    code = "evidence"
 
 
 def rejection(code: str, message: str, rule: str = "") -> RejectedError:

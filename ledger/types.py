@@ -183,6 +183,36 @@ class AppendLineage(Record, frozen=True, tag="lineage.append"):
     events: bytes
 
 
+class Statement(Record, frozen=True):
+    """What a validator signed in consensus, in short: `step` 1 for a proposal, 2 for a prevote, 3 for a precommit.
+
+    block: the digest of the block's header, None for nil.  valid_round: of a proposal; -1 otherwise.
+    """
+
+    step: int
+    height: int
+    round: int
+    block: bytes | None
+    valid_round: int
+    signature: bytes
+
+
+class ReportEquivocation(Record, frozen=True, tag="validator.report"):
+    """Anybody registered shows that a validator signed two different things in one place: it is put out of the set for good."""
+
+    validator: bytes
+    first: Statement
+    second: Statement
+
+
+class ChangeValidator(Record, frozen=True, tag="validator.change"):
+    """An administrator adds a validator, gives one another key or power, or removes it (power 0), from two heights later."""
+
+    name: str
+    public_key: bytes
+    power: int
+
+
 Body = (
     RegisterIdentity
     | RegisterDataset
@@ -197,6 +227,8 @@ Body = (
     | CloseRun
     | RegisterModel
     | AppendLineage
+    | ReportEquivocation
+    | ChangeValidator
 )
 
 # ------------------------------------------------------------------------------------ transactions and blocks
@@ -245,7 +277,8 @@ class Header(Record, frozen=True):
 
     previous: digest of the header below; of the first block, the network's identity.  certificate: digest of the
     certificate of the block below, 32 zero bytes for the first.  transactions_root: RFC 6962 root over the encoded
-    `SignedTransaction`s.  state_root: root of the authenticated state after these transactions.
+    `SignedTransaction`s.  state_root: root of the authenticated state after these transactions.  validators_hash, next_validators_hash: the
+    validators of this height and of the next, so that who trusts the one set learns of the other.
     """
 
     network: bytes
@@ -256,6 +289,7 @@ class Header(Record, frozen=True):
     transactions_count: int
     state_root: bytes
     validators_hash: bytes
+    next_validators_hash: bytes
     proposer: bytes
 
 

@@ -27,6 +27,7 @@ from ledger.types import (
     AppendLineage,
     Block,
     Body,
+    ChangeValidator,
     CloseRun,
     CommitRound,
     DatasetUse,
@@ -40,8 +41,10 @@ from ledger.types import (
     RegisterDataset,
     RegisterIdentity,
     RegisterModel,
+    ReportEquivocation,
     SealRound,
     SignedTransaction,
+    Statement,
     SubmitUpdate,
     Validator,
     WithdrawConsent,
@@ -147,6 +150,24 @@ EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'
 SITES = ("site-a", "site-b", "site-c")
 
 
+def validator(name: str, **changes: Any) -> ChangeValidator:
+    """A validator with its fixed key and one vote, changed."""
+    return msgspec.structs.replace(ChangeValidator(name, key(name).public, 1), **changes)
+
+
+def statement(block: bytes | None, who: str = "validator-3", step: int = 2, height: int = 7, valid_round: int = -1) -> Statement:
+    """What a validator signed in round 0 of a height."""
+    kind = {1: "proposal", 2: "prevote", 3: "precommit"}.get(step, "prevote")
+    content = (NETWORK, height, 0, block, valid_round) if step == 1 else (NETWORK, height, 0, block)
+    return Statement(step, height, 0, block, valid_round, key(who).sign(f"cifer/{kind}/1".encode(), encode(content)))
+
+
+def evidence(**changes: Any) -> ReportEquivocation:
+    """Evidence against validator-3: a prevote for a block and one for nil."""
+    made = ReportEquivocation(key("validator-3").public, statement(digest("a block")), statement(None))
+    return msgspec.structs.replace(made, **changes)
+
+
 def scenario() -> Iterator[tuple[str, str, Body]]:
     """Label, author and body of every transaction of the scenario that all cases branch off."""
     yield "coordinator", "administrator-0", register("coordinator-a", "coordinator")
@@ -175,6 +196,10 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "closed", "coordinator-a", CloseRun("run-1", "completed", "")
     yield "withdrawn-a", "site-a", WithdrawConsent(digest("table of site-a"), "breast-cancer", "the study is over")
     yield "granted-a-again", "site-a", GrantConsent(digest("table of site-a"), "breast-cancer")
+    yield "validator-added", "administrator-0", validator("validator-4")
+    yield "validator-rotated", "administrator-0", validator("validator-1", power=2, public_key=key("validator-1b").public)
+    yield "validator-removed", "administrator-0", validator("validator-0", power=0)
+    yield "evidence", "validator-2", evidence()
 
 
 Case = tuple[str, str, str, list[tuple[str, Body]], str, Body]
@@ -190,6 +215,44 @@ def refused() -> Iterator[Case]:
     yield from refused_runs()
     yield from refused_updates()
     yield from refused_outcomes()
+    yield from refused_validators()
+
+
+def refused_validators() -> Iterator[Case]:
+    """Rules J."""
+    admin, start = "administrator-0", "coordinator"
+    replace = msgspec.structs.replace
+    yield "validator_by_coordinator", "J1", start, [], "coordinator-a", validator("validator-4")
+    yield "validator_by_validator", "J1", start, [], "validator-0", validator("validator-4")
+    yield "validator_name", "F1", start, [], admin, validator("Validator 4")
+    yield "validator_power_negative", "F4", start, [], admin, validator("validator-4", power=-1)
+    yield "validator_remove_stranger", "J2", start, [], admin, validator("validator-9", power=0)
+    yield "validator_key_small_order", "J3", start, [], admin, validator("validator-4", public_key=b"\x01" + bytes(31))
+    yield "validator_name_of_a_site", "J4", "identity-site-a", [], admin, validator("site-a", public_key=key("other").public)
+    yield "validator_key_of_a_site", "J4", "identity-site-a", [], admin, validator("validator-4", public_key=key("site-a").public)
+    yield "validator_key_of_another", "J4", start, [], admin, validator("validator-4", public_key=key("validator-0").public)
+    yield "validator_jailed_returns", "J4", "evidence", [], admin, validator("validator-3")
+    yield "evidence_again", "J5", "evidence", [], admin, evidence()
+    strange = [statement(block, "coordinator-a") for block in (digest("a block"), None)]
+    yield "evidence_against_a_stranger", "J6", start, [], admin, ReportEquivocation(key("coordinator-a").public, *strange)
+    same = statement(digest("a block"))
+    yield "evidence_same_statement", "J7", start, [], admin, evidence(second=same)
+    yield "evidence_other_height", "J7", start, [], admin, evidence(second=statement(None, height=8))
+    yield "evidence_other_step", "J7", start, [], admin, evidence(second=statement(None, step=3))
+    yield "evidence_unknown_step", "J7", start, [], admin, evidence(first=replace(same, step=4), second=replace(statement(None), step=4))
+    yield "evidence_of_another", "J8", start, [], admin, evidence(second=statement(None, "validator-2"))
+    yield (
+        "evidence_vote_as_proposal",
+        "J8",
+        start,
+        [],
+        admin,
+        evidence(first=replace(same, step=1), second=replace(statement(None), step=1)),
+    )
+    last = [(admin, validator(f"validator-{number}", power=0)) for number in range(3)]
+    yield "validator_last_removed", "J9", start, last, admin, validator("validator-3", power=0)
+    yield "evidence_against_the_last", "J9", start, last, admin, evidence()
+    yield "validator_too_much_power", "J9", start, [], admin, validator("validator-4", power=2**63 - 1)
 
 
 def refused_registrations() -> Iterator[Case]:
@@ -412,6 +475,7 @@ def block(chain: Chain) -> dict[str, str]:
         transactions_count=len(datas),
         state_root=state.root(),
         validators_hash=validators_hash(GENESIS.validators),
+        next_validators_hash=validators_hash(GENESIS.validators),
         proposer=key("validator-1").public,
     )
     return {"block": encode(Block(header, None, datas)).hex(), "header_digest": header_digest(header).hex()}

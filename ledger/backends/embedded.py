@@ -375,8 +375,7 @@ class EmbeddedLedger:
         return UnavailableError(f"{error} (stopped: {causes})")
 
     def _release(self) -> None:
-        for name in tuple(self._cluster.nodes):
-            self._cluster.remove(name)
+        self._cluster.close()
         self._lock.release()
 
 

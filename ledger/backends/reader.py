@@ -11,12 +11,14 @@ from typing import NoReturn
 
 from ledger.backends.answers import describe, find_receipt
 from ledger.backends.base import Receipt, Status
-from ledger.backends.embedded import BACKEND
+from ledger.backends.embedded import BACKEND as EMBEDDED
 from ledger.backends.network import GENESIS_FILE, read_genesis, store_path
+from ledger.backends.processes import BACKEND as PROCESSES
 from ledger.consensus.blocks import Tip
 from ledger.crypto import VerificationCache
 from ledger.digests import network_id
 from ledger.errors import CorruptionError, UnavailableError
+from ledger.node.folder import REPLICA_FILE, is_client
 from ledger.node.replay import replay
 from ledger.state.view import State
 from ledger.storage.sqlite import SqliteStore
@@ -26,8 +28,9 @@ from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
 class ReadonlyLedger:
     """A `ledger.backends.base.Ledger` that stands still: the chain as it was when it was opened. Submitting is refused."""
 
-    def __init__(self, folder: Path, store: SqliteStore) -> None:
+    def __init__(self, folder: Path, store: SqliteStore, backend: str = EMBEDDED) -> None:
         """See `open_readonly`."""
+        self._backend = backend
         self._folder = folder
         self._store = store
         self._tip: Tip = replay(store, VerificationCache().verify)
@@ -71,7 +74,7 @@ class ReadonlyLedger:
     def status(self) -> Status:
         """Head and validators; nobody counts as up."""
         transactions = sum(block.block.header.transactions_count for block in self.blocks())
-        return describe(self._tip, self.genesis, BACKEND, (), transactions)
+        return describe(self._tip, self.genesis, self._backend, (), transactions)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -82,7 +85,7 @@ class ReadonlyLedger:
 
 
 def open_readonly(folder: Path, genesis: Genesis | None = None) -> ReadonlyLedger:
-    """The longest chain in `folder`, checked from genesis.
+    """The longest chain in `folder`, checked from genesis: of a client of validators that are processes, its own copy.
 
     genesis: what the reader knows the network by; without it, the folder's own is taken. Raises `LedgerError` when there is no
     ledger, `CorruptionError` naming the file and height when something does not hold, or the genesis is another one.
@@ -91,11 +94,12 @@ def open_readonly(folder: Path, genesis: Genesis | None = None) -> ReadonlyLedge
     if genesis is not None and genesis != found:
         have, expected = network_id(found).hex()[:16], network_id(genesis).hex()[:16]
         raise CorruptionError(f"{folder / GENESIS_FILE} is of network {have}, expected {expected}: this is another ledger")
+    client = is_client(folder)
     stores: list[SqliteStore] = []
     damage: CorruptionError | None = None
-    for validator in found.validators:
+    for path in [folder / REPLICA_FILE] if client else [store_path(folder, validator.name) for validator in found.validators]:
         try:
-            stores.append(SqliteStore.open_reader(store_path(folder, validator.name)))
+            stores.append(SqliteStore.open_reader(path))
         except CorruptionError as error:
             damage = error
     if damage is not None:
@@ -106,7 +110,7 @@ def open_readonly(folder: Path, genesis: Genesis | None = None) -> ReadonlyLedge
     try:
         if best.genesis != found:
             raise CorruptionError(f"{best.place} belongs to another network than {folder / GENESIS_FILE}: put the right file back")
-        ledger = ReadonlyLedger(folder, best)
+        ledger = ReadonlyLedger(folder, best, PROCESSES if client else EMBEDDED)
     except BaseException:
         best.close()
         raise

@@ -26,11 +26,13 @@ class Tip:
     """The end of a chain: what the next block builds on.
 
     block: digest of the last header, or the network's identity before the first.  certificate: of the last block, None
-    before the first.  state: after the last block.
+    before the first.  state: after the last block.  validators, next_validators: of the next height and of the one behind it.
+    certifiers: those whose certificate the last block has.
     """
 
     validators: ValidatorSet
-    validators_hash: bytes
+    next_validators: ValidatorSet
+    certifiers: ValidatorSet
     network: bytes
     block: bytes
     header: Header | None
@@ -47,27 +49,37 @@ def genesis_tip(genesis: Genesis) -> Tip:
     """The chain before its first block. Raises `GenesisError` when the genesis cannot start a network."""
     state = State.genesis(genesis)
     network = network_id(genesis)
-    return Tip(ValidatorSet.of(genesis.validators), validators_hash(genesis.validators), network, network, None, None, state)
+    first = ValidatorSet.of(genesis.validators)
+    return Tip(first, first, first, network, network, None, None, state)
 
 
 def select_transactions(
     tip: Tip, offered: Iterable[tuple[bytes, bytes]], verify: Verify
 ) -> tuple[tuple[bytes, ...], State, tuple[tuple[bytes, RejectedError], ...]]:
-    """Of (identity, encoded transaction) pairs: those that fit the next block in this order, the state after them, and the refused ones."""
+    """Of (identity, encoded transaction) pairs: those that fit the next block, the state after them, and the refused ones.
+
+    In this order, except that one which is refused gets another turn behind the others, as it may rest on one of them (C15). Nothing is
+    refused for good when the block is full before all had their turn.
+    """
     state, size = tip.state, 0
     taken: list[bytes] = []
-    refused: list[tuple[bytes, RejectedError]] = []
-    for identity, data in offered:
-        if len(taken) >= MOST_TRANSACTIONS or size + len(data) > MOST_BYTES:
-            break
-        try:
-            state = apply_transaction(state, decode_transaction(data), tip.height + 1, verify)
-        except RejectedError as error:
-            refused.append((identity, error))
-            continue
-        taken.append(data)
-        size += len(data)
-    return tuple(taken), state, tuple(refused)
+    turn: Iterable[tuple[bytes, bytes]] = offered
+    while True:
+        refused: list[tuple[bytes, bytes, RejectedError]] = []
+        before = len(taken)
+        for identity, data in turn:
+            if len(taken) >= MOST_TRANSACTIONS or size + len(data) > MOST_BYTES:
+                return tuple(taken), state, ()
+            try:
+                state = apply_transaction(state, decode_transaction(data), tip.height + 1, verify)
+            except RejectedError as error:
+                refused.append((identity, data, error))
+                continue
+            taken.append(data)
+            size += len(data)
+        if not refused or len(taken) == before:
+            return tuple(taken), state, tuple((identity, error) for identity, _, error in refused)
+        turn = [(identity, data) for identity, data, _ in refused]
 
 
 def build_block(tip: Tip, transactions: tuple[bytes, ...], after: State, proposer: bytes) -> Candidate:
@@ -80,7 +92,8 @@ def build_block(tip: Tip, transactions: tuple[bytes, ...], after: State, propose
         transactions_root=transactions_root(transactions),
         transactions_count=len(transactions),
         state_root=after.root(),
-        validators_hash=tip.validators_hash,
+        validators_hash=validators_hash(tip.validators.members),
+        next_validators_hash=validators_hash(tip.next_validators.members),
         proposer=proposer,
     )
     return Candidate(header_digest(header), Block(header, tip.certificate, transactions))
@@ -99,7 +112,7 @@ def check_block(tip: Tip, block: Block, verify: Verify) -> State:
     if header.certificate != certificate_digest(block.parent) or (block.parent is None) != (tip.certificate is None):
         raise InvalidBlockError(f"{where} carries another parent certificate than its header says; fetch it again", "C14")
     if block.parent is not None:
-        check_certificate(tip.validators, tip.network, block.parent, height=tip.height, block=tip.block, verify=verify)
+        check_certificate(tip.certifiers, tip.network, block.parent, height=tip.height, block=tip.block, verify=verify)
     if header.proposer not in tip.validators.power_of:
         raise InvalidBlockError(f"{where} was proposed by {header.proposer.hex()[:16]}, who is no validator; reject it", "C14")
     size = sum(map(len, block.transactions))
@@ -138,7 +151,9 @@ def extend(tip: Tip, committed: CommittedBlock, after: State) -> Tip:
     """The chain with one more block, whose state `after` and certificate have been checked."""
     header = committed.block.header
     block = committed.certificate.block
-    return Tip(tip.validators, tip.validators_hash, tip.network, block, header, committed.certificate, after)
+    members = after.validators_at(header.height + 2)
+    later = tip.next_validators if members == tip.next_validators.members else ValidatorSet.of(members)
+    return Tip(tip.next_validators, later, tip.validators, tip.network, block, header, committed.certificate, after)
 
 
 def follow(tip: Tip, committed: CommittedBlock, verify: Verify) -> Tip:

@@ -18,7 +18,8 @@ The host guarantees: signatures and digests of `Received` messages are checked; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ledger.consensus import rules
 from ledger.consensus.events import (
@@ -28,6 +29,7 @@ from ledger.consensus.events import (
     Event,
     Evidence,
     NeedBlocks,
+    NextValidators,
     Output,
     Persist,
     ProposalReady,
@@ -81,6 +83,8 @@ def _on_event(replica: Replica, event: Event) -> Result:  # noqa: PLR0911 - one 
             return _commit(replica, committed) if committed.block.header.height == replica.height else (replica, ())
         case Start():
             return _restart(replica)
+        case NextValidators(height, validators):
+            return (replace(replica, next_validators=validators) if height == replica.height else replica), ()
 
 
 # ----------------------------------------------------------------------------------- what follows: Algorithm 1
@@ -201,7 +205,7 @@ def _start_round(replica: Replica, round_: int) -> Result:
 def _commit(replica: Replica, committed: CommittedBlock) -> Result:
     """Lines 51 to 54: the next height begins with an empty log, and with what was heard of it too early."""
     early = replica.early
-    replica = Replica(replica.validators, replica.me, replica.timeouts, replica.height + 1)
+    replica = Replica(replica.next_validators or replica.validators, replica.me, replica.timeouts, replica.height + 1)
     outputs: tuple[Output, ...] = (Commit(committed),)
     for message in early:
         replica, more = _receive(replica, message)
@@ -212,12 +216,14 @@ def _commit(replica: Replica, committed: CommittedBlock) -> Result:
 # -------------------------------------------------------------------------------------------- hearing and saying
 
 
-def _receive(replica: Replica, message: Message) -> Result:
+def _receive(replica: Replica, message: Message) -> Result:  # noqa: PLR0911 - one return per reason not to hear it
     sender = message.validator
-    if sender not in replica.validators.power_of or message.round < 0 or message.height < replica.height:
+    if message.round < 0 or message.height < replica.height:
         return replica, ()
     if message.height > replica.height:
         return _keep_early(replica, message)
+    if sender not in replica.validators.power_of:
+        return replica, ()
     if isinstance(message, Proposal):
         leader = replica.validators.leader(message.height, message.round).public_key
         if sender != leader or not rules.valid_round_is_sound(message.round, message.valid_round):
@@ -286,7 +292,7 @@ def _vote(replica: Replica, kind: Step, block: bytes | None, locked: Candidate |
 def _sign(replica: Replica, kind: Step, block: bytes | None, message: Message, locked: Candidate | None) -> Result:
     """C6: on record first, then signed; never anything that the record forbids."""
     entry = SignedVote(replica.height, replica.round, int(kind), block, replica.locked_round)
-    if not rules.may_sign(replica.signed, entry):
+    if replica.me not in replica.validators.power_of or not rules.may_sign(replica.signed, entry):
         return replica, ()
     return replace(replica, signed=(*replica.signed, entry)), (Persist(entry, locked), Broadcast(message))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ledger.consensus.messages import Candidate, Message, SignedVote, Step
+from ledger.consensus.validators import ValidatorSet
 from ledger.types import CommittedBlock
 
 # ---------------------------------------------------------------------------------------------------- events
@@ -69,7 +70,15 @@ class CaughtUp:
     committed: CommittedBlock
 
 
-Event = Start | WorkAvailable | ProposalReady | Received | Validated | Timeout | Retransmit | CaughtUp
+@dataclass(frozen=True, slots=True)
+class NextValidators:
+    """Who decides the height behind `height`: known once the block below is final, since changes take effect two heights later."""
+
+    height: int
+    validators: ValidatorSet
+
+
+Event = Start | WorkAvailable | ProposalReady | Received | Validated | Timeout | Retransmit | CaughtUp | NextValidators
 
 # --------------------------------------------------------------------------------------------------- outputs
 

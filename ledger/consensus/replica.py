@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ledger.consensus.messages import Candidate, Message, Proposal, SignedVote, Step, Vote
 from ledger.consensus.timers import Timeouts
 from ledger.consensus.validators import ValidatorSet
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(msgspec.Struct, frozen=True):
     """The variables of Algorithm 1 (lines 1 to 9) and the message log of one height. Never changed, only replaced.
 
     votes: by (round, step), then by (validator, block): the log keeps both votes of an equivocator, as line 28 needs the one that
     others saw.  proposals: the first of each round.  candidates: blocks by identity.
     validity: the host's verdicts.  newest: the highest round each validator was heard in.  fired: (line, round) of rules
     that act "for the first time" only.  signed: what this validator has signed at this height.  early: messages of the
-    next height, kept until it begins.
+    next height, kept until it begins.  next_validators: of the next height, where they differ.
     """
 
     validators: ValidatorSet
@@ -31,14 +31,15 @@ class Replica:
     locked: Candidate | None = None
     valid_round: int = -1
     valid: Candidate | None = None
-    proposals: Mapping[int, Proposal] = field(default_factory=dict)
-    votes: Mapping[tuple[int, int], Mapping[tuple[bytes, bytes | None], Vote]] = field(default_factory=dict)
-    candidates: Mapping[bytes, Candidate] = field(default_factory=dict)
-    validity: Mapping[bytes, bool] = field(default_factory=dict)
-    newest: Mapping[bytes, int] = field(default_factory=dict)
+    proposals: Mapping[int, Proposal] = msgspec.field(default_factory=dict)
+    votes: Mapping[tuple[int, int], Mapping[tuple[bytes, bytes | None], Vote]] = msgspec.field(default_factory=dict)
+    candidates: Mapping[bytes, Candidate] = msgspec.field(default_factory=dict)
+    validity: Mapping[bytes, bool] = msgspec.field(default_factory=dict)
+    newest: Mapping[bytes, int] = msgspec.field(default_factory=dict)
     fired: frozenset[tuple[int, int]] = frozenset()
     signed: tuple[SignedVote, ...] = ()
     early: tuple[Message, ...] = ()
+    next_validators: ValidatorSet | None = None
 
     @staticmethod
     def recover(
@@ -49,13 +50,14 @@ class Replica:
         signed: Iterable[SignedVote] = (),
         locked: Candidate | None = None,
         timeouts: Timeouts | None = None,
+        next_validators: ValidatorSet | None = None,
     ) -> Replica:
         """A replica about to decide `height`, given what it had signed and locked there before it stopped (C6).
 
         Entries of other heights are ignored. It goes on in the round and step of its last signature.
         """
         log = tuple(sorted((entry for entry in signed if entry.height == height), key=lambda entry: (entry.round, entry.step)))
-        fresh = Replica(validators, me, timeouts or Timeouts(), height)
+        fresh = Replica(validators, me, timeouts or Timeouts(), height, next_validators=next_validators)
         if not log:
             return fresh
         last = log[-1]
@@ -74,6 +76,7 @@ class Replica:
             candidates={lock.id: lock} if lock else {},
             validity={lock.id: True} if lock else {},
             signed=log,
+            next_validators=next_validators,
         )
 
     def power_for(self, round_: int, step: Step, block: bytes | None) -> int:

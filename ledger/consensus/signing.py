@@ -9,6 +9,7 @@ from ledger.consensus.messages import Message, Proposal, ProposalContent, Step, 
 from ledger.consensus.validators import ValidatorSet
 from ledger.crypto import Domain, SigningKey, Verify
 from ledger.digests import header_digest
+from ledger.types import Statement
 
 _VOTE_DOMAINS = {int(Step.PREVOTE): Domain.PREVOTE, int(Step.PRECOMMIT): Domain.PRECOMMIT}
 
@@ -21,6 +22,14 @@ def signed_content(network: bytes, message: Message) -> tuple[bytes, bytes]:
     return _VOTE_DOMAINS[message.step], encode(VoteContent(network, message.height, message.round, message.block))
 
 
+def statement_of(message: Message) -> Statement:
+    """A signed message in short, as evidence carries it: the block's digest stands for the block."""
+    if isinstance(message, Proposal):
+        block, step, valid_round = message.candidate.id, int(Step.PROPOSE), message.valid_round
+        return Statement(step, message.height, message.round, block, valid_round, message.signature)
+    return Statement(message.step, message.height, message.round, message.block, -1, message.signature)
+
+
 def sign_message(key: SigningKey, network: bytes, message: Message) -> Message:
     """The same message with this validator's signature (Ed25519, so the same message always gets the same signature)."""
     domain, data = signed_content(network, message)
@@ -28,7 +37,7 @@ def sign_message(key: SigningKey, network: bytes, message: Message) -> Message:
 
 
 def is_authentic(network: bytes, validators: ValidatorSet, message: Message, verify: Verify) -> bool:
-    """C5: from a validator of the set, signed by it for this network, and naming a block by its header's digest."""
+    """C5: from a validator of its height's set, signed by it for this network, and naming a block by its header's digest."""
     if message.validator not in validators.power_of or message.height < 1 or message.round < 0:
         return False
     if isinstance(message, Proposal):

@@ -1,7 +1,8 @@
 """Several validators in one process: messages pass through a queue, time is a counter.
 
-Messages are delivered in order until none is left; only then does the clock jump to the next timer. So a stopped leader costs no
-waiting: its turn is over as soon as nothing else can happen.
+Messages are delivered in order until none is left; then every validator writes what it signed and decided, all at the same time, and
+what they say leaves: one durable step a phase. Only when nothing is on the way does the clock jump to the next timer. So a stopped leader
+costs no waiting: its turn is over as soon as nothing else can happen.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
 from ledger.consensus.events import Timeout
-from ledger.errors import LedgerError, RejectedError, UnavailableError
-from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Send, SetTimer
+from ledger.errors import BusyError, LedgerError, RejectedError, UnavailableError
+from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Reported, Send, SetTimer
 from ledger.node.validator import ValidatorNode
-from ledger.types import CommittedBlock
+from ledger.types import CommittedBlock, SignedTransaction
 
 TIMERS_WITHOUT_PROGRESS = 200
+WRITERS = 4
 
 
 class Observer(Protocol):
@@ -50,9 +54,11 @@ class Cluster:
         self._queue: deque[tuple[str, Callable[[ValidatorNode], list[Effect]]]] = deque()
         self._timers: list[tuple[int, int, str, Timeout]] = []
         self._now_ms = self._order = self._idle_timers = 0
+        self._disks = ThreadPoolExecutor(WRITERS, thread_name_prefix="cifer-disk")
 
     def add(self, name: str, node: ValidatorNode) -> None:
         """Bring a validator up: it catches up, and everybody repeats what may be news to it."""
+        node.grouped = True
         self.nodes = {**self.nodes, name: node}
         self._catch_up(name)
         self._act(name, ValidatorNode.start)
@@ -81,13 +87,22 @@ class Cluster:
 
     def deliver(self) -> None:
         """Deliver what is on the way, and what that gives rise to."""
+        self._flush()
         while self._queue:
-            name, action = self._queue.popleft()
-            self._act(name, action)
+            while self._queue:
+                name, action = self._queue.popleft()
+                self._act(name, action)
+            self._flush()
+
+    def close(self) -> None:
+        """Take everybody down."""
+        for name in tuple(self.nodes):
+            self.remove(name)
+        self._disks.shutdown()
 
     def best(self) -> ValidatorNode | None:
-        """A validator that is up and whose chain is longest."""
-        return max(self.nodes.values(), key=lambda node: node.height, default=None)
+        """A validator that is up and whose stored chain is longest."""
+        return max(self.nodes.values(), key=lambda node: node.durable_height, default=None)
 
     def _next_timer(self) -> None:
         while self._timers:
@@ -107,14 +122,26 @@ class Cluster:
         if node is None:
             return
         try:
-            effects = action(node)
+            action(node)
         except RejectedError:
             raise
         except LedgerError as error:
-            self.remove(name)
-            self._observer.on_failed(name, error)
-            return
-        self._carry_out(name, effects)
+            self._fail(name, error)
+
+    def _fail(self, name: str, error: LedgerError) -> None:
+        self.remove(name)
+        self._observer.on_failed(name, error)
+
+    def _flush(self) -> None:
+        """Every validator's durable step at the same time, then what they say, in the validators' order."""
+        names = [name for name, node in self.nodes.items() if node.unflushed]
+        nodes = [self.nodes[name] for name in names]
+        results = self._disks.map(_flushed, nodes) if len(nodes) > 1 else map(_flushed, nodes)
+        for name, result in list(zip(names, results, strict=True)):
+            if isinstance(result, LedgerError):
+                self._fail(name, result)
+            else:
+                self._carry_out(name, result)
 
     def _carry_out(self, name: str, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -135,6 +162,8 @@ class Cluster:
                     self._answer(name, height)
                 case Accuse():
                     self._observer.on_accused(effect)
+                case Reported(transaction):
+                    self._queue.extend((other, partial(_pass_on, transaction=transaction)) for other in self.nodes if other != name)
 
     def _answer(self, name: str, height: int) -> None:
         donor = next((node for other, node in self.nodes.items() if other != name and node.height > height), None)
@@ -150,3 +179,16 @@ class Cluster:
             if committed is None:
                 return
             self._act(name, partial(ValidatorNode.on_block, committed=committed))
+
+
+def _pass_on(node: ValidatorNode, transaction: SignedTransaction) -> list[Effect]:
+    with suppress(RejectedError, BusyError):
+        node.on_transaction(transaction)
+    return []
+
+
+def _flushed(node: ValidatorNode) -> list[Effect] | LedgerError:
+    try:
+        return node.flush()
+    except LedgerError as error:
+        return error

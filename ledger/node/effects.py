@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ledger.consensus.events import Timeout
 from ledger.consensus.messages import Message
 from ledger.errors import RejectedError
-from ledger.types import CommittedBlock
+from ledger.types import CommittedBlock, SignedTransaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +56,11 @@ class Accuse:
     second: Message
 
 
-Effect = Send | SetTimer | Final | Refused | Ask | Accuse
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """This validator made a transaction of evidence: tell the others of it."""
+
+    transaction: SignedTransaction
+
+
+Effect = Send | SetTimer | Final | Refused | Ask | Accuse | Reported

@@ -1,31 +1,67 @@
-"""Transactions that wait for a block, in order of arrival. Rule C15 of ``SPEC.md``."""
+"""Transactions that wait for a block. Rules C15 and C19 of ``SPEC.md``.
+
+Each author has a queue of its own, in the order of its sequence numbers, and a block is filled from all queues in turn: whoever floods the
+pool waits behind its own transactions, not others behind it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.crypto import Verify
 from ledger.digests import transaction_id
-from ledger.errors import RejectedError, UnavailableError
-from ledger.state.transition import apply_transaction, decode_transaction
+from ledger.errors import BusyError, MalformedError, MalformedTransactionError, RejectedError
+from ledger.state.transition import apply_transaction, check_sequence, check_signature, decode_transaction
 from ledger.state.view import State
-from ledger.types import SignedTransaction
+from ledger.types import SignedTransaction, Transaction
 
 CAPACITY: Final = 20_000
+CAPACITY_BYTES: Final = 256 * 1024 * 1024
+FULL_RETRY_MS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    author: bytes
+    sequence: int
+    data: bytes
 
 
 class Mempool:
-    """Bounded, without duplicates. What `admit` let in fits behind everything let in before it."""
+    """Bounded, without duplicates. What `admit` let in fits behind everything let in before it.
 
-    def __init__(self, state: State, verify: Verify, capacity: int = CAPACITY) -> None:
-        """An empty pool on top of a committed state; `capacity` counts transactions."""
+    capacity, capacity_bytes: of the whole pool.  per_author: transactions that one author may have waiting.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        verify: Verify,
+        capacity: int = CAPACITY,
+        *,
+        capacity_bytes: int = CAPACITY_BYTES,
+        per_author: int | None = None,
+    ) -> None:
+        """An empty pool on top of a committed state."""
         self._base = state
         self._pending: State | None = state
         self._verify = verify
         self._capacity = capacity
-        self._waiting: dict[bytes, bytes] = {}
+        self._capacity_bytes = capacity_bytes
+        self._per_author = capacity if per_author is None else per_author
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._unapplied: list[bytes] = []
+        self._authors: dict[bytes, dict[tuple[int, bytes], None]] = {}
+        self._size_bytes = 0
+
+    def limit(self, capacity: int, per_author: int) -> None:
+        """Set how many transactions may wait, in all and of one author."""
+        self._capacity, self._per_author = capacity, per_author
 
     def __len__(self) -> int:
         """Transactions that wait."""
@@ -35,50 +71,136 @@ class Mempool:
         """Whether this transaction waits."""
         return identity in self._waiting
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that wait."""
+        return self._size_bytes
+
+    def next_sequence(self, author: bytes) -> int:
+        """The number behind those of this author's that wait, or its next one in the committed state."""
+        waiting = (sequence + 1 for sequence, _ in self._authors.get(author, ()))
+        return max([self._base.next_sequence(author), *waiting])
+
     def offered(self) -> Iterator[tuple[bytes, bytes]]:
-        """(identity, encoded transaction) of each, in order."""
-        return iter(tuple(self._waiting.items()))
+        """C19: (identity, encoded transaction) of each: one of every author in turn, each author's by sequence number."""
+        turns = deque(iter(sorted(queue)) for queue in self._authors.values())
+        while turns:
+            queue = turns.popleft()
+            entry = next(queue, None)
+            if entry is not None:
+                yield entry[1], self._waiting[entry[1]].data
+                turns.append(queue)
+
+    def encoded(self, identity: bytes) -> bytes | None:
+        """A waiting transaction's bytes."""
+        found = self._waiting.get(identity)
+        return None if found is None else found.data
 
     def admit(self, signed: SignedTransaction) -> bytes:
         """C15: take a transaction that the rules allow after all those that wait; returns its identity.
 
-        Raises the named `RejectedError`, and `UnavailableError` when the pool is full.
+        Raises the named `RejectedError`, and `BusyError` when the pool, or the author's share of it, is full.
         """
         identity = transaction_id(signed)
         if identity not in self._waiting:
-            self._require_room()
+            transaction, data = _decoded(signed), encode(signed)
+            self._require_room(transaction.author, len(data))
             self._pending = apply_transaction(self._behind_waiting(), signed, self._base.height + 1, self._verify)
-            self._waiting[identity] = encode(signed)
+            self._insert(identity, _Waiting(transaction.author, transaction.sequence, data))
         return identity
 
     def add(self, signed: SignedTransaction) -> bytes:
-        """Take a transaction that another validator admitted: the leader checks it again before it goes into a block."""
+        """Take a transaction that another validator admitted: its author and signature are checked here, its rule by the leader.
+
+        Raises the named `RejectedError` for an unknown author, a bad signature or a number that is over, and `BusyError`.
+        """
         identity = transaction_id(signed)
         if identity not in self._waiting:
-            self._require_room()
-            self._waiting[identity] = encode(signed)
+            transaction, data = _decoded(signed), encode(signed)
+            self._require_room(transaction.author, len(data))
+            known = self._base.identity_of(transaction.author) is not None
+            _, account = check_signature(self._base if known else self._behind_waiting(), signed, transaction, self._verify)
+            if not account.next_sequence <= transaction.sequence < account.next_sequence + self._capacity:
+                check_sequence(account, transaction.sequence)
+            self._unapplied.append(identity)
+            self._insert(identity, _Waiting(transaction.author, transaction.sequence, data))
         return identity
 
     def discard(self, identities: Iterable[bytes]) -> None:
         """Forget transactions, whether they wait or not. Call `rebase` before the next `admit`."""
         for identity in identities:
-            self._waiting.pop(identity, None)
+            found = self._waiting.pop(identity, None)
+            if found is not None:
+                self._size_bytes -= len(found.data)
+                queue = self._authors[found.author]
+                del queue[found.sequence, identity]
+                if not queue:
+                    del self._authors[found.author]
 
     def rebase(self, state: State) -> None:
-        """Stand on another committed state. What waits is judged again only when the next `admit` asks."""
-        self._base, self._pending = state, None
+        """Stand on another committed state. What waits is judged again only when the next `admit` or `judge` asks."""
+        self._base, self._pending = state, None if self._waiting else state
+        self._unapplied.clear()
+
+    def commit(self, identities: Sequence[bytes], state: State) -> None:
+        """A block with these transactions led to `state`.
+
+        When they are the first that waited, what waits behind them has been judged on top of them already, and is not judged again.
+        """
+        first = list(islice(self._waiting, len(identities)))
+        unmoved = self._pending is not None and not self._unapplied and first == list(identities)
+        self.discard(identities)
+        if unmoved and self._waiting:
+            self._base = state
+        else:
+            self.rebase(state)
+
+    def judge(self) -> tuple[tuple[bytes, RejectedError], ...]:
+        """Apply all that waits to the committed state, in order of arrival, and drop and return what its rules refuse now."""
+        if self._pending is not None and not self._unapplied:
+            return ()
+        state, refused = self._base, []
+        for identity, found in tuple(self._waiting.items()):
+            try:
+                state = apply_transaction(state, decode_transaction(found.data), self._base.height + 1, self._verify)
+            except RejectedError as error:
+                refused.append((identity, error))
+        self._pending = state
+        self._unapplied.clear()
+        self.discard(identity for identity, _ in refused)
+        return tuple(refused)
 
     def _behind_waiting(self) -> State:
-        state = self._pending
-        if state is None:
-            state = self._base
-            for data in self._waiting.values():
-                try:
-                    state = apply_transaction(state, decode_transaction(data), self._base.height + 1, self._verify)
-                except RejectedError:
-                    continue  # the next leader refuses it by name, and the submitter hears of it then
+        state, behind = (self._base, list(self._waiting)) if self._pending is None else (self._pending, self._unapplied)
+        for identity in behind:
+            found = self._waiting.get(identity)
+            try:
+                if found is not None:
+                    state = apply_transaction(state, decode_transaction(found.data), self._base.height + 1, self._verify)
+            except RejectedError:
+                continue  # the next leader refuses it by name, and the submitter hears of it then
+        self._pending = state
+        self._unapplied.clear()
         return state
 
-    def _require_room(self) -> None:
-        if len(self._waiting) >= self._capacity:
-            raise UnavailableError(f"{self._capacity} transactions wait already: submit this one again when some are committed")
+    def _insert(self, identity: bytes, waiting: _Waiting) -> None:
+        self._waiting[identity] = waiting
+        self._authors.setdefault(waiting.author, {})[waiting.sequence, identity] = None
+        self._size_bytes += len(waiting.data)
+
+    def _require_room(self, author: bytes, size_bytes: int) -> None:
+        if len(self._waiting) >= self._capacity or self._size_bytes + size_bytes > self._capacity_bytes:
+            waiting = f"{len(self._waiting)} transactions wait already"
+            raise BusyError(f"{waiting}, {self._size_bytes} bytes: submit this one again when some are committed", FULL_RETRY_MS)
+        mine = len(self._authors.get(author, ()))
+        if mine >= self._per_author:
+            raise BusyError(
+                f"{mine} transactions of this author wait already: submit this one again when some are committed", FULL_RETRY_MS
+            )
+
+
+def _decoded(signed: SignedTransaction) -> Transaction:
+    try:
+        return decode(signed.payload, Transaction)
+    except MalformedError as error:
+        raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error

@@ -1,13 +1,15 @@
 """One validator: the consensus core, its store, its key, its waiting transactions, its copy of the state.
 
-Fed from outside, it answers with effects. It never signs what it has not made durable first (C6), and lets nothing in whose
-signature it has not checked (C5).
+Fed from outside, it answers with effects. No signature leaves it before what it signs is durable (C6): what one event leads to is
+written in one step, and its effects are handed out behind that. It lets nothing in whose signature it has not checked (C5).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 
+from ledger.codec import encode
 from ledger.consensus.blocks import Tip, build_block, check_block, extend, follow, select_transactions
 from ledger.consensus.core import step
 from ledger.consensus.events import (
@@ -17,6 +19,7 @@ from ledger.consensus.events import (
     Event,
     Evidence,
     NeedBlocks,
+    NextValidators,
     Output,
     Persist,
     ProposalReady,
@@ -31,35 +34,56 @@ from ledger.consensus.events import (
     Validated,
     WorkAvailable,
 )
-from ledger.consensus.messages import Candidate, Message
+from ledger.consensus.messages import Candidate, Message, Step
 from ledger.consensus.replica import Replica
-from ledger.consensus.signing import is_authentic, sign_message
+from ledger.consensus.signing import is_authentic, sign_message, statement_of
 from ledger.consensus.timers import Timeouts
-from ledger.crypto import SigningKey, Verify
+from ledger.crypto import Domain, SigningKey, Verify
 from ledger.digests import transaction_id
-from ledger.errors import CorruptionError, RejectedError
-from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Send, SetTimer
+from ledger.errors import BusyError, CorruptionError, RejectedError
+from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Reported, Send, SetTimer
 from ledger.node.mempool import Mempool
+from ledger.state.entries import Jail
 from ledger.state.transition import decode_transaction
 from ledger.state.view import State
-from ledger.storage.base import BlockStore
-from ledger.types import CommittedBlock, SignedTransaction
+from ledger.storage.base import BlockStore, VoteRecord, Write
+from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction
 
 
 class ValidatorNode:
-    """The host of one core. Not safe to share between threads: whoever owns it feeds it one thing at a time."""
+    """The host of one core. Not safe to share between threads: whoever owns it feeds it one thing at a time.
 
-    def __init__(self, key: SigningKey, store: BlockStore, tip: Tip, verify: Verify, timeouts: Timeouts | None = None) -> None:
+    durable_height: of the last block in `store`; behind `tip` between a decision and its `flush`.
+    grouped: its methods answer with nothing, and `flush` writes and hands out what several of them led to: one durable step for all.
+    """
+
+    def __init__(
+        self, key: SigningKey, store: BlockStore, tip: Tip, verify: Verify, timeouts: Timeouts | None = None, *, grouped: bool = False
+    ) -> None:
         """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`)."""
+        self.grouped = grouped
         self.key = key
         self.store = store
         self.tip = tip
+        self.durable_height = tip.height
         self.pool = Mempool(tip.state, verify)
         self._verify = verify
         self._wanted: RequestProposal | None = None
         self._outcomes: dict[bytes, State] = {}
+        self._writes: list[Write] = []
+        self._effects: list[Effect] = []
+        self._reported: set[bytes] = set()
+        locked = store.locked()
+        if locked is not None and locked.block.header.height == tip.height + 1:
+            self._outcomes[locked.id] = self._outcome_of_lock(locked)
         self._replica = Replica.recover(
-            tip.validators, key.public, tip.height + 1, signed=store.votes(), locked=store.locked(), timeouts=timeouts
+            tip.validators,
+            key.public,
+            tip.height + 1,
+            signed=store.votes(),
+            locked=locked,
+            timeouts=timeouts,
+            next_validators=tip.next_validators,
         )
 
     @property
@@ -71,6 +95,25 @@ class ValidatorNode:
     def locked(self) -> bool:
         """Whether this validator holds a lock: a block of this height may be final already."""
         return self._replica.locked is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a block is being agreed on."""
+        return self._replica.step is not Step.IDLE
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether `flush` has something to do."""
+        return bool(self._writes or self._effects)
+
+    def flush(self) -> list[Effect]:
+        """Make durable what was signed and decided, then hand out the effects. When that fails nothing leaves: stop this validator."""
+        if self._writes:
+            self.store.write(tuple(self._writes))
+            self.durable_height = self.tip.height
+        self._writes.clear()
+        effects, self._effects = self._effects, []
+        return effects
 
     def start(self) -> list[Effect]:
         """Repeat what was signed before a stop, and go on."""
@@ -88,15 +131,16 @@ class ValidatorNode:
         """Begin to agree if transactions wait."""
         if not len(self.pool):
             return []
-        effects = self._feed(WorkAvailable())
+        self._take(WorkAvailable())
         if self._wanted is not None:
-            wanted, self._wanted = self._wanted, None
-            effects += self._answer(wanted)
-        return effects
+            for event in self._propose(self._wanted):
+                self._take(event)
+        return self._answer()
 
     def on_message(self, message: Message) -> list[Effect]:
         """Take a proposal or a vote of another validator; what is not authentic is dropped."""
-        if not is_authentic(self.tip.network, self.tip.validators, message, self._verify):
+        validators = self.tip.validators if message.height <= self.height else self.tip.next_validators
+        if not is_authentic(self.tip.network, validators, message, self._verify):
             return []
         return self._feed(Received(message))
 
@@ -116,24 +160,37 @@ class ValidatorNode:
         self._outcomes[after.block] = after.state
         return self._feed(CaughtUp(committed))
 
+    def _outcome_of_lock(self, locked: Candidate) -> State:
+        try:
+            return check_block(self.tip, locked.block, self._verify)
+        except RejectedError as error:
+            where = f"{self.store.place}: the block locked at height {locked.block.header.height}"
+            raise CorruptionError(f"{where} does not hold: {error}: restore this file from a backup") from error
+
     def drop(self, transactions: list[bytes]) -> None:
         """Forget waiting transactions that will not be committed."""
         self.pool.discard(transactions)
         self.pool.rebase(self.tip.state)
 
-    def _feed(self, first: Event) -> list[Effect]:
-        effects: list[Effect] = []
+    def _feed(self, event: Event) -> list[Effect]:
+        self._take(event)
+        return self._answer()
+
+    def _answer(self) -> list[Effect]:
+        return [] if self.grouped else self.flush()
+
+    def _take(self, first: Event) -> None:
         events = deque([first])
         while events:
             self._replica, outputs = step(self._replica, events.popleft())
             for output in outputs:
-                events.extend(self._carry_out(output, effects))
-        return effects
+                events.extend(self._carry_out(output))
 
-    def _carry_out(self, output: Output, effects: list[Effect]) -> list[Event]:
+    def _carry_out(self, output: Output) -> list[Event]:
+        effects = self._effects
         match output:
             case Persist(vote, locked):
-                self.store.save_vote(vote, locked)
+                self._writes.append(VoteRecord(vote, locked))
             case Broadcast(message):
                 signed = sign_message(self.key, self.tip.network, message)
                 effects.append(Send(signed))
@@ -141,9 +198,9 @@ class ValidatorNode:
             case Validate(height, candidate):
                 return [Validated(height, candidate.id, self._is_valid(candidate))]
             case RequestProposal():
-                return self._propose(output, effects)
+                return self._propose(output)
             case Commit(committed):
-                return self._commit(committed, effects)
+                return self._commit(committed)
             case ScheduleTimeout(timeout, duration_ms):
                 effects.append(SetTimer(timeout, duration_ms))
             case Resend(message):
@@ -152,21 +209,16 @@ class ValidatorNode:
                 effects.append(Ask(height, validator))
             case Evidence(first, second):
                 effects.append(Accuse(first, second))
+                self._report(first, second)
         return []
 
-    def _answer(self, wanted: RequestProposal) -> list[Effect]:
-        effects: list[Effect] = []
-        for event in self._propose(wanted, effects):
-            effects += self._feed(event)
-        return effects
-
-    def _propose(self, wanted: RequestProposal, effects: list[Effect]) -> list[Event]:
+    def _propose(self, wanted: RequestProposal) -> list[Event]:
         """C9: a block of the waiting transactions that the rules allow; none, no block."""
         self._wanted = None
         if wanted.height != self.height:
             return []
         taken, after, refused = select_transactions(self.tip, self.pool.offered(), self._verify)
-        effects.extend(Refused(identity, error) for identity, error in refused)
+        self._effects.extend(Refused(identity, error) for identity, error in refused)
         self.pool.discard(identity for identity, _ in refused)
         if not taken:
             self._wanted = wanted
@@ -184,18 +236,33 @@ class ValidatorNode:
                 return False
         return True
 
-    def _commit(self, committed: CommittedBlock, effects: list[Effect]) -> list[Event]:
+    def _commit(self, committed: CommittedBlock) -> list[Event]:
         block = committed.certificate.block
         after = self._outcomes.get(block)
         if after is None:
             raise CorruptionError(
                 f"{self.store.place}: block {committed.block.header.height} is final but was never found valid here: stop, and report it"
             )
-        self.store.append(committed)
+        self._writes.append(committed)
         self.tip = extend(self.tip, committed, after)
         self._outcomes.clear()
         self._wanted = None
-        self.pool.discard(transaction_id(decode_transaction(data)) for data in committed.block.transactions)
-        self.pool.rebase(after)
-        effects.append(Final(committed))
-        return [WorkAvailable()] if len(self.pool) else []
+        self.pool.commit([transaction_id(decode_transaction(data)) for data in committed.block.transactions], after)
+        self._effects.append(Final(committed))
+        following: list[Event] = [NextValidators(self._replica.height, self.tip.next_validators)]
+        return [*following, WorkAvailable()] if len(self.pool) else following
+
+    def _report(self, first: Message, second: Message) -> None:
+        """C13: evidence becomes a transaction of this validator, once per offender."""
+        offender, author = first.validator, self.key.public
+        state = self.tip.state
+        jailed = state.read(Jail, offender) is not None
+        if offender in self._reported or jailed or offender == author or state.identity_of(author) is None:
+            return
+        self._reported.add(offender)
+        body = ReportEquivocation(offender, statement_of(first), statement_of(second))
+        payload = encode(Transaction(self.tip.network, author, self.pool.next_sequence(author), body))
+        signed = SignedTransaction(payload, self.key.sign(Domain.TRANSACTION, payload))
+        with suppress(RejectedError, BusyError):  # somebody else's report may be waiting already
+            self.pool.admit(signed)
+            self._effects.append(Reported(signed))

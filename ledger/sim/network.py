@@ -186,7 +186,7 @@ class _Network:
 
     def block(self, instance: _Instance, height: int, round_: int) -> Candidate:
         identity = sha256(b"%d %d %d %d" % (instance.number, instance.life, height, round_)).digest()
-        header = Header(b"", height, b"", b"", identity, 1, b"", b"", instance.key)
+        header = Header(b"", height, b"", b"", identity, 1, b"", b"", b"", instance.key)
         return Candidate(identity, Block(header, None, (identity,)))
 
     def persist(self, instance: _Instance, vote: SignedVote, locked: Candidate | None) -> None:

@@ -6,14 +6,12 @@ the tests that show it matters.
 
 from __future__ import annotations
 
-import re
 from typing import Final, NoReturn
 
 from ledger.errors import FieldError, RejectedError, RoleError, RoundStateError, SizeError, UnknownRunError
 from ledger.state.entries import Identity, Round, Run
-from ledger.state.view import State
+from ledger.state.view import NAME, State
 
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 DIGEST_BYTES: Final = 32
 REASON_CHARACTERS: Final = 500
 ENCODING_CHARACTERS: Final = 16_384

@@ -5,17 +5,19 @@ A leaf's value is its record's canonical bytes, tag first; its path is the tagge
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 from ledger.codec import encode
 from ledger.crypto import Domain, tagged_digest
-from ledger.types import DatasetUse, Metric, Record
+from ledger.types import DatasetUse, Metric, Record, Validator
 
 ADMINISTRATOR = "administrator"
 SITE = "site"
 COORDINATOR = "coordinator"
 AGGREGATOR = "aggregator"
 AUDITOR = "auditor"
+VALIDATOR = "validator"
 
 
 class Origin(Record, frozen=True):
@@ -35,6 +37,7 @@ class Entry(Record, frozen=True):
         return tuple(getattr(self, name) for name in self.key_fields)
 
 
+@lru_cache(maxsize=1 << 14)
 def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
     """The 32-byte path of an entry: a digest of its kind's tag and its key."""
     return tagged_digest(Domain.STATE_KEY, encode((kind.__struct_config__.tag, *key)))
@@ -245,6 +248,33 @@ class Network(Entry, frozen=True, tag="state.network"):
     validators_hash: bytes
 
 
+class ScheduledSet(Record, frozen=True):
+    """The validators from `height` on, in the order in which they lead, until the next scheduled set."""
+
+    height: int
+    members: tuple[Validator, ...]
+
+
+class ValidatorSets(Entry, frozen=True, tag="state.validators"):
+    """Every set there was, is, or is to be, in ascending order of height: under the empty key."""
+
+    key_fields: ClassVar = ()
+    scheduled: tuple[ScheduledSet, ...]
+
+
+class Jail(Entry, frozen=True, tag="state.jail"):
+    """A validator's key that signed two different things at (height, round, step), and who showed it."""
+
+    key_fields: ClassVar = ("public_key",)
+    public_key: bytes
+    name: str
+    height: int
+    round: int
+    step: int
+    reporter: str
+    origin: Origin
+
+
 StateEntry = (
     Identity
     | Account
@@ -260,5 +290,7 @@ StateEntry = (
     | LineageCount
     | Lineage
     | Network
+    | ValidatorSets
+    | Jail
 )
 """What a proved value decodes to."""

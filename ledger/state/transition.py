@@ -1,7 +1,7 @@
 """The one entrance to the ledger's rules: what a block or a transaction does to the state, or why it may not.
 
 Pure and integer-only: the same state and the same bytes give the same state on every machine. Each kind of transaction has its rule in
-a module of its own; a new kind is one module and one line of `_RULES`. Rules B1-B6 and X1-X7 of SPEC.md.
+a module of its own; a new kind is one module and one line of `_RULES`. Rules B1-B7 and X1-X7 of SPEC.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from ledger import crypto
 from ledger.codec import decode
 from ledger.crypto import Domain, Verify
-from ledger.digests import transaction_id, transactions_root
+from ledger.digests import transaction_id, transactions_root, validators_hash
 from ledger.errors import (
     BadSignatureError,
     InvalidBlockError,
@@ -25,12 +25,13 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import checks, consents, datasets, identities, lineage, models, rounds, runs
+from ledger.state import checks, consents, datasets, identities, lineage, models, rounds, runs, validators
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
     AppendLineage,
     Block,
+    ChangeValidator,
     CloseRun,
     CommitRound,
     ExcludeSite,
@@ -41,6 +42,7 @@ from ledger.types import (
     RegisterDataset,
     RegisterIdentity,
     RegisterModel,
+    ReportEquivocation,
     SealRound,
     SignedTransaction,
     SubmitUpdate,
@@ -66,6 +68,8 @@ _RULES: Final[Mapping[type, Rule]] = {
     CloseRun: runs.close,
     RegisterModel: models.register,
     AppendLineage: lineage.append,
+    ReportEquivocation: validators.report,
+    ChangeValidator: validators.change,
 }
 
 
@@ -118,7 +122,8 @@ def decode_transaction(data: bytes) -> SignedTransaction:
         raise MalformedTransactionError(f"a signed transaction is malformed: {error}", "X2") from error
 
 
-def _check_author(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> Identity:
+def check_signature(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> tuple[Identity, Account]:
+    """X3 to X5: who signed `transaction`, the decoded payload of `signed`. Raises the named `RejectedError`."""
     key = transaction.author.hex()[:16]
     if transaction.network != state.network:
         have, here = transaction.network.hex()[:16], state.network.hex()[:16]
@@ -131,11 +136,21 @@ def _check_author(state: State, signed: SignedTransaction, transaction: Transact
         checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
-    expected, given = account.next_sequence, transaction.sequence
+    return author, account
+
+
+def check_sequence(account: Account, given: int) -> None:
+    """X6 and X7: the number is the author's next."""
+    expected, name = account.next_sequence, account.name
     if given < expected:
-        checks.refuse("X6", SequenceError, f"transaction {given} of {author.name!r} is a replay: {expected} is next; sign it with that")
+        checks.refuse("X6", SequenceError, f"transaction {given} of {name!r} is a replay: {expected} is next; sign it with that")
     if given > expected:
-        checks.refuse("X7", SequenceError, f"transaction {given} of {author.name!r} leaves a gap: {expected} is next; send those before it")
+        checks.refuse("X7", SequenceError, f"transaction {given} of {name!r} leaves a gap: {expected} is next; send those before it")
+
+
+def _check_author(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> Identity:
+    author, account = check_signature(state, signed, transaction, verify)
+    check_sequence(account, transaction.sequence)
     return author
 
 
@@ -145,8 +160,10 @@ def _check_header(state: State, header: Header, transactions: tuple[bytes, ...])
         checks.refuse("B1", InvalidBlockError, f"{where} is of network {header.network.hex()[:16]}, this is {state.network.hex()[:16]}")
     if header.height != state.height + 1:
         checks.refuse("B2", InvalidBlockError, f"{where} does not follow height {state.height}; apply the blocks in order")
-    if header.validators_hash != state.network_entry().validators_hash:
-        checks.refuse("B3", InvalidBlockError, f"{where} names other validators than genesis; reject it")
+    if header.validators_hash != validators_hash(state.validators_at(header.height)):
+        checks.refuse("B3", InvalidBlockError, f"{where} names other validators than this height has; reject it")
+    if header.next_validators_hash != validators_hash(state.validators_at(header.height + 1)):
+        checks.refuse("B7", InvalidBlockError, f"{where} names other validators for the next height than are scheduled; reject it")
     if header.transactions_count != len(transactions):
         counts = f"{len(transactions)} transactions, the header says {header.transactions_count}"
         checks.refuse("B4", InvalidBlockError, f"{where} has {counts}; fetch it again")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from ledger.codec import encode
 from ledger.crypto import PUBLIC_KEY_BYTES, VERIFIER, is_public_key
@@ -12,6 +13,7 @@ from ledger.digests import network_id, validators_hash
 from ledger.errors import GenesisError
 from ledger.state.entries import (
     ADMINISTRATOR,
+    VALIDATOR,
     Account,
     Alias,
     Consent,
@@ -28,15 +30,18 @@ from ledger.state.entries import (
     Outcome,
     Round,
     Run,
+    ScheduledSet,
     Submission,
+    ValidatorSets,
     path_of,
 )
 from ledger.state.tree import StateProof, Tree, verify_absence, verify_presence
-from ledger.types import Genesis
+from ledger.types import Genesis, Validator
 
 E = TypeVar("E", bound=Entry)
 
 SALT_BYTES = 16
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,11 @@ class State:
         for number, public_key in enumerate(genesis.administrators):
             name = f"{ADMINISTRATOR}-{number}"
             state = state.put(Identity(name, ADMINISTRATOR, public_key, Origin(bytes(32), 0)), Account(public_key, name, 0))
-        return state
+        for member in genesis.validators:
+            if state.read(Account, member.public_key) is None:
+                identity = Identity(member.name, VALIDATOR, member.public_key, Origin(bytes(32), 0))
+                state = state.put(identity, Account(member.public_key, member.name, 0))
+        return state.put(ValidatorSets((ScheduledSet(1, genesis.validators),)))
 
     def root(self) -> bytes:
         """32 bytes that commit to every entry, whatever order they were written in."""
@@ -165,6 +174,18 @@ class State:
         """What genesis fixed."""
         return self._present(Network)
 
+    def validator_sets(self) -> ValidatorSets:
+        """Every validator set so far, and those that take effect at the next two heights."""
+        return self._present(ValidatorSets)
+
+    def validators_at(self, height: int) -> tuple[Validator, ...]:
+        """Who votes at `height`, in the order of leading; known up to two heights above this state's."""
+        return next(one.members for one in reversed(self.validator_sets().scheduled) if one.height <= height or one.height == 1)
+
+    def latest_validators(self) -> tuple[Validator, ...]:
+        """The last set that is scheduled."""
+        return self.validator_sets().scheduled[-1].members
+
     def all(self, kind: type[E]) -> Iterator[E]:
         """Every entry of one kind, in the tree's order: walks the whole state, for queries and never for rules."""
         return (record for record in self.tree.records() if type(record) is kind)
@@ -206,7 +227,7 @@ def verify_no_entry(root: bytes, kind: type[Entry], key: tuple[str | bytes | int
 
 
 def check_genesis(genesis: Genesis) -> None:
-    """Raise `GenesisError` when a genesis cannot start a network: rules G1-G5 of SPEC.md."""
+    """Raise `GenesisError` when a genesis cannot start a network: rules G1-G6 of SPEC.md."""
     keys = [validator.public_key for validator in genesis.validators]
     names = [validator.name for validator in genesis.validators]
     if genesis.verifier != VERIFIER:
@@ -222,5 +243,8 @@ def check_genesis(genesis: Genesis) -> None:
             raise GenesisError(f"genesis {genesis.name!r}: {bad[0].hex()!r} of a {whose} is no Ed25519 key of {PUBLIC_KEY_BYTES} bytes")
     if len(set(names)) != len(names):
         raise GenesisError(f"genesis {genesis.name!r} names a validator twice; give each its own name")
+    reserved = {f"{ADMINISTRATOR}-{number}" for number in range(len(genesis.administrators))}
+    if bad_names := [name for name in names if NAME.match(name) is None or name in reserved]:
+        raise GenesisError(f"genesis {genesis.name!r}: {bad_names[0]!r} is no name for a validator; use a to z, 0 to 9, '.', '_' and '-'")
     if bad_power := [validator for validator in genesis.validators if validator.power < 1]:
         raise GenesisError(f"genesis {genesis.name!r}: validator {bad_power[0].name!r} has power {bad_power[0].power}; use 1 or more")

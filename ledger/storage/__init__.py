@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ledger.storage.base import BlockStore
+from ledger.storage.base import BlockStore, VoteRecord, Write
 from ledger.storage.lock import FolderLock
 from ledger.storage.sqlite import SqliteStore
 
-__all__ = ["BlockStore", "FolderLock", "SqliteStore"]
+__all__ = ["BlockStore", "FolderLock", "SqliteStore", "VoteRecord", "Write"]

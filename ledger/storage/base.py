@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ledger.consensus.messages import Candidate, SignedVote
 from ledger.types import CommittedBlock, Genesis
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRecord:
+    """What will be signed next, and the block locked with it when the lock changes."""
+
+    vote: SignedVote
+    locked: Candidate | None
+
+
+Write = VoteRecord | CommittedBlock
+"""One entry of `BlockStore.write`."""
 
 
 class BlockStore(Protocol):
@@ -30,8 +43,11 @@ class BlockStore(Protocol):
     def transactions(self, until: int | None = None) -> int:
         """Number of indexed transactions, up to and with height `until`."""
 
-    def append(self, committed: CommittedBlock) -> None:
-        """Add the next block with its index entries, and forget the votes up to its height: one atomic, durable step."""
+    def write(self, entries: Sequence[Write]) -> None:
+        """Record votes (C6) and add blocks, in this order, as one atomic, durable step: all of it or nothing.
+
+        A block comes with its index entries, and votes up to its height are forgotten. A second, different vote in one place is refused.
+        """
 
     def block(self, height: int) -> CommittedBlock | None:
         """The block of this height, checked against its digests."""
@@ -41,9 +57,6 @@ class BlockStore(Protocol):
 
     def find(self, transaction: bytes) -> tuple[int, int] | None:
         """Height of the block a transaction is in, and its place in that block."""
-
-    def save_vote(self, vote: SignedVote, locked: Candidate | None) -> None:
-        """Record what will be signed next, and the block locked with it when the lock changes: atomic and durable (C6)."""
 
     def votes(self) -> tuple[SignedVote, ...]:
         """What was signed above the last block."""

@@ -1,4 +1,4 @@
-"""A validator's chain in one SQLite file: write-ahead journal, synchronous FULL, one transaction per commit.
+"""A validator's chain in one SQLite file: write-ahead journal, synchronous FULL, one transaction per `write`.
 
 Every row carries the SHA-256 of its body; a block must also hash to the identity it is filed under and carry the
 transactions and the parent certificate its header names. Whether certificates verify and blocks chain is for whoever
@@ -8,7 +8,7 @@ replays them (`ledger.consensus.blocks.follow`).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from ledger.consensus.messages import Candidate, SignedVote
 from ledger.digests import certificate_digest, header_digest, transaction_id, transactions_root
 from ledger.errors import CorruptionError, LedgerError, LockedError, MalformedError, StorageError
 from ledger.state.transition import decode_transaction
+from ledger.storage.base import VoteRecord, Write
 from ledger.types import CommittedBlock, Genesis
 
 T = TypeVar("T")
@@ -110,18 +111,14 @@ class SqliteStore:
             return int(self._rows("SELECT count(*) FROM transactions")[0][0])
         return int(self._rows("SELECT count(*) FROM transactions WHERE height <= ?", until)[0][0])
 
-    def append(self, committed: CommittedBlock) -> None:
-        """Add the next block: see `BlockStore.append`."""
-        header, body = committed.block.header, encode(committed)
-        index = [
-            (transaction_id(decode_transaction(data)), header.height, position)
-            for position, data in enumerate(committed.block.transactions)
-        ]
+    def write(self, entries: Sequence[Write]) -> None:
+        """Votes and blocks in one durable step: see `BlockStore.write`. The table refuses a second, different vote in one place."""
         with self._atomically() as connection:
-            connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (header.height, header_digest(header), body, _digest(body)))
-            connection.executemany("INSERT INTO transactions VALUES (?, ?, ?)", index)
-            connection.execute("DELETE FROM votes WHERE height <= ?", (header.height,))
-            connection.execute("DELETE FROM locked WHERE height <= ?", (header.height,))
+            for entry in entries:
+                if isinstance(entry, VoteRecord):
+                    _insert_vote(connection, entry)
+                else:
+                    _insert_block(connection, entry)
 
     def block(self, height: int) -> CommittedBlock | None:
         """The block of this height, checked against its digests."""
@@ -159,15 +156,6 @@ class SqliteStore:
                 f"{self._path}: the index files transaction {transaction.hex()[:16]} at a wrong place in block {height}: {REMEDY}"
             )
         return height, position
-
-    def save_vote(self, vote: SignedVote, locked: Candidate | None) -> None:
-        """Record what will be signed next: see `BlockStore.save_vote`. A second, different vote in one place is refused by the table."""
-        body = encode(vote)
-        with self._atomically() as connection:
-            connection.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?)", (vote.height, vote.round, vote.step, body, _digest(body)))
-            if locked is not None:
-                block = encode(locked)
-                connection.execute("INSERT OR REPLACE INTO locked VALUES (0, ?, ?, ?)", (vote.height, block, _digest(block)))
 
     def votes(self) -> tuple[SignedVote, ...]:
         """What was signed above the last block."""
@@ -235,6 +223,23 @@ class SqliteStore:
         if self._connection is None:
             raise StorageError(f"{self._path} is closed: open the ledger again")
         return self._connection
+
+
+def _insert_vote(connection: sqlite3.Connection, record: VoteRecord) -> None:
+    vote, body = record.vote, encode(record.vote)
+    connection.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?)", (vote.height, vote.round, vote.step, body, _digest(body)))
+    if record.locked is not None:
+        block = encode(record.locked)
+        connection.execute("INSERT OR REPLACE INTO locked VALUES (0, ?, ?, ?)", (vote.height, block, _digest(block)))
+
+
+def _insert_block(connection: sqlite3.Connection, committed: CommittedBlock) -> None:
+    height, body = committed.block.header.height, encode(committed)
+    index = [(transaction_id(decode_transaction(data)), height, position) for position, data in enumerate(committed.block.transactions)]
+    connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (height, committed.certificate.block, body, _digest(body)))
+    connection.executemany("INSERT INTO transactions VALUES (?, ?, ?)", index)
+    connection.execute("DELETE FROM votes WHERE height <= ?", (height,))
+    connection.execute("DELETE FROM locked WHERE height <= ?", (height,))
 
 
 def _connect(uri: str) -> sqlite3.Connection:

@@ -147,6 +147,7 @@ BAD_BLOCKS: dict[str, tuple[Callable[[], Block], str]] = {
     ),
     "proposer": (lambda: header_with(proposer=ADMINISTRATOR.public), "who is no validator"),
     "validators": (lambda: header_with(validators_hash=bytes(32)), "other validators"),
+    "next validators": (lambda: header_with(next_validators_hash=bytes(32)), "for the next height"),
     "count": (lambda: header_with(transactions_count=3), "the header says 3"),
     "transactions root": (lambda: header_with(transactions_root=bytes(32)), "not those of the header's root"),
     "state root": (lambda: header_with(state_root=bytes(32)), "the header says 0000"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import sha256
 from itertools import combinations
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.consensus import rules
 from ledger.consensus.core import EARLY_MESSAGES, FUTURE_ROUNDS, step
@@ -45,7 +45,7 @@ FOUR = ValidatorSet.of(tuple(Validator(f"v{number}", key, 1) for number, key in 
 def candidate(label: str, height: int = 1) -> Candidate:
     """A block that stands for something named."""
     identity = sha256(label.encode()).digest()
-    return Candidate(identity, Block(Header(b"", height, b"", b"", identity, 1, b"", b"", KEYS[0]), None, (b"x",)))
+    return Candidate(identity, Block(Header(b"", height, b"", b"", identity, 1, b"", b"", b"", KEYS[0]), None, (b"x",)))
 
 
 A, B = candidate("a"), candidate("b")

@@ -10,20 +10,48 @@ import pytest
 
 from ledger import crypto
 from ledger.author import sign_transaction
+from ledger.codec import decode
 from ledger.consensus.blocks import genesis_tip
-from ledger.consensus.messages import Proposal, SignedVote, Step, Vote
+from ledger.consensus.messages import Proposal, Step, Vote
 from ledger.consensus.signing import sign_message
 from ledger.crypto import SigningKey
-from ledger.digests import transaction_id
-from ledger.errors import DuplicateError, InvalidBlockError, LedgerError, RejectedError, SequenceError, StorageError, UnavailableError
+from ledger.digests import transaction_id, validators_hash
+from ledger.errors import (
+    BadSignatureError,
+    BusyError,
+    DuplicateError,
+    InvalidBlockError,
+    LedgerError,
+    RejectedError,
+    RoleError,
+    SequenceError,
+    StorageError,
+    UnavailableError,
+    UnknownAuthorError,
+    UnknownDatasetError,
+)
 from ledger.node import Cluster, Mempool, ValidatorNode
 from ledger.node.effects import Accuse, Final, Refused, Send, SetTimer
 from ledger.node.replay import replay
+from ledger.state.entries import Jail
+from ledger.state.transition import apply_transaction
 from ledger.storage import SqliteStore
-from ledger.types import CommittedBlock, Genesis, RegisterIdentity, SignedTransaction, Validator
+from ledger.types import (
+    ChangeValidator,
+    CommittedBlock,
+    DatasetUse,
+    Genesis,
+    OpenRun,
+    RegisterDataset,
+    RegisterIdentity,
+    SignedTransaction,
+    Transaction,
+    Validator,
+)
 
 KEYS = [SigningKey.from_seed(bytes([number]) * 32) for number in range(1, 5)]
 ADMINISTRATOR = SigningKey.from_seed(bytes([9]) * 32)
+OTHER = SigningKey.from_seed(bytes([8]) * 32)
 GENESIS = Genesis(
     "nodes",
     "libsodium",
@@ -115,6 +143,72 @@ def test_a_pool_is_bounded_and_forgets() -> None:
     assert pool.admit(signed(1, "instead")) in pool
 
 
+def test_a_flood_does_not_delay_others() -> None:
+    """C19: behind 500 of one author's, another author's first transaction is offered second; each author's are in sequence."""
+    pool = Mempool(TIP.state, crypto.verify)
+    pool.admit(sign_transaction(ADMINISTRATOR, TIP.network, 0, RegisterIdentity("other", "auditor", OTHER.public)))
+    for sequence in range(1, 500):
+        pool.admit(signed(sequence))
+    dataset = RegisterDataset("d", bytes(32), "md5:0", 1, bytes(32))
+    late = sign_transaction(OTHER, TIP.network, 0, dataset)
+    with pytest.raises(RoleError):
+        pool.admit(late)
+    pool.add(late)
+    offered = [identity for identity, _ in pool.offered()]
+    assert offered[1] == transaction_id(late)
+    sequences = [decode(pool.encoded(identity), SignedTransaction).payload for identity in offered if identity != offered[1]]
+    assert [decode(payload, Transaction).sequence for payload in sequences] == list(range(500))
+
+
+def test_a_block_takes_what_rests_on_another_author_behind_it(tmp_path: Path) -> None:
+    """C15, C19: an author registered by a transaction that waits too gets into the same block, though its turn comes first."""
+    leader = node(tmp_path, 0)
+    pool = leader.pool
+    for sequence in range(3):
+        pool.admit(signed(sequence))
+    coordinator = SigningKey.from_seed(bytes(32))
+    pool.admit(sign_transaction(ADMINISTRATOR, TIP.network, 3, RegisterIdentity("coordinator", "coordinator", coordinator.public)))
+    run = OpenRun("r", "p", bytes(32), "c", bytes(32), "ckks", "{}", 1, bytes(32), 1, 1, (DatasetUse("site-0", bytes(32)),))
+    with pytest.raises(UnknownDatasetError):
+        pool.admit(sign_transaction(coordinator, TIP.network, 0, run))
+    site = SigningKey.from_seed(b"site0".ljust(32, b"."))
+    pool.admit(sign_transaction(site, TIP.network, 0, RegisterDataset("d", bytes(32), "md5:0", 1, bytes(32))))
+    (proposal,) = [e.message for e in leader.work() if isinstance(e, Send) and isinstance(e.message, Proposal)]
+    assert proposal.candidate.block.header.transactions_count == 5
+
+
+def test_what_waits_is_judged_again_only_when_something_else_was_decided() -> None:
+    """C15: after a block of the first that waited, the rest stands as judged; after another one, `judge` drops what is refused now."""
+    pool = Mempool(TIP.state, crypto.verify)
+    identities = [pool.admit(signed(sequence)) for sequence in range(3)]
+    after = apply_transaction(TIP.state, signed(0), 1)
+    pool.commit(identities[:1], after)
+    assert pool.judge() == ()
+    assert pool.admit(signed(3)) in pool
+    pool.rebase(apply_transaction(after, signed(1, "other"), 2))
+    refused = dict(pool.judge())
+    assert list(refused) == [identities[1]]
+    assert isinstance(refused[identities[1]], SequenceError)
+    assert identities[1] not in pool
+
+
+def test_gossip_is_taken_of_known_authors_only() -> None:
+    """C15: what another validator passes on needs a known author, a good signature and a number not over: else it is refused at once."""
+    pool = Mempool(TIP.state, crypto.verify, per_author=2)
+    stranger = sign_transaction(OTHER, TIP.network, 0, RegisterIdentity("x", "site", KEYS[2].public))
+    with pytest.raises(UnknownAuthorError):
+        pool.add(stranger)
+    with pytest.raises(BadSignatureError):
+        pool.add(SignedTransaction(signed(0).payload, bytes(64)))
+    with pytest.raises(SequenceError):
+        pool.add(signed(10**6))
+    pool.add(signed(1))
+    pool.add(signed(0))
+    with pytest.raises(BusyError) as caught:
+        pool.add(signed(2))
+    assert caught.value.retry_after_ms > 0
+
+
 def test_what_others_admitted_is_judged_by_the_leader(tmp_path: Path) -> None:
     """C15: a transaction that came unjudged is left out of the block, with its reason, and the rest goes in."""
     leader = node(tmp_path, 0)
@@ -142,11 +236,11 @@ def test_a_vote_is_on_disk_before_it_leaves(tmp_path: Path, monkeypatch: pytest.
     leader = node(tmp_path, 0)
     leader.submit(signed(0))
 
-    def refuse(vote: SignedVote, locked: object) -> None:
+    def refuse(entries: object) -> None:
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(leader.store, "save_vote", refuse)
+        patch.setattr(leader.store, "write", refuse)
         with pytest.raises(StorageError):
             leader.work()
     leader.store.close()
@@ -162,6 +256,41 @@ def test_a_vote_is_on_disk_before_it_leaves(tmp_path: Path, monkeypatch: pytest.
     third.submit(signed(0, "other"))
     repeated = [effect.message for effect in third.start() + third.work() if isinstance(effect, Send)]
     assert repeated == sent[1:]
+
+
+def test_grouped_effects_leave_behind_one_durable_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C6: a grouped validator says nothing before `flush`, which writes proposal and prevote in one step; if that fails, nothing leaves."""
+    leader = node(tmp_path, 0)
+    leader.grouped = True
+    leader.submit(signed(0))
+    assert leader.work() == []
+    assert (leader.unflushed, leader.store.votes()) == (True, ())
+    steps: list[int] = []
+    write = leader.store.write
+    monkeypatch.setattr(leader.store, "write", lambda entries: (steps.append(len(entries)), write(entries)))
+    sent = [effect.message for effect in leader.flush() if isinstance(effect, Send)]
+    assert (steps, len(sent), [vote.step for vote in leader.store.votes()]) == ([2], 2, [Step.PROPOSE, Step.PREVOTE])
+
+    def refuse(entries: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(leader.store, "write", refuse)
+    for key in KEYS[1:3]:
+        leader.on_message(sign_message(key, TIP.network, Vote(int(Step.PREVOTE), 1, 0, sent[1].block, key.public, b"")))  # type: ignore[union-attr]
+    with pytest.raises(StorageError):
+        leader.flush()
+    assert [vote.step for vote in leader.store.votes()] == [Step.PROPOSE, Step.PREVOTE]
+
+
+def test_one_durable_step_a_phase(cluster: Cluster, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four validators decide a block in three durable steps each: prevote (the leader's with its proposal), precommit, block."""
+    steps: list[str] = []
+    for name, each in cluster.nodes.items():
+        write = each.store.write
+        monkeypatch.setattr(each.store, "write", lambda entries, name=name, write=write: (steps.append(name), write(entries)))
+    cluster.nodes["v0"].submit(signed(0))
+    cluster.run(lambda: len(watcher.final) < 4)
+    assert sorted(steps) == sorted(list(cluster.nodes) * 3)
 
 
 def test_unauthentic_messages_change_nothing(tmp_path: Path) -> None:
@@ -204,18 +333,110 @@ def test_four_validators_agree_and_store_the_same(cluster: Cluster, watcher: Wat
 
 
 def test_an_equivocating_validator_is_reported_and_changes_nothing(cluster: Cluster, watcher: Watcher) -> None:
-    """C13: two signed votes of one validator come out as an accusation; the block is still decided."""
+    """C13, J5: two signed votes of one validator come out as an accusation and a transaction that jails it; the block is still decided."""
     prevotes: list[Any] = [
         sign_message(KEYS[3], TIP.network, Vote(int(Step.PREVOTE), 1, 0, block, KEYS[3].public, b"")) for block in (None, bytes(32))
     ]
     cluster.remove("v3")
     one = cluster.nodes["v1"]
     for prevote in prevotes:
-        cluster._carry_out("v1", one.on_message(prevote))
+        one.on_message(prevote)
+    cluster.deliver()
     assert [(accusation.first, accusation.second) for accusation in watcher.accused] == [tuple(prevotes)]
     cluster.nodes["v0"].submit(signed(0))
     cluster.run(lambda: len(watcher.final) < 3)
     assert len({each.tip.block for each in cluster.nodes.values()}) == 1
+    state = one.tip.state
+    jail = state.read(Jail, KEYS[3].public)
+    assert jail is not None
+    assert (jail.name, jail.height, jail.reporter) == ("v3", 1, "v1")
+    assert [member.name for member in state.validators_at(2)] == ["v0", "v1", "v2", "v3"]
+    assert [member.name for member in state.validators_at(3)] == ["v0", "v1", "v2"]
+
+
+def decide(cluster: Cluster, watcher: Watcher, transaction: SignedTransaction) -> None:
+    """One more block, at everybody who is up."""
+    done = len(watcher.final) + len(cluster.nodes)
+    for each in cluster.nodes.values():
+        each.on_transaction(transaction)
+    cluster.run(lambda: len(watcher.final) < done)
+
+
+def say(sequence: int, body: Any) -> SignedTransaction:
+    """The administrator's transaction."""
+    return sign_transaction(ADMINISTRATOR, TIP.network, sequence, body)
+
+
+def test_a_set_takes_effect_two_heights_later(cluster: Cluster, watcher: Watcher) -> None:
+    """B3, B7, C3: headers name the set of their height and the next; certificates come from the set of their height; the leader too."""
+    decide(cluster, watcher, say(0, ChangeValidator("v0", KEYS[0].public, 0)))
+    for sequence in range(1, 5):
+        decide(cluster, watcher, signed(sequence))
+    blocks = list(cluster.nodes["v1"].store.blocks())
+    old, new = (validators_hash(members) for members in (GENESIS.validators, GENESIS.validators[1:]))
+    assert [block.block.header.validators_hash for block in blocks] == [old, old, new, new, new]
+    assert [block.block.header.next_validators_hash for block in blocks] == [old, new, new, new, new]
+    assert all(KEYS[0].public not in {entry.validator for entry in block.certificate.signatures} for block in blocks[2:])
+    assert [block.block.header.proposer for block in blocks[2:]] == [KEYS[(height - 1) % 3 + 1].public for height in (3, 4, 5)]
+    assert cluster.nodes["v0"].tip.block == cluster.nodes["v1"].tip.block, "who was removed still follows"
+    assert cluster.nodes["v0"].store.votes() == ()
+
+
+def test_a_validator_that_comes_in_votes(cluster: Cluster, watcher: Watcher, tmp_path: Path) -> None:
+    """A new validator follows before it votes; then it counts: with it, three of the five may decide nothing, four may."""
+    key = SigningKey.from_seed(bytes([7]) * 32)
+    store = SqliteStore.create(tmp_path / "v4.sqlite", GENESIS)
+    cluster.add("v4", ValidatorNode(key, store, TIP, crypto.verify))
+    decide(cluster, watcher, say(0, ChangeValidator("v4", key.public, 1)))
+    for sequence in range(1, 4):
+        decide(cluster, watcher, signed(sequence))
+    cluster.remove("v0")
+    decide(cluster, watcher, signed(4))
+    last = cluster.nodes["v4"].store.block(5)
+    assert last is not None
+    assert key.public in {entry.validator for entry in last.certificate.signatures}
+    assert cluster.nodes["v4"].tip.validators.quorum == 4
+    cluster.remove("v1")
+    for each in cluster.nodes.values():
+        each.on_transaction(signed(5))
+    with pytest.raises(UnavailableError):
+        cluster.run(lambda: cluster.nodes["v2"].height == 6)
+
+
+def test_a_chain_with_changes_is_replayed(cluster: Cluster, watcher: Watcher, tmp_path: Path) -> None:
+    """C14, C17: links and certificates across changes hold from the file alone, with and without a donor."""
+    decide(cluster, watcher, say(0, ChangeValidator("v0", KEYS[0].public, 0)))
+    for sequence in range(1, 4):
+        decide(cluster, watcher, signed(sequence))
+    end = cluster.nodes["v1"].tip
+    store = SqliteStore.open_reader(tmp_path / "v2.sqlite")
+    for donor in (None, end):
+        found = replay(store, crypto.verify, donor)
+        assert (found.block, found.validators.members) == (end.block, GENESIS.validators[1:])
+    store.close()
+
+
+def test_a_locked_validator_that_starts_again_decides(cluster: Cluster, watcher: Watcher, tmp_path: Path) -> None:
+    """C6: from its record alone it knows the outcome of the block it had locked, and takes part in deciding it."""
+    for each in cluster.nodes.values():
+        each.grouped = False
+    leader = cluster.nodes["v0"]
+    leader.submit(signed(0))
+    sent = [effect.message for effect in leader.work() if isinstance(effect, Send)]
+    other = cluster.nodes["v1"]
+    votes = [effect.message for message in sent for effect in other.on_message(message) if isinstance(effect, Send)]
+    third = cluster.nodes["v2"]
+    votes += [effect.message for message in sent for effect in third.on_message(message) if isinstance(effect, Send)]
+    precommits = [e.message for message in votes for e in other.on_message(message) if isinstance(e, Send)]
+    assert other.locked
+    other.store.close()
+    again = node(tmp_path, 1)
+    assert again.locked
+    for who in (0, 2):
+        vote = Vote(int(Step.PRECOMMIT), 1, 0, precommits[-1].block, KEYS[who].public, b"")  # type: ignore[union-attr]
+        effects = again.on_message(sign_message(KEYS[who], TIP.network, vote))
+    again.start()
+    assert again.tip.height == 1 or any(isinstance(effect, Final) for effect in effects)
 
 
 def test_no_quorum_ends_in_an_error_not_in_a_loop(cluster: Cluster, watcher: Watcher) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,13 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledger.author import Author
+from ledger.backends.base import Receipt
+from ledger.backends.embedded import EmbeddedLedger
 from ledger.backends.network import create_network
 from ledger.backends.reader import open_readonly
 from ledger.codec import decode, encode
-from ledger.digests import header_digest
+from ledger.consensus.messages import VoteContent
+from ledger.crypto import Domain, SigningKey
+from ledger.digests import header_digest, validators_hash
 from ledger.errors import CorruptionError, LedgerError, NotOnRecordError, ProofError
 from ledger.provenance import TransactionProof, model_history, prove, run_history, to_plain, verify_ledger, verify_transaction
-from ledger.types import Block, Certificate, CommittedBlock, Signature, SubmitUpdate
+from ledger.provenance.proofs import SetChange
+from ledger.types import Block, Certificate, ChangeValidator, CommittedBlock, RegisterIdentity, Signature, SubmitUpdate, Validator
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 
@@ -227,3 +235,52 @@ def test_an_edited_ledger_is_caught_at_its_height(story: Any, edit: str) -> None
     height = at + 2 if edit in ("drop", "swap") else at + 1
     with pytest.raises(CorruptionError, match=f"block {height} does not hold"):
         verify_ledger(Edited(story.ledger, edits[edit]))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Iterator[tuple[EmbeddedLedger, Receipt]]:
+    """A ledger whose validators changed twice, and a receipt from behind the changes."""
+    administrator = SigningKey.from_seed(bytes(32))
+    setup = create_network("changing", [administrator.public])
+    with EmbeddedLedger.create(tmp_path / "changing", setup.genesis, setup.keys) as ledger:
+        author = Author(administrator, ledger)
+        author.send(ChangeValidator("validator-4", setup.keys["validator-4"].public, 0))
+        for number in range(2):
+            author.send(RegisterIdentity(f"a{number}", "site", SigningKey.generate().public))
+        author.send(ChangeValidator("validator-1", setup.keys["validator-1"].public, 2))
+        for number in range(2):
+            receipt = author.send(RegisterIdentity(f"b{number}", "site", SigningKey.generate().public))
+        yield ledger, receipt
+
+
+def test_a_proof_leads_through_changes_of_validators(changed: tuple[EmbeddedLedger, Receipt]) -> None:
+    """C16: from the genesis alone, each set is learned from a header that the set before certified."""
+    ledger, receipt = changed
+    proof = prove(ledger, receipt.transaction)
+    assert [len(change.members) for change in proof.changes] == [3, 3]
+    assert verify_transaction(decode(encode(proof), TransactionProof), ledger.genesis).body.name == "b1"  # type: ignore[union-attr]
+    assert verify_ledger(ledger).height == 6
+
+
+@pytest.mark.parametrize("fault", ["none", "skipped", "other members", "order", "certified by the new set", "strangers"])
+def test_a_proof_with_another_way_through_the_changes_is_refused(changed: tuple[EmbeddedLedger, Receipt], fault: str) -> None:
+    """C16: changes left out, in another order, of other members, or certified by whoever they bring in prove nothing."""
+    ledger, receipt = changed
+    proof = prove(ledger, receipt.transaction)
+    first, second = proof.changes
+    strangers = [SigningKey.generate() for _ in range(3)]
+    members = tuple(Validator(f"validator-{n}", key.public, 1) for n, key in enumerate(strangers))
+    header = msgspec.structs.replace(first.header, next_validators_hash=validators_hash(members))
+    content = encode(VoteContent(ledger.network, header.height, 0, header_digest(header)))
+    votes = sorted((Signature(key.public, key.sign(Domain.PRECOMMIT, content)) for key in strangers), key=lambda vote: vote.validator)
+    forged = SetChange(header, Certificate(header.height, 0, header_digest(header), tuple(votes)), members)
+    changes = {
+        "none": (),
+        "skipped": (second,),
+        "other members": (msgspec.structs.replace(first, members=members), second),
+        "order": (second, first),
+        "certified by the new set": (first, msgspec.structs.replace(second, certificate=proof.certificate)),
+        "strangers": (forged,),
+    }[fault]
+    with pytest.raises(ProofError):
+        verify_transaction(msgspec.structs.replace(proof, changes=changes), ledger.genesis)

@@ -42,11 +42,12 @@ NAMED = dict(
     S2="AbsentSubmissionError", S3="ConsentError", S4="QuorumOfSitesError", O1="RoundStateError", O2="RoundStateError",
     O3="FieldError", O4="SizeError", O5="DuplicateError", V1="RoundStateError", V2="RoundStateError", V3="ModelMismatchError",
     V4="RoleError", V5="ModelMismatchError", V6="FieldError", A1="RoundStateError", A2="LineageError", A3="LineageError",
-    A4="LineageError",
+    A4="LineageError", J1="RoleError", J2="FieldError", J3="FieldError", J4="DuplicateError", J5="DuplicateError", J6="EvidenceError",
+    J7="EvidenceError", J8="EvidenceError", J9="FieldError",
 )  # fmt: skip
-BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6"}
+BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
-LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "N1", "S2", "U1", "V1"}
+LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "N1", "S2", "U1", "V1", "J6", "J7"}
 # Vectors that break two rules: without the first, the second speaks.
 SECOND_LINE = {
     "invalid_run_purpose": "R6",
@@ -54,6 +55,7 @@ SECOND_LINE = {
     "invalid_open_round_twice": "N4",
     "invalid_submit_other_dataset": "U5",
     "invalid_lineage_not_zlib": "A3",
+    "invalid_evidence_again": "J6",
 }
 
 
@@ -172,6 +174,7 @@ def wrong_blocks() -> dict[str, Block]:
         "B4": msgspec.structs.replace(good, transactions=cut),
         "B5": with_header(msgspec.structs.replace(good, transactions=cut), transactions_count=len(cut)),
         "B6": with_header(good, state_root=bytes(32)),
+        "B7": with_header(good, next_validators_hash=bytes(32)),
     }
 
 
@@ -293,6 +296,8 @@ def test_a_network_is_named_by_its_whole_genesis() -> None:
         ({"administrators": (bytes(32),)}, "no Ed25519 key"),
         ({"validators": (msgspec.structs.replace(GENESIS.validators[0], power=0),)}, "power"),
         ({"validators": (GENESIS.validators[0], msgspec.structs.replace(GENESIS.validators[1], name="validator-0"))}, "its own name"),
+        ({"validators": (msgspec.structs.replace(GENESIS.validators[0], name="Validator"),)}, "is no name"),
+        ({"validators": (msgspec.structs.replace(GENESIS.validators[0], name="administrator-0"),)}, "is no name"),
     ],
 )
 def test_a_genesis_that_cannot_start_a_network_is_refused(change: dict[str, Any], says: str) -> None:

@@ -17,7 +17,7 @@ from ledger.consensus.messages import Candidate, SignedVote
 from ledger.crypto import SigningKey
 from ledger.digests import header_digest, transaction_id, transactions_root
 from ledger.errors import CorruptionError, LedgerError, LockedError, StorageError
-from ledger.storage import FolderLock, SqliteStore
+from ledger.storage import FolderLock, SqliteStore, VoteRecord
 from ledger.types import Block, Certificate, CommittedBlock, Genesis, Header, Signature, SignedTransaction, Validator
 
 KEY = SigningKey.from_seed(bytes(32))
@@ -30,7 +30,7 @@ def committed(height: int, parent: Certificate | None) -> CommittedBlock:
     from ledger.digests import certificate_digest
 
     data = tuple(encode(SignedTransaction(b"payload %d %d" % (height, place), bytes(64))) for place in range(2))
-    header = Header(bytes(32), height, bytes(32), certificate_digest(parent), transactions_root(data), 2, bytes(32), bytes(32), KEY.public)
+    header = Header(bytes(32), height, bytes(32), certificate_digest(parent), transactions_root(data), 2, *(bytes(32),) * 3, KEY.public)
     certificate = Certificate(height, 0, header_digest(header), (Signature(KEY.public, bytes(64)),))
     return CommittedBlock(Block(header, parent, data), certificate)
 
@@ -49,9 +49,9 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "validator-1.sqlite"
     store = SqliteStore.create(file, GENESIS)
     for block in chain(LAST):
-        store.append(block)
+        store.write([block])
     locked = Candidate(bytes(32), committed(LAST + 1, None).block)
-    store.save_vote(SignedVote(LAST + 1, 0, 3, bytes(32), 0), locked)
+    store.write([VoteRecord(SignedVote(LAST + 1, 0, 3, bytes(32), 0), locked)])
     store.close()
     return file
 
@@ -73,8 +73,8 @@ def test_what_was_stored_comes_back(path: Path) -> None:
 def test_a_commit_forgets_the_votes_of_its_height_only(path: Path) -> None:
     """C6: votes above the committed height stay on record."""
     store = SqliteStore.open(path)
-    store.save_vote(SignedVote(LAST + 2, 0, 2, None, -1), None)
-    store.append(committed(LAST + 1, chain(LAST)[-1].certificate))
+    store.write([VoteRecord(SignedVote(LAST + 2, 0, 2, None, -1), None)])
+    store.write([committed(LAST + 1, chain(LAST)[-1].certificate)])
     assert [vote.height for vote in store.votes()] == [LAST + 2]
     assert store.locked() is None
     store.close()
@@ -84,7 +84,7 @@ def test_a_second_vote_in_one_place_is_refused(path: Path) -> None:
     """C6: even a host that forgot its votes cannot record a contradiction."""
     store = SqliteStore.open(path)
     with pytest.raises(StorageError, match="second entry in one place"):
-        store.save_vote(SignedVote(LAST + 1, 0, 3, None, -1), None)
+        store.write([VoteRecord(SignedVote(LAST + 1, 0, 3, None, -1), None)])
     assert store.votes() == (SignedVote(LAST + 1, 0, 3, bytes(32), 0),)
     store.close()
 
@@ -195,11 +195,11 @@ def test_a_full_disk_is_named_and_nothing_is_half_written(path: Path) -> None:
     big = committed(LAST + 1, chain(LAST)[-1].certificate)
     data = tuple(encode(SignedTransaction(os.urandom(9_000), bytes(64))) for _ in range(20))
     header = Header(
-        bytes(32), LAST + 1, bytes(32), big.block.header.certificate, transactions_root(data), 20, bytes(32), bytes(32), KEY.public
+        bytes(32), LAST + 1, bytes(32), big.block.header.certificate, transactions_root(data), 20, *(bytes(32),) * 3, KEY.public
     )
     block = CommittedBlock(Block(header, big.block.parent, data), Certificate(LAST + 1, 0, header_digest(header), ()))
     with pytest.raises(StorageError, match="disk is full"):
-        store.append(block)
+        store.write([block])
     assert (store.height(), store.transactions(), len(store.votes())) == (LAST, 2 * LAST, 1)
     store.close()
 
@@ -209,7 +209,7 @@ def test_a_read_only_file_is_named(path: Path) -> None:
     store = SqliteStore.open_reader(path)
     assert store.height() == LAST
     with pytest.raises(StorageError, match="read-only"):
-        store.append(committed(LAST + 1, None))
+        store.write([committed(LAST + 1, None)])
     store.close()
     with pytest.raises(StorageError, match="is closed"):
         store.height()
@@ -218,7 +218,7 @@ def test_a_read_only_file_is_named(path: Path) -> None:
 def test_a_reader_sees_what_a_writer_commits(path: Path) -> None:
     """Audits run beside a run: a reader opened before a commit reads it afterwards."""
     writer, reader = SqliteStore.open(path), SqliteStore.open_reader(path)
-    writer.append(committed(LAST + 1, chain(LAST)[-1].certificate))
+    writer.write([committed(LAST + 1, chain(LAST)[-1].certificate)])
     assert reader.height() == LAST + 1
     reader.close()
     writer.close()

@@ -1,0 +1,38 @@
+"""Run one validator in the foreground: ``python -m ledger.node FOLDER``. SIGTERM and SIGINT stop it. Exit status 1 when it cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from ledger.errors import LedgerError
+from ledger.node.folder import read_validator
+from ledger.node.server import ValidatorServer
+
+
+async def run(folder: Path) -> None:
+    """Serve until a signal comes. Raises `LedgerError`."""
+    server = ValidatorServer(read_validator(folder))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve()
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m ledger.node FOLDER\n")
+        return 2
+    try:
+        asyncio.run(run(Path(arguments[0])))
+    except LedgerError as error:
+        sys.stderr.write(f"cifer: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
