@@ -345,7 +345,8 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     if hashlib.sha256(summed.to_bytes()).hexdigest() != total.digest:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
-    released = workspace.scheme.release(summed, site, _sites(sealed), workspace.secret_context())
+    public = PublicContext(workspace.scheme.name, workspace.store.get(workspace.store.find("public-context", summed.context.hex())))
+    released = workspace.scheme.release(_submissions(workspace, number, sealed), site, public, workspace.secret_context())
     return workspace.store.put("opening", released.to_bytes())
 
 
@@ -483,10 +484,15 @@ def mirror_lineage(run: RunRef, number: int) -> int:
 
 def _sum_of_sealed(workspace: Workspace, number: int, sealed: SealedSet, public_context: str) -> Ciphertext:
     """The sum of the sealed ciphertexts, each read by the digest on the ledger; the same bytes for whoever computes it."""
-    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
+    scheme, store = workspace.scheme, workspace.store
     public = PublicContext(scheme.name, store.get(store.find("public-context", public_context)))
-    ciphertexts = [Ciphertext.from_bytes(store.get(item.ciphertext), scheme.name, binding) for item in sealed.submissions]
-    return scheme.add(ciphertexts, public)
+    return scheme.add(list(_submissions(workspace, number, sealed).values()), public)
+
+
+def _submissions(workspace: Workspace, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
+    """The sealed ciphertexts by site, each read by the digest on the ledger."""
+    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
+    return {item.site: Ciphertext.from_bytes(store.get(item.ciphertext), scheme.name, binding) for item in sealed.submissions}
 
 
 def _sites(sealed: SealedSet) -> tuple[str, ...]:

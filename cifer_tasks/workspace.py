@@ -30,7 +30,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, PublicContext, Scheme, SecretContext
 from cifer_tasks.errors import FailureError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
@@ -219,7 +219,8 @@ class Workspace:
 
     def openers(self, sealed: SealedSet) -> tuple[str, ...]:
         """The key holders who are asked to release what opens a sealed set."""
-        return self.scheme.openers([item.site for item in sealed.submissions])
+        public = PublicContext(self.scheme.name, self.store.get(self.public_context()))
+        return self.scheme.openers([item.site for item in sealed.submissions], public)
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""

@@ -117,14 +117,14 @@ def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, contexts: A
     rows = {dataset.site: dataset.rows for dataset in scenario.datasets}
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, rows)
     binding = Binding("00", "bare", number, len(flatten(model)), encoding.bound)
-    ciphertexts = []
+    submissions = {}
     for dataset in scenario.datasets:
         trained = train(settings, model, data.read_table(dataset, scenario.target), dataset.site, number)
         values, _, _ = encoding.encode(trained.delta, trained.rows, rounding_seed(settings.seed, number, dataset.site))
-        ciphertexts.append(scheme.encrypt(values, binding, public))
-    total = scheme.add(ciphertexts, public)
+        submissions[dataset.site] = scheme.encrypt(values, binding, public)
+    total = scheme.add(list(submissions.values()), public)
     sites = sorted(rows)
-    openings = [scheme.release(total, opener, sites, secret) for opener in scheme.openers(sites)]
+    openings = [scheme.release(submissions, opener, public, secret) for opener in scheme.openers(sites, public)]
     model = apply_update(model, mean_update(scheme.open(total, openings, public), encoding, rows))
     evaluate(settings, model, scenario)
     return model, digest(model)

@@ -19,7 +19,7 @@ exists twice, in NumPy and compiled, and both give the same residues: canonical 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -168,8 +168,8 @@ def multiplier(polynomial: IntVector) -> Multiplier:
     """Of small integers, int64 (4096,)."""
     values, quotients = [], []
     for index, prime in enumerate(PRIMES):
-        scaled = transform(polynomial, index).astype(object) * pow(DEGREE, -1, prime) % prime
-        values.append(scaled.astype(np.int64))
+        whole, scale = transform(polynomial, index), pow(DEGREE, -1, prime)
+        values.append((whole * scale - (whole * (scale / prime)).astype(np.int64) * prime) % prime)
         quotients.append(values[-1] / prime)
     return Multiplier((values[0], values[1]), (quotients[0], quotients[1]))
 
@@ -183,15 +183,15 @@ def transform(polynomial: IntVector, index: int) -> IntVector:
     while length > 1:
         length //= 2
         view = out.reshape(groups, 2, length)
-        low = view[:, 0, :].copy()
-        roots = tables.roots[groups : 2 * groups, None]
-        quotients = tables.root_quotients[groups : 2 * groups, None]
         high = view[:, 1, :]
+        # A step adds at most 1.5 p, so twelve stay below 2^50 and need no reduction in between.
+        roots, quotients = tables.roots[groups : 2 * groups, None], tables.root_quotients[groups : 2 * groups, None]
         high = high * roots - (high * quotients).astype(np.int64) * prime
-        view[:, 0, :] = (low + high) % prime
-        view[:, 1, :] = (low - high) % prime
+        view[:, 1, :] = view[:, 0, :] - high
+        view[:, 0, :] += high
         groups *= 2
-    return out
+    reduced: IntVector = out % prime
+    return reduced
 
 
 def multiply_block(block: Residues, by: Multiplier, backend: Backend) -> Residues:
@@ -250,12 +250,11 @@ def from_wire(data: bytes | memoryview, coefficients: int, backend: Backend) -> 
     return first, second
 
 
-def add_residues(parts: Sequence[Residues]) -> Residues:
-    """The sum of canonical residues, canonical; exact for fewer than 2^18 parts."""
-    totals = []
-    for index, prime in enumerate(PRIMES):
-        total = parts[0][index].copy()
-        for part in parts[1:]:
-            total += part[index]
-        totals.append(total % prime)
-    return totals[0], totals[1]
+def add_residues(parts: Iterable[Residues]) -> Residues:
+    """The sum of one or more canonical residues, canonical; exact for fewer than 2^18 parts."""
+    each = iter(parts)
+    first, second = (residues.copy() for residues in next(each))
+    for part in each:
+        first += part[0]
+        second += part[1]
+    return first % PRIMES[0], second % PRIMES[1]
