@@ -84,7 +84,7 @@ Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The code and dependencies a run is made with: git commit (``+dirty`` when edited) and digest of the installed packages."""
+    """The code and dependencies a run is made with: git commit (``-dirty`` when edited) and digest of the installed packages."""
 
     code_commit: str
     lock_digest: str
@@ -285,7 +285,7 @@ def provenance(folder: Path) -> Provenance:
 
 
 def _commit(folder: Path) -> str:
-    """``<commit>`` or ``<commit>+dirty`` of the repository around `folder`, "" when there is none."""
+    """``<commit>`` or ``<commit>-dirty`` of the repository around `folder`, "" when there is none."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=10)
@@ -293,6 +293,6 @@ def _commit(folder: Path) -> str:
 
     try:
         head = git("rev-parse", "HEAD")
-        return head and head + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return head and head + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -25,7 +25,7 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import checks, consents, datasets, identities, lineage, models, rounds, runs
+from ledger.state import checks, consents, datasets, identities, keys, lineage, models, rounds, runs
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
@@ -40,7 +40,9 @@ from ledger.types import (
     OpenRun,
     RegisterDataset,
     RegisterIdentity,
+    RegisterKey,
     RegisterModel,
+    ReleaseOpening,
     SealRound,
     SignedTransaction,
     SubmitUpdate,
@@ -54,6 +56,7 @@ Rule = Callable[[State, Identity, Origin, Any], State]
 
 _RULES: Final[Mapping[type, Rule]] = {
     RegisterIdentity: identities.register,
+    RegisterKey: keys.register,
     RegisterDataset: datasets.register,
     GrantConsent: consents.grant,
     WithdrawConsent: consents.withdraw,
@@ -62,6 +65,7 @@ _RULES: Final[Mapping[type, Rule]] = {
     SubmitUpdate: rounds.submit,
     ExcludeSite: rounds.exclude,
     SealRound: rounds.seal,
+    ReleaseOpening: rounds.release,
     CommitRound: rounds.commit,
     CloseRun: runs.close,
     RegisterModel: models.register,

@@ -42,7 +42,8 @@ NAMED = dict(
     S2="AbsentSubmissionError", S3="ConsentError", S4="QuorumOfSitesError", O1="RoundStateError", O2="RoundStateError",
     O3="FieldError", O4="SizeError", O5="DuplicateError", V1="RoundStateError", V2="RoundStateError", V3="ModelMismatchError",
     V4="RoleError", V5="ModelMismatchError", V6="FieldError", A1="RoundStateError", A2="LineageError", A3="LineageError",
-    A4="LineageError",
+    A4="LineageError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError", W1="UnknownSiteError", W2="RoundStateError",
+    W3="RoundStateError", W4="DuplicateError",
 )  # fmt: skip
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
