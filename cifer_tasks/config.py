@@ -114,7 +114,7 @@ class Encryption(_Section):
     equal models, encrypted or not. Up to 16 sites send 2.25 bytes a parameter at 16 bits and 1.41 at 10.
     """
 
-    scheme: Literal["threshold", "ckks", "plain"] = "ckks"
+    scheme: Literal["threshold", "ckks", "plain"] = "threshold"
     preset: Literal["lean", "nvflare"] = "lean"
     bits: int = Field(default=16, ge=8, le=30)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cifer_tasks import tasks
 from cifer_tasks.errors import SiteStepError
-from cifer_tasks.records import Exclusion, Opening, RunRef, Submission
+from cifer_tasks.records import ArtifactRef, Exclusion, Opening, Release, RunRef, SealedSet, Submission
 from cifer_tasks.workspace import SiteFailed, Workspace
 
 
@@ -33,3 +33,18 @@ def site_round(run: RunRef, number: int, site: str, opening: Opening) -> Submiss
         if policy.on_error == "abort":
             raise
         return tasks.exclude(run, number, site, error.step, str(error))
+
+
+def site_release(run: RunRef, number: int, site: str, sealed: SealedSet, aggregate: ArtifactRef) -> Release | None:
+    """A key holder's part in opening a sealed set. None, and announced, when it does not answer: others may be enough.
+
+    Under `sites.on_error: abort` the site's error ends the run instead.
+    """
+    workspace = Workspace.of(run)
+    try:
+        return tasks.release(run, number, site, sealed, aggregate)
+    except SiteStepError as error:
+        workspace.announce(SiteFailed(number, site, error.detail))
+        if workspace.settings.sites.on_error == "abort":
+            raise
+        return None

@@ -155,6 +155,10 @@ class Scheme(ABC):
     key_per_site: bool
     """Whether each site generates its own keys, or one pair is made for a run and shared by its sites."""
 
+    def smallest_set(self, sites: int) -> int:
+        """The fewest submissions that key holders open the sum of, in a run of `sites` sites; a run asks for at least as many."""
+        return 1
+
     @abstractmethod
     def generate(self) -> tuple[PublicContext, SecretContext]:
         """Fresh key material of one key holder from the system's CSPRNG."""

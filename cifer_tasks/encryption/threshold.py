@@ -140,6 +140,10 @@ class ThresholdScheme(Scheme):
     def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:
         self._randomness = randomness
 
+    def smallest_set(self, sites: int) -> int:
+        """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
+        return sharing.smallest_set(sites)
+
     def generate(self) -> tuple[PublicContext, SecretContext]:
         """A site's X25519 key pair, which opens the envelopes of all its rounds."""
         private = X25519PrivateKey.from_private_bytes(self._randomness(KEY_BYTES))
