@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cifer_tasks.errors import IntegrityError, StorageError
-from cifer_tasks.files import write_atomically
+from cifer_tasks.files import write_atomically, write_once
 from cifer_tasks.records import ArtifactRef, Kind, SiteFile
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -152,15 +152,16 @@ class SiteFolder:
     def put(self, name: str, data: bytes) -> SiteFile:
         """Write a file, mode 0600, replacing an earlier one of this name whole. Raises `StorageError`."""
         path = self.folder / _checked(name)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self.folder.stat().st_mode & 0o077:
-                self.folder.chmod(0o700)
-        except OSError as error:
-            msg = f"{self.folder}: cannot be used: {_cause(error)}; set CIFER_HOME to a folder you can write to"
-            raise StorageError(msg) from None
+        self._make()
         write_atomically(path, data, durable=False)  # what a power cut takes is made again from the table
         return SiteFile(self.site, name, hashlib.sha256(data).hexdigest(), len(data))
+
+    def once(self, name: str, data: bytes) -> bytes:
+        """Write a file, mode 0600, unless there is one of this name, and return what it holds. Raises `StorageError`."""
+        path = self.folder / _checked(name)
+        self._make()
+        write_once(path, data)
+        return _read_file(path)
 
     def get(self, file: SiteFile) -> bytes:
         """A file's bytes, verified. Raises `IntegrityError` when it is another site's, missing or changed since it was written."""
@@ -189,6 +190,15 @@ class SiteFolder:
             path.unlink(missing_ok=True)
         except OSError as error:
             msg = f"{path}: cannot be removed: {_cause(error)}; remove it by hand, it holds {self.site}'s plaintext update"
+            raise StorageError(msg) from None
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.folder.stat().st_mode & 0o077:
+                self.folder.chmod(0o700)
+        except OSError as error:
+            msg = f"{self.folder}: cannot be used: {_cause(error)}; set CIFER_HOME to a folder you can write to"
             raise StorageError(msg) from None
 
     def _path(self, file: SiteFile) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,29 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, durable: boo
     except OSError as error:
         msg = f"{path}: cannot be written: {error.strerror}; free space there, or set CIFER_HOME to a folder you can write to"
         raise StorageError(msg) from None
+
+
+def write_once(path: Path, data: bytes) -> bool:
+    """Create `path` with mode 0600 and these bytes, whole or not at all; False, and nothing written, when it exists."""
+    if path.exists():
+        return False
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror}; free space there, or set CIFER_HOME to a folder you can write to"
+        raise StorageError(msg) from None
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

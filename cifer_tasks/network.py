@@ -13,7 +13,7 @@ from cifer_tasks.config import LedgerSettings
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import KeyMismatchError, UsageError
 from cifer_tasks.records import Dataset, Enrolment, Scenario
-from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, SigningKey, State
+from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey, State
 from ledger.backends import open_ledger
 from ledger.backends.network import has_ledger, read_genesis
 from ledger.crypto import VERIFIER
@@ -86,6 +86,8 @@ def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
     for dataset in scenario.datasets:
         try:
             _admit(workspace, dataset.site, SITE)
+            if workspace.scheme.key_per_site:
+                _publish_key(workspace, dataset.site)
             reason = _offer(workspace, dataset, scenario.name)
         except KeyMismatchError as error:
             reason = str(error)
@@ -107,6 +109,15 @@ def _admit(workspace: Workspace, name: str, role: str) -> None:
             f"restore {name}.signing.secret from a backup"
         )
         raise KeyMismatchError(msg)
+
+
+def _publish_key(workspace: Workspace, site: str) -> None:
+    """Put the site's encryption key on the ledger, signed by the site, unless it has one there.
+
+    A key that is lost is not replaced here: others may have dealt shares to it in a round that is under way.
+    """
+    if workspace.ledger.state().encryption_key(site) is None:
+        workspace.author(site).send(RegisterKey(workspace.encryption_key(site).data))
 
 
 def _offer(workspace: Workspace, dataset: Dataset, purpose: str) -> str:

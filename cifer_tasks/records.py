@@ -166,6 +166,14 @@ class SealedSet(Record, frozen=True):
         return sum(submission.rows for submission in self.submissions)
 
 
+class Release(Record, frozen=True):
+    """What a key holder released to open one sealed set, final on the ledger."""
+
+    site: str
+    opening: ArtifactRef
+    committed: Committed
+
+
 class Evaluation(Record, frozen=True):
     """A model's metrics on the held-out table."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.errors import FailureError
-from cifer_tasks.records import ArtifactRef, Committed, Exclusion, RegisteredModel, SealedSet, Submission
+from cifer_tasks.records import ArtifactRef, Committed, Exclusion, RegisteredModel, Release, SealedSet, Submission
 from ledger import RoundView, State
 from ledger.state.entries import Exclusion as ExclusionEntry
 from ledger.state.entries import Origin, Run
@@ -69,6 +69,11 @@ class RunRecord:
         found = self.state.submission(self.run, number, site)
         return None if found is None else self._submission(found)
 
+    def release(self, number: int, site: str) -> Release | None:
+        """What `site` released to open the round; it has to be in the store."""
+        found = self.state.release(self.run, number, site)
+        return None if found is None else Release(site, self.store.find("opening", found.opening.hex()), committed(found.origin))
+
     def exclusion(self, number: int, site: str) -> Exclusion | None:
         """Why `site` was left out of the round."""
         found = self.state.exclusion(self.run, number, site)
@@ -90,8 +95,11 @@ class RunRecord:
         return ""
 
     def check_sealed(self, number: int, sealed: SealedSet) -> None:
-        """A key holder's own look at the ledger: `sealed` is the one set it sealed. Raises `FailureError`."""
+        """A key holder's own look at the ledger: the round is under way, and `sealed` is the one set it sealed. Raises `FailureError`."""
         on_record = self.round(number)
+        if on_record.outcome is not None or number != self.declared.rounds_opened or self.declared.status != "open":
+            msg = f"round {number}: refusing to open it: it is over, and the run is {self.declared.status} at {self.declared.rounds_opened}"
+            raise FailureError(msg)
         claimed = {item.site: item.ciphertext.digest for item in sealed.submissions}
         recorded = {item.site: item.ciphertext.hex() for item in on_record.submissions if item.site in on_record.sealed_sites}
         if on_record.sealed is None or claimed != recorded:

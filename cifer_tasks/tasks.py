@@ -8,7 +8,6 @@ safe to record: the message of a foreign exception may quote data, so it stays i
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import sys
 import traceback
@@ -23,7 +22,7 @@ from cifer_tasks import data
 from cifer_tasks.aggregation import mean_update
 from cifer_tasks.config import Settings
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
-from cifer_tasks.encryption.scheme import Ciphertext, PublicContext
+from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
 from cifer_tasks.errors import CiferError, FailureError, IntegrityError, SiteStepError, TooFewSitesError
@@ -46,6 +45,7 @@ from cifer_tasks.records import (
     Opening,
     ProtectedUpdate,
     RegisteredModel,
+    Release,
     RoundResult,
     RunRef,
     Scenario,
@@ -55,7 +55,7 @@ from cifer_tasks.records import (
     Verdict,
 )
 from cifer_tasks.run_record import committed
-from cifer_tasks.workspace import StepStarted, Workspace
+from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import (
     AppendLineage,
     CloseRun,
@@ -67,6 +67,7 @@ from ledger import (
     OpenRound,
     OpenRun,
     RegisterModel,
+    ReleaseOpening,
     SealRound,
     SubmitUpdate,
 )
@@ -181,6 +182,10 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     if workspace.record.exists:
         return initial
     taking_part = [dataset for dataset in scenario.datasets if dataset.site in enrolment.sites]
+    minimum = max(settings.sites.minimum, workspace.scheme.smallest_set(len(taking_part)))
+    if minimum > len(taking_part):
+        msg = f"encryption.scheme={settings.encryption.scheme} needs {minimum} sites, and {len(taking_part)} can take part; add sites"
+        raise TooFewSitesError(msg)
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
     workspace.author(COORDINATOR).send(
         OpenRun(
@@ -193,7 +198,7 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
             encoding=encoding.canonical(),
             parameters=len(flatten(workspace.store.get(initial))),
             initial_model=bytes.fromhex(initial.digest),
-            minimum_sites=settings.sites.minimum,
+            minimum_sites=minimum,
             rounds=settings.training.rounds,
             datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
         )
@@ -271,10 +276,9 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     """Encrypt the encoded update under the round's public context."""
     workspace = Workspace.of(run)
     folder = workspace.site_folder(site)
-    public = PublicContext(workspace.scheme.name, workspace.store.get(opening.public_context))
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
-    ciphertext = workspace.scheme.encrypt(values, binding, public)
+    ciphertext = workspace.scheme.encrypt(values, binding, workspace.checked_context(number), site)
     stored = workspace.store.put("ciphertext", ciphertext.to_bytes())
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows)
@@ -334,40 +338,86 @@ def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusio
 def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> ArtifactRef:
     """Add the ciphertexts of the sealed set. Has the public context only."""
     workspace = Workspace.of(run)
-    return workspace.store.put("aggregate", _sum_of_sealed(workspace, number, sealed, opening.public_context.digest).to_bytes())
+    total = workspace.scheme.add(list(_submissions(workspace, number, sealed).values()), workspace.round_context(number))
+    return workspace.store.put("aggregate", total.to_bytes())
 
 
-@step("release[{site}]")
-def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
-    """A key holder's contribution to opening this one sealed set.
+@step("release[{site}]", retries=1)
+@at_site
+def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> Release:
+    """A key holder's one contribution to opening this one sealed set, signed onto the ledger.
 
-    The holder looks for itself: the set is the one on the ledger, and what it opens is the sum over exactly that set. Under a shared
-    key nothing else would keep an aggregator from having one site's ciphertext opened.
+    The holder looks for itself: the set is the one on the ledger, the round is under way, what it opens is the sum over exactly that set,
+    and it is the first set that it opens in this round, which it writes down in its own folder before anything else.
     """
     workspace = Workspace.of(run)
+    if (done := workspace.record.release(number, site)) is not None:
+        return done
     workspace.record.check_sealed(number, sealed)
-    summed = _sum_of_sealed(workspace, number, sealed, workspace.record.round(number).public_context.hex())
-    if hashlib.sha256(summed.to_bytes()).hexdigest() != total.digest:
+    _promise(workspace, number, site, sealed)
+    released = workspace.scheme.release(
+        _submissions(workspace, number, sealed), site, workspace.round_context(number), workspace.secret_context(site)
+    )
+    claimed = Ciphertext.from_bytes(workspace.store.get(total), workspace.scheme.name, workspace.binding(number))
+    if released.aggregate != claimed.digest():
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
-    released = workspace.scheme.release(summed, site, _sites(sealed), workspace.secret_context())
-    return workspace.store.put("opening", released.to_bytes())
+    opening = workspace.store.put("opening", released.to_bytes())
+    workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
+    found = workspace.record.release(number, site)
+    if found is None:
+        msg = f"round {number}: the ledger acknowledged the release of {site} but does not show it"
+        raise FailureError(msg)
+    return found
+
+
+def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet) -> None:
+    """The site's own durable word on which set it opens in a round: whatever a ledger says later, it opens no other.
+
+    Two sums over sets that differ by one site would give that site's update away.
+    """
+    named = "\n".join(f"{item.site} {item.ciphertext.digest}" for item in sealed.submissions).encode()
+    if workspace.site_folder(site).once(f"round-{number}.opens", named) != named:
+        msg = f"round {number}: {site} has released for another set of submissions in this round, and opens no second one"
+        raise IntegrityError(msg)
 
 
 @step("open[{number}]")
 def open_aggregate(
-    run: RunRef, number: int, sealed: SealedSet, total: ArtifactRef, openings: tuple[ArtifactRef, ...], opening: Opening
+    run: RunRef, number: int, sealed: SealedSet, total: ArtifactRef, releases: tuple[Release, ...], opening: Opening
 ) -> Candidate:
-    """Open the sum from what the key holders released, and apply its mean to the round's base model."""
+    """Open the sum from what the key holders released, and apply its mean to the round's base model.
+
+    A holder whose release is not what it was asked for is named, and does not stop the others.
+    """
     workspace = Workspace.of(run)
-    scheme, binding, store = workspace.scheme, workspace.binding(number), workspace.store
+    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
     ciphertext = Ciphertext.from_bytes(store.get(total), scheme.name, binding)
-    public = PublicContext(scheme.name, store.get(opening.public_context))
-    released = [Released.from_bytes(store.get(item), scheme.name, binding) for item in openings]
-    integers = scheme.open(ciphertext, released, public)
+    released, faults = _read_releases(workspace, binding, releases)
+    public = workspace.round_context(number)
+    faults |= scheme.faults(ciphertext, released, public)
+    for site, reason in faults.items():
+        workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
+    integers = scheme.open(ciphertext, [item for item in released if item.opener not in faults], public)
     mean = mean_update(integers, workspace.encoding(), {item.site: item.rows for item in sealed.submissions})
     model = apply_update(store.get(opening.base), mean)
     return Candidate(store.put("opened", integers_to_bytes(integers)), store.put("model", model))
+
+
+def _read_releases(workspace: Workspace, binding: Binding, releases: tuple[Release, ...]) -> tuple[list[Released], dict[str, str]]:
+    """The released openings, and the holders whose artifact is damaged or another's."""
+    found, faults = [], {}
+    for item in releases:
+        try:
+            opening = Released.from_bytes(workspace.store.get(item.opening), workspace.scheme.name, binding)
+        except IntegrityError as error:
+            faults[item.site] = str(error)
+            continue
+        if opening.opener == item.site:
+            found.append(opening)
+        else:
+            faults[item.site] = f"what it signed is an opening by {opening.opener}"
+    return found, faults
 
 
 @step("evaluate[{number}]")
@@ -491,12 +541,10 @@ def record_lineage(run: RunRef, number: int) -> int:
     return count
 
 
-def _sum_of_sealed(workspace: Workspace, number: int, sealed: SealedSet, public_context: str) -> Ciphertext:
-    """The sum of the sealed ciphertexts, each read by the digest on the ledger; the same bytes for whoever computes it."""
+def _submissions(workspace: Workspace, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
+    """The sealed ciphertexts by site, each read by the digest on the ledger."""
     scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
-    public = PublicContext(scheme.name, store.get(store.find("public-context", public_context)))
-    ciphertexts = [Ciphertext.from_bytes(store.get(item.ciphertext), scheme.name, binding) for item in sealed.submissions]
-    return scheme.add(ciphertexts, public)
+    return {item.site: Ciphertext.from_bytes(store.get(item.ciphertext), scheme.name, binding) for item in sealed.submissions}
 
 
 def _sites(sealed: SealedSet) -> tuple[str, ...]:

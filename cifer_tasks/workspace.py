@@ -31,7 +31,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, PublicContext, Scheme, SecretContext
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
@@ -50,7 +50,7 @@ from cifer_tasks.records import (
     Validation,
 )
 from cifer_tasks.run_record import RunRecord
-from ledger import Author
+from ledger import Author, header_digest
 
 if TYPE_CHECKING:
     from cifer_tasks.tracking import Tracker
@@ -199,14 +199,43 @@ class Workspace:
                 self._authors[name] = author(name, self.ledger, self.keys)
             return self._authors[name]
 
-    def public_context(self) -> ArtifactRef:
-        """The public encryption context of this run; its keys are made on first use and their secret half is sealed for the key holders."""
-        public, _ = self.keys.encryption_contexts(self.ref.run, self.ledger.network.hex(), self.scheme)
-        return self.store.put("public-context", public.data)
+    def encryption_key(self, holder: str) -> PublicContext:
+        """The public half of a key holder's encryption key; it is made on first use and its secret half sealed."""
+        return self.keys.encryption_contexts(holder, self.ledger.network.hex(), self.scheme)[0]
 
-    def secret_context(self) -> SecretContext:
-        """The key holders' secret of this run. Raises `KeyMismatchError` when the keystore holds none, or another network's."""
-        return self.keys.secret_context(self.ref.run, self.ledger.network.hex(), self.scheme)
+    def secret_context(self, site: str) -> SecretContext:
+        """What `site` releases with. Raises `KeyMismatchError` when the keystore holds none, or another network's."""
+        holder = site if self.scheme.key_per_site else self.ref.run
+        return self.keys.secret_context(holder, self.ledger.network.hex(), self.scheme)
+
+    def public_context(self) -> ArtifactRef:
+        """The public context of the next round: of the sites' keys on the ledger, or of the one key that they share in this run."""
+        if not self.scheme.key_per_site:
+            return self.store.put("public-context", self.encryption_key(self.ref.run).data)
+        holders = {}
+        for site in self.record.sites:
+            registered = self.record.state.encryption_key(site)
+            if registered is None:
+                msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
+                raise FailureError(msg)
+            holders[site] = PublicContext(self.scheme.name, registered.public_key)
+        return self.store.put("public-context", self.scheme.context(holders).data)
+
+    def round_context(self, number: int) -> PublicContext:
+        """The public context that round `number` was opened with."""
+        recorded = self.record.round(number).public_context.hex()
+        return PublicContext(self.scheme.name, self.store.get(self.store.find("public-context", recorded)))
+
+    def checked_context(self, number: int) -> PublicContext:
+        """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`."""
+        public, own = self.round_context(number), self.public_context()
+        if public.digest().hex() != own.digest:
+            msg = (
+                f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys on the ledger give "
+                f"{own.digest[:16]}: somebody else would receive the shares; a key that changed during a round counts from the next"
+            )
+            raise IntegrityError(msg)
+        return public
 
     # ---------------------------------------------------------------------------------------------- the round
 
@@ -218,11 +247,21 @@ class Workspace:
         """What the ciphertexts of round `number` are bound to."""
         declared = self.record.declared
         bound = Encoding.parse(declared.encoding).bound
-        return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound)
+        return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
 
     def openers(self, sealed: SealedSet) -> tuple[str, ...]:
         """The key holders who are asked to release what opens a sealed set."""
-        return self.scheme.openers([item.site for item in sealed.submissions])
+        return self.scheme.openers([item.site for item in sealed.submissions], self.round_context(sealed.round))
+
+    def _opened(self, number: int) -> str:
+        """Hex SHA-256 over the transaction that opened round `number` and the digest of its block.
+
+        The block's header names the certificate of the block below, so neither the coordinator nor a leader alone fixes these 32 bytes,
+        and nobody knows them before the round is open.
+        """
+        origin = self.record.round(number).opened
+        block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
+        return hashlib.sha256(b"cifer/round-opening/1:" + origin.transaction + header_digest(block.header)).hexdigest()
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""

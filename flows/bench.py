@@ -94,19 +94,20 @@ def _bare_loop(settings: Settings, home: Path) -> tuple[list[float], list[str]]:
 
     scenario = data.load_scenario(settings.name, home)
     scheme = scheme_for(settings.encryption)
-    contexts = scheme.generate()
+    sites = sorted(dataset.site for dataset in scenario.datasets)
+    keys = {holder: scheme.generate() for holder in (sites if scheme.key_per_site else ["shared"])}
     model = initial_model(settings, scenario)
     seconds: list[float] = []
     models: list[str] = []
     for number in range(1, settings.training.rounds + 1):
         started = time.perf_counter()
-        model, digest = _bare_round(settings, scenario, scheme, contexts, model, number)
+        model, digest = _bare_round(settings, scenario, scheme, keys, model, number)
         seconds.append(time.perf_counter() - started)
         models.append(digest)
     return seconds, models
 
 
-def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, contexts: Any, model: bytes, number: int) -> tuple[bytes, str]:
+def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, keys: Any, model: bytes, number: int) -> tuple[bytes, str]:
     from cifer_tasks import data
     from cifer_tasks.aggregation import mean_update
     from cifer_tasks.encryption.encoding import Encoding, rounding_seed
@@ -115,18 +116,21 @@ def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, contexts: A
     from cifer_tasks.learning.training import train
     from cifer_tasks.learning.weights import apply_update, digest, flatten
 
-    public, secret = contexts
+    public = scheme.context({holder: pair[0] for holder, pair in keys.items()})
     rows = {dataset.site: dataset.rows for dataset in scenario.datasets}
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, rows)
-    binding = Binding("00", "bare", number, len(flatten(model)), encoding.bound)
-    ciphertexts = []
+    binding = Binding("00", "bare", number, len(flatten(model)), encoding.bound, "00" * 32)
+    submissions = {}
     for dataset in scenario.datasets:
         trained = train(settings, model, data.read_table(dataset, scenario.target), dataset.site, number)
         values, _, _ = encoding.encode(trained.delta, trained.rows, rounding_seed(settings.seed, number, dataset.site))
-        ciphertexts.append(scheme.encrypt(values, binding, public))
-    total = scheme.add(ciphertexts, public)
+        submissions[dataset.site] = scheme.encrypt(values, binding, public, dataset.site)
+    total = scheme.add(list(submissions.values()), public)
     sites = sorted(rows)
-    openings = [scheme.release(total, opener, sites, secret) for opener in scheme.openers(sites)]
+    openings = [
+        scheme.release(submissions, opener, public, keys[opener if scheme.key_per_site else "shared"][1])
+        for opener in scheme.openers(sites, public)
+    ]
     model = apply_update(model, mean_update(scheme.open(total, openings, public), encoding, rows))
     evaluate(settings, model, scenario)
     return model, digest(model)

@@ -41,6 +41,7 @@ def new_run(settings: Settings, base: Path) -> RunRef:
 def preflight(settings: Settings, base: Path, home: Path) -> None:
     """Prepare the tables and build the model once, so that a user's mistake shows before the first step. Raises `UsageError`."""
     from cifer_tasks import data
+    from cifer_tasks.encryption import scheme_for
     from cifer_tasks.learning.building import initial_model
     from cifer_tasks.learning.evaluation import evaluate
 
@@ -48,6 +49,12 @@ def preflight(settings: Settings, base: Path, home: Path) -> None:
     scenario = data.prepare(settings, base, home)
     if len(scenario.datasets) < settings.sites.minimum:
         msg = f"sites.minimum is {settings.sites.minimum}, and the scenario has {len(scenario.datasets)} sites; lower it or add sites"
+        raise ConfigError(msg)
+    if (fewest := scheme_for(settings.encryption).smallest_set(len(scenario.datasets))) > len(scenario.datasets):
+        msg = (
+            f"encryption.scheme={settings.encryption.scheme} needs at least {fewest} sites, and the scenario has {len(scenario.datasets)}: "
+            "the sum over one site is its update; add sites"
+        )
         raise ConfigError(msg)
     evaluate(settings, initial_model(settings, scenario), scenario)
 

@@ -6,7 +6,7 @@ from cifer_tasks import tasks
 from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
 from cifer_tasks.workspace import Workspace
 from flows.flow import flow
-from flows.site import site_round
+from flows.site import site_release, site_round
 from flows.ui import publish_round
 
 
@@ -21,7 +21,8 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
 
     sealed = tasks.seal(run, number, submissions, exclusions)
     aggregate = tasks.aggregate(run, number, sealed, opening)
-    releases = tuple(tasks.release(run, number, site, sealed, aggregate) for site in Workspace.of(run).openers(sealed))
+    answers = [site_release(run, number, site, sealed, aggregate) for site in Workspace.of(run).openers(sealed)]
+    releases = tuple(item for item in answers if item is not None)
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
     verdict = tasks.accept(run, number, opening, evaluation)

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from cifer_tasks import tasks
 from cifer_tasks.config import Sites
 from cifer_tasks.errors import SiteStepError
-from cifer_tasks.records import Dataset, EncryptedUpdate, Exclusion, LocalUpdate, Opening, ProtectedUpdate, RunRef, Submission, Validation
+from cifer_tasks.records import (
+    ArtifactRef,
+    Dataset,
+    EncryptedUpdate,
+    Exclusion,
+    LocalUpdate,
+    Opening,
+    ProtectedUpdate,
+    Release,
+    RunRef,
+    SealedSet,
+    Submission,
+    Validation,
+)
 from cifer_tasks.workspace import SiteFailed, Workspace
 
 MOST_SITES_IN_FULL = 8
@@ -85,3 +98,18 @@ def _again(policy: Sites, step: Callable[[], LocalUpdate]) -> LocalUpdate:
         except SiteStepError:
             continue
     return step()
+
+
+def site_release(run: RunRef, number: int, site: str, sealed: SealedSet, aggregate: ArtifactRef) -> Release | None:
+    """A key holder's part in opening a sealed set. None, and announced, when it does not answer: others may be enough.
+
+    Under `sites.on_error: abort` the site's error ends the run instead.
+    """
+    workspace = Workspace.of(run)
+    try:
+        return tasks.release(run, number, site, sealed, aggregate)
+    except SiteStepError as error:
+        workspace.announce(SiteFailed(number, site, error.detail))
+        if workspace.settings.sites.on_error == "abort":
+            raise
+        return None

@@ -18,6 +18,8 @@ from typing import Final, NoReturn
 from nacl import bindings
 from nacl.exceptions import BadSignatureError as _SodiumRefusal
 
+_ANY_SCALAR: Final = b"\x08" + bytes(30) + b"\x40"
+
 VERIFIER: Final = "libsodium"
 """The name a genesis gives to this module's verifier."""
 
@@ -129,6 +131,17 @@ def verify_root(public: bytes, root: bytes, signature: bytes) -> bool:
 def is_public_key(public: bytes) -> bool:
     """Whether 32 bytes are a canonical point of the prime-order subgroup: what libsodium's verifier needs of an honest key."""
     return len(public) == PUBLIC_KEY_BYTES and bool(bindings.crypto_core_ed25519_is_valid_point(public))
+
+
+def is_exchange_key(public: bytes) -> bool:
+    """Whether 32 bytes are an X25519 public key (RFC 7748): canonical, and of no small order, so that a shared secret is never zero."""
+    if len(public) != PUBLIC_KEY_BYTES or int.from_bytes(public, "little") >= 2**255 - 19:
+        return False
+    try:
+        bindings.crypto_scalarmult(_ANY_SCALAR, public)
+    except RuntimeError:
+        return False
+    return True
 
 
 class VerificationCache:

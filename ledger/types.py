@@ -27,6 +27,12 @@ class RegisterIdentity(Record, frozen=True, tag="identity.register"):
     public_key: bytes
 
 
+class RegisterKey(Record, frozen=True, tag="key.register"):
+    """A site names the X25519 public key (32 bytes) under which others encrypt to it, in place of the one before."""
+
+    public_key: bytes
+
+
 class RegisterDataset(Record, frozen=True, tag="dataset.register"):
     """A site states that it owns one table. The table itself never leaves the site.
 
@@ -129,6 +135,18 @@ class SealRound(Record, frozen=True, tag="round.seal"):
     sites: tuple[str, ...]
 
 
+class ReleaseOpening(Record, frozen=True, tag="round.release"):
+    """A key holder's one contribution to opening a sealed round, which it signs for here before it can be used.
+
+    aggregate: digest of the sum it opens.  opening: digest of what it releases: the sum itself, or a share of the key that opens it.
+    """
+
+    run: str
+    round: int
+    aggregate: bytes
+    opening: bytes
+
+
 class Metric(Record, frozen=True):
     """A measurement as an integer: `millionths` of its unit."""
 
@@ -215,6 +233,7 @@ class ChangeValidator(Record, frozen=True, tag="validator.change"):
 
 Body = (
     RegisterIdentity
+    | RegisterKey
     | RegisterDataset
     | GrantConsent
     | WithdrawConsent
@@ -223,6 +242,7 @@ Body = (
     | SubmitUpdate
     | ExcludeSite
     | SealRound
+    | ReleaseOpening
     | CommitRound
     | CloseRun
     | RegisterModel

@@ -18,6 +18,10 @@ __all__ = ["Binding", "Ciphertext", "Opening", "PublicContext", "Scheme", "Secre
 def scheme_for(settings: Encryption) -> Scheme:
     """The family that the settings name, configured; it holds no keys."""
     match settings.scheme:
+        case "threshold":
+            from cifer_tasks.encryption.threshold import ThresholdScheme
+
+            return ThresholdScheme()
         case "ckks":
             from cifer_tasks.encryption.ckks import CkksScheme
 

@@ -1,9 +1,9 @@
-"""What families with one shared key have in common: one opener, whose opening carries the sum itself."""
+"""What families with one shared key have in common: one opener, whose opening carries the sum itself; and the checks of all families."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class SharedKeyScheme(Scheme):
     Every secret begins with the 32-byte digest of the public context it belongs to, so that a foreign key is named before it is tried.
     """
 
+    key_per_site = False
+
     @abstractmethod
     def _encrypt(self, values: IntVector, public: PublicContext) -> bytes: ...
 
@@ -31,15 +33,17 @@ class SharedKeyScheme(Scheme):
     @abstractmethod
     def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector: ...
 
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext) -> Ciphertext:
+    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
+        """The public part of the one key that all sites share. Raises `ValueError` for more or fewer than one holder."""
+        if len(holders) != 1:
+            msg = f"{self.name} has one key that all sites share, not {len(holders)}"
+            raise ValueError(msg)
+        return next(iter(holders.values()))
+
+    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
         """Encrypt int64 (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`."""
         self._check_public(public)
-        if values.dtype != np.int64 or values.shape != (binding.parameters,):
-            msg = f"expected int64 of shape ({binding.parameters},), not {values.dtype} of shape {values.shape}"
-            raise ValueError(msg)
-        if values.size and max(int(values.max()), -int(values.min())) > binding.bound:
-            msg = f"an entry has magnitude {max(int(values.max()), -int(values.min()))}, beyond the round's bound {binding.bound}"
-            raise ValueError(msg)
+        check_values(values, binding)
         return Ciphertext(self.name, binding, public.digest(), 1, self._encrypt(values, public))
 
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
@@ -48,46 +52,33 @@ class SharedKeyScheme(Scheme):
         Raises `IntegrityError` on an empty list, mixed bindings, another key's ciphertexts or more than `MAXIMUM_SITES` submissions.
         """
         self._check_public(public)
-        if not ciphertexts:
-            msg = "nothing to add: the sealed set is empty"
-            raise IntegrityError(msg)
-        binding, digest = ciphertexts[0].binding, public.digest()
-        for position, ciphertext in enumerate(ciphertexts):
-            self._check_ciphertext(ciphertext, f"ciphertext {position + 1} of {len(ciphertexts)}")
-            if ciphertext.binding != binding:
-                msg = f"ciphertext {position + 1} of {len(ciphertexts)} is bound to {ciphertext.binding}, the first to {binding}"
-                raise IntegrityError(msg)
-            if ciphertext.context != digest:
-                made = f"{ciphertext.context.hex()[:16]}, not {digest.hex()[:16]}"
-                msg = f"ciphertext {position + 1} of {len(ciphertexts)} is made under public context {made}"
-                raise IntegrityError(msg)
-        count = sum(ciphertext.count for ciphertext in ciphertexts)
+        check_same(ciphertexts, public)
+        binding, count = ciphertexts[0].binding, sum(ciphertext.count for ciphertext in ciphertexts)
         if count > MAXIMUM_SITES:
             msg = f"{count} submissions in one sum; {self.name} is exact for up to {MAXIMUM_SITES}"
             raise IntegrityError(msg)
         body = self._add([ciphertext.data for ciphertext in ciphertexts], binding.parameters, public)
-        return Ciphertext(self.name, binding, digest, count, body)
+        return Ciphertext(self.name, binding, public.digest(), count, body)
 
-    def openers(self, sealed_sites: Sequence[str]) -> tuple[str, ...]:
+    def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:
         """The first sealed site: all of them hold the same key. Raises `IntegrityError` for an empty or unordered set."""
-        _check_sealed(sealed_sites)
+        check_sealed(sealed_sites)
         return (sealed_sites[0],)
 
-    def release(self, aggregate: Ciphertext, opener: str, sealed_sites: Sequence[str], secret: SecretContext) -> Opening:
-        """Decrypt the aggregate: the opening carries the exact integer sum.
+    def release(self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, secret: SecretContext) -> Opening:
+        """Decrypt the sum of the submissions: the opening carries the exact integer sum.
 
-        Before releasing, a site should compare `aggregate.digest()` with the digest of adding the sealed submissions itself: a
-        shared key opens whatever it is given, and only that comparison shows that it is the sum and not one site's ciphertext.
-        Raises `IntegrityError` for an aggregate of another set or one that does not open exactly, `KeyMismatchError` for another key.
+        Raises `IntegrityError` for a sum that does not open exactly, `KeyMismatchError` for another key.
         """
-        self._check_ciphertext(aggregate, "the aggregate")
         if not isinstance(secret, SecretContext) or secret.scheme != self.name:
             msg = f"releasing needs a {self.name} SecretContext, not {secret!r}"
             raise TypeError(msg)
-        if opener not in self.openers(sealed_sites):
-            msg = f"{opener} is not asked to open this set; {self.openers(sealed_sites)[0]} is"
+        sealed_sites = tuple(submissions)
+        if opener not in self.openers(sealed_sites, public):
+            msg = f"{opener} is not asked to open this set; {self.openers(sealed_sites, public)[0]} is"
             raise IntegrityError(msg)
-        _check_count(aggregate, sealed_sites)
+        aggregate = self.add(list(submissions.values()), public)
+        check_count(aggregate, sealed_sites)
         label, key = secret.reveal()[:32], secret.reveal()[32:]
         if label != aggregate.context:
             msg = (
@@ -97,12 +88,16 @@ class SharedKeyScheme(Scheme):
             raise KeyMismatchError(msg)
         total = self._decrypt(aggregate.data, aggregate.binding.parameters, key)
         check_magnitude(total, aggregate.binding.bound, "the opened sum")
-        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), tuple(sealed_sites), integers_to_bytes(total))
+        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), sealed_sites, integers_to_bytes(total))
+
+    def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
+        """Nothing to compare: there is one opening, and `open` refuses it when it is not of this aggregate."""
+        return {}
 
     def open(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> IntVector:
         """The exact integer sum, int64 (d,), read-only. Raises `IntegrityError` when the opening is missing, foreign or out of bounds."""
         self._check_public(public)
-        self._check_ciphertext(aggregate, "the aggregate")
+        check_scheme(aggregate, public)
         if aggregate.context != public.digest():
             msg = f"the aggregate is made under public context {aggregate.context.hex()[:16]}, not {public.digest().hex()[:16]}"
             raise IntegrityError(msg)
@@ -114,10 +109,10 @@ class SharedKeyScheme(Scheme):
             made = f"{opening.scheme}, {opening.binding}"
             msg = f"the opening by {opening.opener} is for {made}; the aggregate for {self.name}, {aggregate.binding}"
             raise IntegrityError(msg)
-        if opening.opener not in self.openers(opening.sealed_sites):
-            msg = f"the opening is by {opening.opener}, who was not asked; {self.openers(opening.sealed_sites)[0]} was"
+        if opening.opener not in self.openers(opening.sealed_sites, public):
+            msg = f"the opening is by {opening.opener}, who was not asked; {self.openers(opening.sealed_sites, public)[0]} was"
             raise IntegrityError(msg)
-        _check_count(aggregate, opening.sealed_sites)
+        check_count(aggregate, opening.sealed_sites)
         if opening.aggregate != aggregate.digest():
             msg = f"the opening by {opening.opener} is of aggregate {opening.aggregate.hex()[:16]}, not of {aggregate.digest().hex()[:16]}"
             raise IntegrityError(msg)
@@ -126,26 +121,62 @@ class SharedKeyScheme(Scheme):
         return total
 
     def _check_public(self, public: PublicContext) -> None:
-        if not isinstance(public, PublicContext):
-            msg = f"this step works with a PublicContext only, not with {public!r}"
-            raise TypeError(msg)
-        if public.scheme != self.name:
-            msg = f"the public context is of scheme {public.scheme!r}, the run uses {self.name!r}"
+        check_public(public, self.name)
+
+
+def check_public(public: PublicContext, scheme: str) -> None:
+    """Raise `TypeError` for anything but a public context, `IntegrityError` for another scheme's."""
+    if not isinstance(public, PublicContext):
+        msg = f"this step works with a PublicContext only, not with {public!r}"
+        raise TypeError(msg)
+    if public.scheme != scheme:
+        msg = f"the public context is of scheme {public.scheme!r}, the run uses {scheme!r}"
+        raise IntegrityError(msg)
+
+
+def check_values(values: IntVector, binding: Binding) -> None:
+    """Raise `ValueError` when a vector is not what the binding says."""
+    if values.dtype != np.int64 or values.shape != (binding.parameters,):
+        msg = f"expected int64 of shape ({binding.parameters},), not {values.dtype} of shape {values.shape}"
+        raise ValueError(msg)
+    if values.size and max(int(values.max()), -int(values.min())) > binding.bound:
+        msg = f"an entry has magnitude {max(int(values.max()), -int(values.min()))}, beyond the round's bound {binding.bound}"
+        raise ValueError(msg)
+
+
+def check_scheme(ciphertext: Ciphertext, public: PublicContext, what: str = "the aggregate") -> None:
+    """Raise `IntegrityError` when a ciphertext is of another scheme."""
+    if ciphertext.scheme != public.scheme:
+        msg = f"{what} is of scheme {ciphertext.scheme!r}, the run uses {public.scheme!r}"
+        raise IntegrityError(msg)
+
+
+def check_same(ciphertexts: Sequence[Ciphertext], public: PublicContext) -> None:
+    """Raise `IntegrityError` when there is nothing to add, or a ciphertext of another scheme, round or public context."""
+    if not ciphertexts:
+        msg = "nothing to add: the sealed set is empty"
+        raise IntegrityError(msg)
+    binding, digest = ciphertexts[0].binding, public.digest()
+    for position, ciphertext in enumerate(ciphertexts):
+        which = f"ciphertext {position + 1} of {len(ciphertexts)}"
+        check_scheme(ciphertext, public, which)
+        if ciphertext.binding != binding:
+            msg = f"{which} is bound to {ciphertext.binding}, the first to {binding}"
+            raise IntegrityError(msg)
+        if ciphertext.context != digest:
+            msg = f"{which} is made under public context {ciphertext.context.hex()[:16]}, not {digest.hex()[:16]}"
             raise IntegrityError(msg)
 
-    def _check_ciphertext(self, ciphertext: Ciphertext, what: str) -> None:
-        if ciphertext.scheme != self.name:
-            msg = f"{what} is of scheme {ciphertext.scheme!r}, the run uses {self.name!r}"
-            raise IntegrityError(msg)
 
-
-def _check_sealed(sealed_sites: Sequence[str]) -> None:
+def check_sealed(sealed_sites: Sequence[str]) -> None:
+    """Raise `IntegrityError` for a sealed set that is empty or not in strictly ascending order."""
     if not sealed_sites or list(sealed_sites) != sorted(set(sealed_sites)):
         msg = f"a sealed set is one or more site names in ascending order, each once, not {list(sealed_sites)!r}"
         raise IntegrityError(msg)
 
 
-def _check_count(aggregate: Ciphertext, sealed_sites: Sequence[str]) -> None:
+def check_count(aggregate: Ciphertext, sealed_sites: Sequence[str]) -> None:
+    """Raise `IntegrityError` when an aggregate is the sum of another number of submissions."""
     if aggregate.count != len(sealed_sites):
         msg = f"the aggregate is a sum of {aggregate.count} submissions, the sealed set has {len(sealed_sites)}"
         raise IntegrityError(msg)

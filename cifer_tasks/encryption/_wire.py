@@ -18,13 +18,13 @@ from typing import Any, Final, NoReturn
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening
 from cifer_tasks.errors import IntegrityError
 
-CIPHERTEXT_MAGIC: Final = b"CIFERCT\x01"
-OPENING_MAGIC: Final = b"CIFEROP\x01"
+CIPHERTEXT_MAGIC: Final = b"CIFERCT\x02"
+OPENING_MAGIC: Final = b"CIFEROP\x02"
 DIGEST_BYTES: Final = 32
 MAXIMUM_HEADER_BYTES: Final = 1 << 20
 
 _PREFIX_BYTES: Final = 12
-_BINDING: Final = {"network": str, "run": str, "round": int, "parameters": int, "bound": int}
+_BINDING: Final = {"network": str, "run": str, "round": int, "parameters": int, "bound": int, "opened": str}
 _CIPHERTEXT: Final = {"scheme": str, **_BINDING, "context": str, "count": int, "body_bytes": int}
 _OPENING: Final = {"scheme": str, **_BINDING, "opener": str, "aggregate": str, "sealed_sites": list, "body_bytes": int}
 

@@ -125,7 +125,7 @@ class CkksScheme(SharedKeyScheme):
         secret = context.serialize(save_public_key=False, save_secret_key=True, **keys)
         return public, SecretContext(self.name, public.digest() + secret)
 
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext) -> Ciphertext:
+    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
         """Encrypt int64 (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`, or the bound the preset."""
         if binding.bound > self.preset.capacity:
             msg = (
@@ -133,7 +133,7 @@ class CkksScheme(SharedKeyScheme):
                 f"lower encryption.bits or have at most {MAXIMUM_SITES} sites"
             )
             raise ValueError(msg)
-        return super().encrypt(values, binding, public)
+        return super().encrypt(values, binding, public, sender)
 
     @property
     def _payload(self) -> int:

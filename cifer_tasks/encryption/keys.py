@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cifer_tasks.artifacts import NAME
 from cifer_tasks.encryption.scheme import PublicContext, Scheme, SecretContext
 from cifer_tasks.errors import KeyMismatchError, StorageError
+from cifer_tasks.files import write_once
 from ledger.crypto import SEED_BYTES, SigningKey
 
 PASSPHRASE_VARIABLE: Final = "CIFER_PASSPHRASE"  # noqa: S105 - the name of a variable
@@ -79,7 +80,7 @@ class Keystore:
             return cls(folder, chosen.encode(), CHOSEN_COST_LOG2)
         _make_private(folder)
         path = folder / "passphrase"
-        _write_once(path, secrets.token_hex(32).encode() + b"\n")
+        write_once(path, secrets.token_hex(32).encode() + b"\n")
         return cls(folder, _read(path).strip(), RANDOM_COST_LOG2)
 
     def __repr__(self) -> str:
@@ -179,7 +180,7 @@ class Keystore:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         fields = {"name": name, "kind": kind, "network": network, "salt": salt, "scrypt_log2_n": cost_log2, "nonce": nonce.hex()}
         label = json.dumps({"format": _FORMAT, **fields}, sort_keys=True, separators=(",", ":")).encode()
-        return _write_once(path, label + b"\n" + self._cipher(salt, cost_log2, path).encrypt(nonce, secret, label))
+        return write_once(path, label + b"\n" + self._cipher(salt, cost_log2, path).encrypt(nonce, secret, label))
 
     def _path(self, name: str, kind: str) -> Path:
         for part in (name, kind):
@@ -192,7 +193,7 @@ class Keystore:
         """Salt (hex) and log2 of scrypt's N for new secrets: those of the folder, made on first use."""
         path = self.folder / "keystore.json"
         fresh = {"format": _FORMAT, "salt": secrets.token_hex(_SALT_BYTES), "scrypt_log2_n": self._cost_log2}
-        _write_once(path, json.dumps(fresh, sort_keys=True).encode())
+        write_once(path, json.dumps(fresh, sort_keys=True).encode())
         found = _parse_json(_read(path), {"format": str, "salt": str, "scrypt_log2_n": int})
         if found is None or not _acceptable(found):
             msg = f"{path}: damaged; delete it to have new secrets sealed under a new salt, existing ones stay readable"
@@ -285,26 +286,3 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise StorageError(msg) from None
-
-
-def _write_once(path: Path, data: bytes) -> bool:
-    """Create `path` with mode 0600 and these bytes, whole or not at all; False, and nothing written, when it exists."""
-    if path.exists():
-        return False
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.link(temporary, path)
-        finally:
-            os.unlink(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        msg = f"{path}: cannot be written: {error.strerror}; free space there, or set CIFER_HOME to a folder you can write to"
-        raise StorageError(msg) from None
-    return True

@@ -4,23 +4,26 @@ Every family does one thing: sites encrypt integer vectors, the aggregator adds 
 open the SUM of one sealed set. A family is exact: opening yields the integer sum, bit for bit, so that the
 model's digest does not depend on the family or on encryption randomness.
 
-The five verbs, in the order of a round, and who performs each:
+The verbs, in the order of a round, and who performs each:
 
-    generate()                                   -> PublicContext, SecretContext   key holders, before the first round
-    encrypt(values, binding, public)             -> Ciphertext                     each site
-    add(ciphertexts, public)                     -> Ciphertext                     the aggregator, public material only
-    release(aggregate, opener, sealed, secret)   -> Opening                        each of `openers(sealed)`, after the seal
-    open(aggregate, openings, public)            -> integer sum, int64 (d,)        anyone
+    generate()                                       -> PublicContext, SecretContext   key holders, before the first round
+    context(holders)                                 -> PublicContext                  anyone: what a round is encrypted under
+    encrypt(values, binding, public, sender)         -> Ciphertext                     each site
+    add(ciphertexts, public)                         -> Ciphertext                     the aggregator, public material only
+    release(submissions, opener, public, secret)     -> Opening                        each of `openers(sealed, public)`, after the seal
+    faults(aggregate, openings, public)              -> {opener: what is wrong}        anyone
+    open(aggregate, openings, public)                -> integer sum, int64 (d,)        anyone
 
 With one shared key (CKKS) one opener suffices and its opening carries the sum. With a key per site (threshold) each
-opener releases a share for exactly the sealed set, and any t of them open it. The aggregating step is never handed a
+opener releases a share for exactly the sealed set, and any t of them open it. What is released is made from the submissions of the
+sealed set by the opener itself, never from an aggregate that somebody hands it. The aggregating step is never handed a
 `SecretContext`: the two contexts are different types.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NoReturn
@@ -36,7 +39,8 @@ class Binding:
     """What a ciphertext belongs to; bytes made under one binding are refused under another.
 
     network: hex identity of the ledger network.  parameters: vector length d.  bound: largest absolute value any entry
-    of the SUM over all sites can take.
+    of the SUM over all sites can take.  opened: 64 hex digits that name the round's opening on the ledger, transaction and block; schemes
+    with public randomness of their own derive it from there, the others go without.
     """
 
     network: str
@@ -44,6 +48,7 @@ class Binding:
     round: int
     parameters: int
     bound: int
+    opened: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,28 +152,48 @@ class Scheme(ABC):
     name: str
     warning: str
     """What this family does not protect against, in one sentence for the person who chose it; empty when nothing to add."""
+    key_per_site: bool
+    """Whether each site generates its own keys, or one pair is made for a run and shared by its sites."""
+
+    def smallest_set(self, sites: int) -> int:
+        """The fewest submissions that key holders open the sum of, in a run of `sites` sites; a run asks for at least as many."""
+        return 1
 
     @abstractmethod
     def generate(self) -> tuple[PublicContext, SecretContext]:
-        """Fresh key material from the system's CSPRNG."""
+        """Fresh key material of one key holder from the system's CSPRNG."""
 
     @abstractmethod
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext) -> Ciphertext:
-        """Encrypt int64 (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`."""
+    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
+        """What a round is encrypted under, from the public part of each key holder, by name. The same holders give the same bytes."""
+
+    @abstractmethod
+    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
+        """Encrypt int64 (d,). sender: the site, for families with a key per site.
+
+        Raises `ValueError` when the length or an entry's magnitude breaks `binding`.
+        """
 
     @abstractmethod
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
         """The ciphertext of the entrywise sum. Raises `IntegrityError` on mixed bindings or an empty list."""
 
     @abstractmethod
-    def openers(self, sealed_sites: Sequence[str]) -> tuple[str, ...]:
-        """Which sites are asked to release, out of the sealed set, in order."""
+    def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:
+        """Which key holders are asked to release for this sealed set, in order. Not all of them need to answer."""
 
     @abstractmethod
-    def release(self, aggregate: Ciphertext, opener: str, sealed_sites: Sequence[str], secret: SecretContext) -> Opening:
-        """One opener's contribution to opening `aggregate`, the sum over exactly `sealed_sites`, in ascending order.
+    def release(self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, secret: SecretContext) -> Opening:
+        """One opener's contribution to opening the sum of `submissions`: the sealed set by site, in ascending order.
 
-        Raises `IntegrityError` for an aggregate of another set or one that does not open exactly, `KeyMismatchError` for a foreign key.
+        Raises `IntegrityError` for a set that may not be opened or a sum that does not open exactly, `KeyMismatchError` for a foreign key.
+        """
+
+    @abstractmethod
+    def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
+        """Openers whose openings are not what they were asked for, and why; `open` works with the others.
+
+        Raises `IntegrityError` when the openings are too few to tell or to open.
         """
 
     @abstractmethod

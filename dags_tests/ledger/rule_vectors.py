@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from nacl import bindings
 
 from ledger.author import sign_transaction
 from ledger.codec import encode
@@ -40,7 +41,9 @@ from ledger.types import (
     OpenRun,
     RegisterDataset,
     RegisterIdentity,
+    RegisterKey,
     RegisterModel,
+    ReleaseOpening,
     ReportEquivocation,
     SealRound,
     SignedTransaction,
@@ -145,6 +148,12 @@ def register(name: str, role: str, **changes: Any) -> RegisterIdentity:
     return msgspec.structs.replace(RegisterIdentity(name, role, key(name).public), **changes)
 
 
+def exchange_key(number: int) -> RegisterKey:
+    """The X25519 public key of a fixed private one: the u-coordinate of `number` + 8 times the base point."""
+    return RegisterKey(bindings.crypto_scalarmult_base(bytes((8 * (number + 1),)) + bytes(30) + b"\x40"))
+
+
+RELEASE = ReleaseOpening("run-1", 1, digest("sum"), digest("share of site-a"))
 MODEL = RegisterModel("classifier", 1, "champion", digest("model 1"), "run-1", 1)
 EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'
 SITES = ("site-a", "site-b", "site-c")
@@ -174,6 +183,9 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "coordinator-b", "administrator-0", register("coordinator-b", "coordinator")
     for site in (*SITES, "site-d"):
         yield f"identity-{site}", "administrator-0", register(site, "site")
+    for number, site in enumerate(SITES):
+        yield f"key-{site}", site, exchange_key(number)
+    yield "key-again", "site-a", exchange_key(7)
     for site in (*SITES, "site-d"):
         yield f"dataset-{site}", site, dataset(site)
     for site in SITES:
@@ -184,6 +196,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "submitted-b", "site-b", submit("site-b")
     yield "excluded-c", "site-c", ExcludeSite("run-1", 1, "site-c", "validate_data", "missing values in column area")
     yield "sealed-1", "coordinator-a", SealRound("run-1", 1, ("site-a", "site-b"))
+    yield "released-a", "site-a", RELEASE
+    yield "released-c", "site-c", msgspec.structs.replace(RELEASE, opening=digest("share of site-c"))
     yield "committed-1", "coordinator-a", commit()
     yield "model", "coordinator-a", MODEL
     yield "lineage-0", "coordinator-a", lineage(EVENTS, 0)
@@ -202,6 +216,7 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "evidence", "validator-2", evidence()
 
 
+ORDER_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
 Case = tuple[str, str, str, list[tuple[str, Body]], str, Body]
 """name, rule, the scenario label it branches off, what is said before, author, the body refused."""
 
@@ -270,6 +285,14 @@ def refused_registrations() -> Iterator[Case]:
     yield "register_key_twice", "I4", "identity-site-a", [], admin, register("site-x", "site", public_key=key("site-a").public)
     yield "register_key_31_bytes", "I5", "coordinator", [], admin, register("site-x", "site", public_key=bytes(31))
     yield "register_key_small_order", "I5", "coordinator", [], admin, register("site-x", "site", public_key=b"\x01" + bytes(31))
+    key_ = exchange_key(9)
+    yield "key_by_coordinator", "Q1", "key-again", [], "coordinator-a", key_
+    yield "key_31_bytes", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31])
+    yield "key_small_order", "Q2", "key-again", [], "site-a", RegisterKey(bytes(32))
+    yield "key_of_order_8", "Q2", "key-again", [], "site-a", RegisterKey(bytes.fromhex(ORDER_8))
+    yield "key_not_canonical", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31] + bytes((key_.public_key[31] | 128,)))
+    yield "key_of_another", "Q3", "key-again", [], "site-b", exchange_key(0)
+    yield "key_again", "Q3", "key-again", [], "site-a", exchange_key(7)
     yield "dataset_by_coordinator", "D1", "coordinator", [], "coordinator-a", dataset("site-x")
     yield "dataset_digest_short", "F2", "identity-site-d", [], "site-d", dataset("site-x", sha256=bytes(16))
     yield "dataset_without_rows", "F4", "identity-site-d", [], "site-d", dataset("site-x", rows=0)
@@ -372,6 +395,15 @@ def refused_outcomes() -> Iterator[Case]:
     """Rules O, V and A."""
     lead, start = "coordinator-a", "sealed-1"
     metric = Metric("accuracy", 1)
+    yield "release_by_stranger", "W1", start, [], "site-d", RELEASE
+    yield "release_by_coordinator", "W1", start, [], lead, RELEASE
+    yield "release_before_seal", "W2", "submitted-b", [], "site-a", RELEASE
+    yield "release_unopened_round", "N1", start, [], "site-a", msgspec.structs.replace(RELEASE, round=2)
+    yield "release_after_outcome", "W3", "committed-1", [], "site-b", RELEASE
+    second = msgspec.structs.replace(RELEASE, aggregate=digest("sum of another set"))
+    yield "release_of_a_second_set", "W4", "released-c", [], "site-a", second
+    yield "release_of_closed_run", "R10", start, [(lead, ABORT)], "site-a", RELEASE
+    yield "release_digest_short", "F2", start, [], "site-a", msgspec.structs.replace(RELEASE, opening=b"")
     yield "commit_before_seal", "O1", "submitted-b", [], lead, commit()
     yield "commit_twice", "O2", "committed-1", [], lead, commit()
     yield "commit_by_site", "R9", start, [], "site-a", commit()

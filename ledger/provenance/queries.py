@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ledger.backends.base import Ledger
 from ledger.errors import NotOnRecordError
-from ledger.state.entries import Alias, Exclusion, Lineage, Model, ModelName, Origin, Outcome, Run, Submission
+from ledger.state.entries import Alias, Exclusion, Lineage, Model, ModelName, Origin, Outcome, Release, Run, Submission
 from ledger.state.view import State
 from ledger.types import DatasetUse
 
@@ -48,6 +48,7 @@ class RoundHistory:
     sealed_sites: tuple[str, ...]
     sealed: Origin | None
     outcome: Outcome | None
+    releases: tuple[Release, ...]
     lineage: tuple[Lineage, ...]
 
 
@@ -190,6 +191,7 @@ def _round_history(state: State, run: str, number: int) -> RoundHistory:
         sealed_sites=view.sealed_sites,
         sealed=view.sealed,
         outcome=view.outcome,
+        releases=view.releases,
         lineage=state.lineage(run, number),
     )
 

@@ -62,6 +62,23 @@ class Account(Entry, frozen=True, tag="state.account"):
     next_sequence: int
 
 
+class EncryptionKey(Entry, frozen=True, tag="state.encryption-key"):
+    """The X25519 public key under which others encrypt to a site now."""
+
+    key_fields: ClassVar = ("site",)
+    site: str
+    public_key: bytes
+    origin: Origin
+
+
+class EncryptionKeyOwner(Entry, frozen=True, tag="state.encryption-key-owner"):
+    """Who registered an encryption key, now or earlier: none is ever taken twice."""
+
+    key_fields: ClassVar = ("public_key",)
+    public_key: bytes
+    site: str
+
+
 class Dataset(Entry, frozen=True, tag="state.dataset"):
     """A site's registered table, found by the SHA-256 of its bytes."""
 
@@ -185,6 +202,18 @@ class Exclusion(Entry, frozen=True, tag="state.exclusion"):
     origin: Origin
 
 
+class Release(Entry, frozen=True, tag="state.release"):
+    """What one key holder released to open one sealed round: digests of the sum and of its contribution."""
+
+    key_fields: ClassVar = ("run", "round", "site")
+    run: str
+    round: int
+    site: str
+    aggregate: bytes
+    opening: bytes
+    origin: Origin
+
+
 class ModelName(Entry, frozen=True, tag="state.model-name"):
     """Who owns a model name, and its latest version."""
 
@@ -278,12 +307,15 @@ class Jail(Entry, frozen=True, tag="state.jail"):
 StateEntry = (
     Identity
     | Account
+    | EncryptionKey
+    | EncryptionKeyOwner
     | Dataset
     | Consent
     | Run
     | Round
     | Submission
     | Exclusion
+    | Release
     | ModelName
     | Model
     | Alias

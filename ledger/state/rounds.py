@@ -1,4 +1,4 @@
-"""One round: open, submissions and exclusions, one sealed set, one outcome. Rules N, U, L, S and O of SPEC.md.
+"""One round: open, submissions and exclusions, one sealed set, releases, one outcome. Rules N, U, L, S, W and O of SPEC.md.
 
 The sealed set is a decision of the ledger: the aggregate can be made again by anyone, and sites open key shares for that set alone.
 """
@@ -23,9 +23,9 @@ from ledger.errors import (
     UnknownSiteError,
 )
 from ledger.state import checks, consents
-from ledger.state.entries import Dataset, Exclusion, Identity, Origin, Outcome, Round, Submission
+from ledger.state.entries import Dataset, Exclusion, Identity, Origin, Outcome, Release, Round, Submission
 from ledger.state.view import State
-from ledger.types import CommitRound, ExcludeSite, OpenRound, SealRound, SubmitUpdate
+from ledger.types import CommitRound, ExcludeSite, OpenRound, ReleaseOpening, SealRound, SubmitUpdate
 
 MOST_METRICS = 256
 
@@ -129,6 +129,24 @@ def seal(state: State, author: Identity, origin: Origin, body: SealRound) -> Sta
     return state.put(msgspec.structs.replace(round_, sealed_sites=body.sites, sealed=origin))
 
 
+def release(state: State, author: Identity, origin: Origin, body: ReleaseOpening) -> State:
+    """Record what one key holder releases to open a sealed round: once, so that no holder ever opens two sets of a round."""
+    run = checks.run_of(state, body.run)
+    checks.still_open(run)
+    where = f"{_where(body)}: {author.name!r}"
+    if run.dataset_of(author.name) is None:
+        checks.refuse("W1", UnknownSiteError, f"{where} has no place in this run; only its sites release")
+    round_ = checks.round_of(state, run, body.round)
+    if round_.sealed is None:
+        checks.refuse("W2", RoundStateError, f"{where} may not release before the round is sealed; wait for the seal")
+    if round_.outcome is not None:
+        checks.refuse("W3", RoundStateError, f"{where} is too late: the round is committed; nothing more is released for it")
+    if state.read(Release, body.run, body.round, author.name) is not None:
+        checks.refuse("W4", DuplicateError, f"{where} has already released; the first release stands")
+    checks.digest(where, body.aggregate, body.opening)
+    return state.put(Release(body.run, body.round, author.name, body.aggregate, body.opening, origin))
+
+
 def commit(state: State, author: Identity, origin: Origin, body: CommitRound) -> State:
     """Record what a sealed round came to; an accepted candidate becomes the run's current model."""
     run = checks.run_of(state, body.run)
@@ -163,5 +181,5 @@ def _check_metrics(where: str, body: CommitRound) -> None:
         checks.integer(f"{where}: metric {metric.name!r} in millionths", metric.millionths, least=-checks.LARGEST)
 
 
-def _where(body: OpenRound | SubmitUpdate | ExcludeSite | SealRound | CommitRound) -> str:
+def _where(body: OpenRound | SubmitUpdate | ExcludeSite | SealRound | ReleaseOpening | CommitRound) -> str:
     return f"round {body.round} of run {body.run[:80]!r}"

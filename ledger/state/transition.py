@@ -25,7 +25,7 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import checks, consents, datasets, identities, lineage, models, rounds, runs, validators
+from ledger.state import checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
@@ -41,7 +41,9 @@ from ledger.types import (
     OpenRun,
     RegisterDataset,
     RegisterIdentity,
+    RegisterKey,
     RegisterModel,
+    ReleaseOpening,
     ReportEquivocation,
     SealRound,
     SignedTransaction,
@@ -56,6 +58,7 @@ Rule = Callable[[State, Identity, Origin, Any], State]
 
 _RULES: Final[Mapping[type, Rule]] = {
     RegisterIdentity: identities.register,
+    RegisterKey: keys.register,
     RegisterDataset: datasets.register,
     GrantConsent: consents.grant,
     WithdrawConsent: consents.withdraw,
@@ -64,6 +67,7 @@ _RULES: Final[Mapping[type, Rule]] = {
     SubmitUpdate: rounds.submit,
     ExcludeSite: rounds.exclude,
     SealRound: rounds.seal,
+    ReleaseOpening: rounds.release,
     CommitRound: rounds.commit,
     CloseRun: runs.close,
     RegisterModel: models.register,

@@ -18,6 +18,7 @@ from ledger.state.entries import (
     Alias,
     Consent,
     Dataset,
+    EncryptionKey,
     Entry,
     Exclusion,
     Identity,
@@ -28,6 +29,7 @@ from ledger.state.entries import (
     Network,
     Origin,
     Outcome,
+    Release,
     Round,
     Run,
     ScheduledSet,
@@ -46,7 +48,10 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """A round with its submissions and exclusions, each in ascending order of site. status: ``open``, ``sealed`` or ``committed``."""
+    """A round with its submissions, exclusions and releases, each in ascending order of site.
+
+    status: ``open``, ``sealed`` or ``committed``.
+    """
 
     run: str
     round: int
@@ -59,6 +64,7 @@ class RoundView:
     sealed_sites: tuple[str, ...]
     sealed: Origin | None
     outcome: Outcome | None
+    releases: tuple[Release, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +128,14 @@ class State:
         return self.read(Run, run)
 
     def round(self, run: str, number: int) -> RoundView | None:
-        """Round `number` of `run`, with its submissions and exclusions: two look-ups per site of the run."""
+        """Round `number` of `run`, with its submissions, exclusions and releases: three look-ups per site of the run."""
         declared, leaf = self.run(run), self.read(Round, run, number)
         if declared is None or leaf is None:
             return None
         sites = sorted(use.site for use in declared.datasets)
         submissions = (self.submission(run, number, site) for site in sites)
         exclusions = (self.read(Exclusion, run, number, site) for site in sites)
+        releases = (self.release(run, number, site) for site in sites)
         return RoundView(
             run=run,
             round=number,
@@ -141,6 +148,7 @@ class State:
             sealed_sites=leaf.sealed_sites,
             sealed=leaf.sealed,
             outcome=leaf.outcome,
+            releases=tuple(found for found in releases if found is not None),
         )
 
     def submission(self, run: str, number: int, site: str) -> Submission | None:
@@ -150,6 +158,14 @@ class State:
     def exclusion(self, run: str, number: int, site: str) -> Exclusion | None:
         """Why `site` was left out of round `number`."""
         return self.read(Exclusion, run, number, site)
+
+    def release(self, run: str, number: int, site: str) -> Release | None:
+        """What `site` released to open round `number`."""
+        return self.read(Release, run, number, site)
+
+    def encryption_key(self, site: str) -> EncryptionKey | None:
+        """The key under which others encrypt to `site` now."""
+        return self.read(EncryptionKey, site)
 
     def model(self, name: str, version: int) -> Model | None:
         """A registered version of `name`: 1, 2, ..."""

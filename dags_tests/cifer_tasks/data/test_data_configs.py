@@ -14,7 +14,7 @@ FILES = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_value_is_explained_on_its_line(path: Path) -> None:
     """Each file loads, asks for encryption, and says beside every value what it means."""
-    assert load(path).encryption.scheme == "ckks"
+    assert load(path).encryption.scheme == "threshold"
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if line.strip() and not line.startswith("#") and not line.split("#")[0].rstrip().endswith(":"):
             assert "  # " in line or " # " in line, f"{path.name}:{number}: {line}"

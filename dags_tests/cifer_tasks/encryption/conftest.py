@@ -32,8 +32,8 @@ def families() -> dict[str, Keyed]:
     """Every shipped family and preset, by name."""
     return {
         "plain": make(Encryption(scheme="plain")),
-        "lean": make(Encryption(scheme="ckks", preset="lean")),
-        "nvflare": make(Encryption(scheme="ckks", preset="nvflare")),
+        "lean": make(Encryption(scheme="ckks", preset="lean", bits=24)),
+        "nvflare": make(Encryption(scheme="ckks", preset="nvflare", bits=24)),
     }
 
 

@@ -85,20 +85,20 @@ def test_inexact_openings_are_refused(lean: Any, offset: float, monkeypatch: pyt
     scheme = lean.scheme
     hostile = offset_ciphertext(lean, offset, 42)
     with pytest.raises(IntegrityError, match=r"entry 42 lies 0\.[345]"):
-        scheme.release(hostile, "a", ["a"], lean.secret)
+        scheme.release({"a": hostile}, "a", lean.public, lean.secret)
     monkeypatch.setattr(module, "MARGIN", 0.5000001)
-    scheme.release(hostile, "a", ["a"], lean.secret)
+    scheme.release({"a": hostile}, "a", lean.public, lean.secret)
 
 
 def test_values_outside_the_model_are_refused(lean: Any) -> None:
     """Integers in padding slots, in check slots, or beyond the bound do not open: a site cannot hide values there."""
     scheme, secret = lean.scheme, lean.secret
     with pytest.raises(IntegrityError, match="beyond the model's last parameter"):
-        scheme.release(offset_ciphertext(lean, 5.0, 100), "a", ["a"], secret)
+        scheme.release({"a": offset_ciphertext(lean, 5.0, 100)}, "a", lean.public, secret)
     with pytest.raises(KeyMismatchError, match="check slots"):
-        scheme.release(offset_ciphertext(lean, 5.0, 2047), "a", ["a"], secret)
+        scheme.release({"a": offset_ciphertext(lean, 5.0, 2047)}, "a", lean.public, secret)
     with pytest.raises(IntegrityError, match="beyond the bound"):
-        scheme.release(offset_ciphertext(lean, float(BOUND + 1), 7), "a", ["a"], secret)
+        scheme.release({"a": offset_ciphertext(lean, float(BOUND + 1), 7)}, "a", lean.public, secret)
 
 
 def test_chunks_have_to_fill_the_body_exactly(lean: Any) -> None:
@@ -143,7 +143,7 @@ def test_public_context_and_ciphertexts_hold_no_secret(families: dict[str, Any],
     assert ts.context_from(secret.reveal()[32:]).is_private()
     ciphertext = scheme.encrypt(np.ones(6000, dtype=np.int64), BINDING, public)
     aggregate = scheme.add([ciphertext], public)
-    opening = scheme.release(aggregate, "a", ["a"], secret)
+    opening = scheme.release({"a": aggregate}, "a", public, secret)
     shared = b"".join((public.data, ciphertext.to_bytes(), aggregate.to_bytes(), opening.to_bytes()))
     pieces = windows(secret)
     assert not any(piece in shared for piece in pieces)
@@ -166,7 +166,7 @@ def test_a_secret_context_without_its_key_is_named(lean: Any) -> None:
     scheme, public = lean.scheme, lean.public
     aggregate = scheme.encrypt(np.ones(6000, dtype=np.int64), BINDING, public)
     with pytest.raises(KeyMismatchError, match="has no secret key"):
-        scheme.release(aggregate, "a", ["a"], SecretContext("ckks", public.digest() + public.data))
+        scheme.release({"a": aggregate}, "a", public, SecretContext("ckks", public.digest() + public.data))
 
 
 def test_secrets_do_not_show(lean: Any) -> None:
@@ -183,7 +183,7 @@ def test_secrets_do_not_show(lean: Any) -> None:
     damaged[5000] ^= 255
     for key in (bytes(damaged), secret.reveal()[:-10], secret.reveal()[:40]):
         try:
-            scheme.release(aggregate, "a", ["a"], SecretContext("ckks", key))
+            scheme.release({"a": aggregate}, "a", lean.public, SecretContext("ckks", key))
         except CiferError as error:
             shown.append("".join(traceback.format_exception(error)))
     assert len(shown) > 6

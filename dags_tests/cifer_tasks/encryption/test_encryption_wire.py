@@ -72,6 +72,7 @@ def test_every_truncation_and_every_flipped_byte_is_refused(data: bytes, read: C
         ("ckks", replace(BINDING, round=4), "round"),
         ("ckks", replace(BINDING, parameters=11), "parameters"),
         ("ckks", replace(BINDING, bound=2**23), "bound"),
+        ("ckks", replace(BINDING, opened="ef" * 32), "opened"),
     ],
 )
 def test_replays_from_elsewhere_name_the_field(data: bytes, read: Callable[..., Any], scheme: str, binding: Binding, field: str) -> None:
@@ -129,8 +130,8 @@ def test_there_is_one_spelling_of_a_header() -> None:
 def test_versions_and_kinds_are_named() -> None:
     """A later format version and an opening in a ciphertext's place are refused for what they are."""
     data = bytearray(CIPHERTEXT.to_bytes())
-    data[7] = 2
-    with pytest.raises(IntegrityError, match="format version 2"):
+    data[7] = 3
+    with pytest.raises(IntegrityError, match="format version 3"):
         Ciphertext.from_bytes(bytes(data), "ckks", BINDING)
     with pytest.raises(IntegrityError, match="do not begin as one"):
         Ciphertext.from_bytes(OPENING.to_bytes(), "ckks", BINDING)

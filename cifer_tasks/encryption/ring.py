@@ -1,0 +1,260 @@
+"""The ring of the threshold scheme: Z_q[X]/(X^4096 + 1) with q the product of two primes, its transform, and sampling from key streams.
+
+    degree N      4096
+    primes        33985863196673 and 33985862909953: the two largest below 2^44.95 that are 1 modulo 2N
+    modulus q     their product, 2^89.8999999866
+    secret, error centred binomial with 21 coin pairs: variance 10.5, absolute value at most 21
+
+128 bits by core-SVP (ADPS16) allow q up to 2^89.9 at this degree when the sum of the secrets and errors of only two honest sites is
+revealed (lattice-estimator, best of usvp, bdd and dual_hybrid, effective variance halved for the hint); MATZOV's gate count gives 155.8.
+The two models are not comparable with each other.
+
+An element is held by its residues modulo the two primes. Eight polynomials lie side by side, coefficient by coefficient, so that each step
+of a transform works on eight neighbours: a *block* is 4096 x 8 = 32,768 coefficients, and coefficient c of a block is
+coefficient c // 8 of its polynomial c % 8. Only the coefficients that carry values are ever sent.
+
+The transform is the negacyclic number-theoretic one of Longa and Naehrig (2016), with the powers of psi in bit-reversed order. Every kernel
+exists twice, in NumPy and compiled, and both give the same residues: canonical ones, in [0, p).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from cifer_tasks.errors import IntegrityError
+
+IntVector = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Residues = tuple[IntVector, IntVector]
+
+DEGREE: Final = 4096
+LANES: Final = 8
+BLOCK: Final = DEGREE * LANES
+PRIMES: Final = (33985863196673, 33985862909953)
+MODULUS: Final = PRIMES[0] * PRIMES[1]
+PRIME_BITS: Final = 45
+GENERATORS: Final = (3, 5)
+"""Quadratic non-residues whose ((p - 1) / 2N)-th power is a primitive 2N-th root of unity."""
+
+ETA: Final = 21
+"""Coin pairs of the centred binomial distribution: the largest absolute value of a secret's or an error's coefficient."""
+
+DRAWS: Final = 34_560
+"""64-bit words drawn for 32,768 uniform residues. Each is kept with probability p / 2^45 = 0.966, so fewer than a block's worth are kept
+with probability below 2^-230 (18 deviations); that raises an error and never a biased polynomial.
+"""
+
+Backend = Literal["numpy", "compiled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One prime, its reciprocal, and the bit-reversed powers of psi and of its inverse, each beside its quotient by the prime, float64."""
+
+    prime: int
+    reciprocal: float
+    roots: IntVector
+    root_quotients: npt.NDArray[np.float64]
+    inverse_roots: IntVector
+    inverse_root_quotients: npt.NDArray[np.float64]
+
+
+@lru_cache(maxsize=2)
+def field(index: int) -> Field:
+    """The tables of prime number `index`, 0 or 1."""
+    prime = PRIMES[index]
+    psi = pow(GENERATORS[index], (prime - 1) // (2 * DEGREE), prime)
+    roots, inverse_roots = _bit_reversed_powers(psi, prime), _bit_reversed_powers(pow(psi, -1, prime), prime)
+    return Field(prime, 1 / prime, roots, roots / prime, inverse_roots, inverse_roots / prime)
+
+
+def _bit_reversed_powers(base: int, prime: int) -> IntVector:
+    bits = DEGREE.bit_length() - 1
+    powers = [1]
+    for _ in range(DEGREE - 1):
+        powers.append(powers[-1] * base % prime)
+    return np.array([powers[int(f"{index:0{bits}b}"[::-1], 2)] for index in range(DEGREE)], dtype=np.int64)
+
+
+def kernels(backend: Backend) -> Any:
+    """The module of kernels. The compiled ones import numba, which takes some tenths of a second and, the first time, some seconds."""
+    if backend == "compiled":
+        from cifer_tasks.encryption import _kernels_compiled
+
+        return _kernels_compiled
+    from cifer_tasks.encryption import _kernels_numpy
+
+    return _kernels_numpy
+
+
+def backend_for(blocks: int) -> Backend:
+    """NumPy for a block or two, where compiled kernels would cost more to load than they save; results are the same."""
+    if blocks <= 2:
+        return "numpy"
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return "numpy"
+    return "compiled"
+
+
+# ------------------------------------------------------------------------------------------------------------ key streams
+
+
+def key_stream(key: bytes, start: int, words: int) -> Words:
+    """64-bit words number `start`, an even one, and the following of the AES-256-CTR stream of a 32-byte key (NIST SP 800-38A), uint64
+    (words,).
+
+    A key has one stream: it must never serve two purposes.
+    """
+    counter = (start // 2).to_bytes(16, "big")
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+    out = np.empty(words + 2, dtype=np.uint64)
+    encryptor.update_into(_zeros(words), out.view(np.uint8))  # type: ignore[arg-type]
+    found: Words = out[:words].astype("<u8", copy=False)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _zeros(words: int) -> bytes:
+    return bytes(8 * words)
+
+
+def uniform_block(seed: bytes, block: int, backend: Backend) -> Residues:
+    """Block number `block` of the public polynomials that `seed` (32 bytes) expands to, as transforms: uniform residues, int64 (32768,)
+    each."""
+    words = key_stream(seed, 2 * DRAWS * block, 2 * DRAWS)
+    module = kernels(backend)
+    first: IntVector = module.accept(words[:DRAWS], PRIMES[0], BLOCK)
+    second: IntVector = module.accept(words[DRAWS:], PRIMES[1], BLOCK)
+    return first, second
+
+
+def error_words(key: bytes, block: int) -> Words:
+    """The words that the errors of a block's coefficients are made of, uint64 (32768,)."""
+    return key_stream(key, BLOCK * block, BLOCK)
+
+
+def binomial(words: Words) -> IntVector:
+    """Centred binomial integers from -21 to 21, one of each word: ones among its lowest 21 bits less ones among the next 21."""
+    mask = np.uint64((1 << ETA) - 1)
+    ones = np.bitwise_count(words & mask).astype(np.int64)
+    drawn: IntVector = ones - np.bitwise_count((words >> np.uint64(ETA)) & mask).astype(np.int64)
+    return drawn
+
+
+# -------------------------------------------------------------------------------------------------------------- transforms
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Multiplier:
+    """A small polynomial made ready to multiply blocks: its transform divided by N modulo each prime, beside its quotient by the prime.
+
+    It is a secret wherever the polynomial is; it prints nothing of it.
+    """
+
+    values: Residues
+    quotients: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def multiplier(polynomial: IntVector) -> Multiplier:
+    """Of small integers, int64 (4096,)."""
+    values, quotients = [], []
+    for index, prime in enumerate(PRIMES):
+        whole, scale = transform(polynomial, index), pow(DEGREE, -1, prime)
+        values.append((whole * scale - (whole * (scale / prime)).astype(np.int64) * prime) % prime)
+        quotients.append(values[-1] / prime)
+    return Multiplier((values[0], values[1]), (quotients[0], quotients[1]))
+
+
+def transform(polynomial: IntVector, index: int) -> IntVector:
+    """The transform modulo prime `index` of integers below 2^45 in absolute value, int64 (4096,); canonical, in bit-reversed order."""
+    tables = field(index)
+    prime = tables.prime
+    out = np.array(polynomial, dtype=np.int64) % prime
+    length, groups = DEGREE, 1
+    while length > 1:
+        length //= 2
+        view = out.reshape(groups, 2, length)
+        high = view[:, 1, :]
+        # A step adds at most 1.5 p, so twelve stay below 2^50 and need no reduction in between.
+        roots, quotients = tables.roots[groups : 2 * groups, None], tables.root_quotients[groups : 2 * groups, None]
+        high = high * roots - (high * quotients).astype(np.int64) * prime
+        view[:, 1, :] = view[:, 0, :] - high
+        view[:, 0, :] += high
+        groups *= 2
+    reduced: IntVector = out % prime
+    return reduced
+
+
+def multiply_block(block: Residues, by: Multiplier, backend: Backend) -> Residues:
+    """The products of a block of transforms with one polynomial, as coefficients: canonical residues, int64 (32768,) each."""
+    module = kernels(backend)
+    products = []
+    for index in range(2):
+        tables = field(index)
+        products.append(
+            module.product(
+                block[index],
+                by.values[index],
+                by.quotients[index],
+                tables.inverse_roots,
+                tables.inverse_root_quotients,
+                tables.prime,
+                tables.reciprocal,
+            )
+        )
+    return products[0], products[1]
+
+
+# ---------------------------------------------------------------------------------------------------------- on the wire
+
+
+def wire_bytes(coefficients: int) -> int:
+    """Bytes of a run of coefficients on the wire: 90 bits each, the last 26 of every sixteen packed together."""
+    return 8 * coefficients + 52 * -(-coefficients // 16)
+
+
+def to_wire(residues: Residues, backend: Backend) -> bytes:
+    """Canonical residues (g,) as `wire_bytes(g)` bytes.
+
+    g words of 64 bits hold the first residue (45 bits) and the low 19 bits of the second; then for every sixteen coefficients thirteen
+    words of 32 bits hold the second's high 26 bits, the lowest first. All little-endian; unused bits are zero.
+    """
+    words, tails = kernels(backend).join(residues[0], residues[1])
+    return bytes(words.astype("<u8", copy=False).tobytes() + tails.astype("<u4", copy=False).tobytes())
+
+
+def from_wire(data: bytes | memoryview, coefficients: int, backend: Backend) -> Residues:
+    """The canonical residues of `to_wire`. Raises `IntegrityError` for another length, a residue beyond its prime or stray bits."""
+    if len(data) != wire_bytes(coefficients):
+        msg = f"{coefficients} coefficients have {wire_bytes(coefficients)} bytes, found {len(data)}: it belongs to another model"
+        raise IntegrityError(msg)
+    words = np.frombuffer(data, "<u8", coefficients).astype(np.uint64, copy=False)
+    tails = np.frombuffer(data, "<u4", offset=8 * coefficients).astype(np.uint32, copy=False)
+    first, second = kernels(backend).split(words, tails)
+    if coefficients and (int(first.max()) >= PRIMES[0] or int(second.max()) >= PRIMES[1]):
+        msg = "a coefficient is not reduced modulo the ring's primes: it is damaged or was not made by this program"
+        raise IntegrityError(msg)
+    unused = -coefficients % 16 * 26
+    if unused and tails.size and int.from_bytes(data[-52:], "little") >> (416 - unused):
+        msg = "bits beyond the last coefficient are set: it is damaged or was not made by this program"
+        raise IntegrityError(msg)
+    return first, second
+
+
+def add_residues(parts: Iterable[Residues]) -> Residues:
+    """The sum of one or more canonical residues, canonical; exact for fewer than 2^18 parts."""
+    each = iter(parts)
+    first, second = (residues.copy() for residues in next(each))
+    for part in each:
+        first += part[0]
+        second += part[1]
+    return first % PRIMES[0], second % PRIMES[1]

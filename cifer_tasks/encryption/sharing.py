@@ -1,0 +1,186 @@
+"""A site's key, shared among all sites of the run: Shamir's shares, and the envelopes they travel in.
+
+A key has 4,096 small coefficients. Each is shared on its own over the field of 65,521 elements (Shamir 1979): the share of holder number x
+is f(x) with f(0) the coefficient and f of degree t - 1, otherwise uniform. Any t shares give the coefficient, t - 1 say nothing about
+it. Shares add: the sum of what one holder got from several sites is its share of the sum of their keys, which is all that is ever
+released. The field is the largest below 2^16 rather than one of the ring's primes: the sum of up to 1,000 keys is at most 21,000 in
+absolute value and fits, and a share takes 8 kB instead of 23.
+
+t is above two thirds of the holders: the aggregator can then lie to a third of them about who took part without getting two sums opened.
+
+An envelope is HPKE (RFC 9180, base mode, X25519, HKDF-SHA256, ChaCha20-Poly1305) to the holder's registered key. Its `info` is a
+JSON array of network, run, round, opening, sender and receiver: an envelope that is replayed in another round, relabelled or sent on to
+another holder does not open. Who sent it is shown by the ledger, where the sender signs the digest of the submission that contains it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from cifer_tasks.encryption.ring import DEGREE, IntVector, key_stream
+from cifer_tasks.errors import IntegrityError
+
+Share = npt.NDArray[np.int64]
+
+FIELD: Final = 65_521
+SHARE_BYTES: Final = 2 * DEGREE
+ENVELOPE_BYTES: Final = 32 + SHARE_BYTES + 16
+MOST_SUBSETS: Final = 20_000
+"""How many sets of honest holders are tried when shares do not fit together: all errors up to 4 of 30 holders, 5 of 16."""
+
+_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+_DOMAIN: Final = b"cifer/key-share/1:"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What an envelope is for. opened: `Binding.opened`, which names the round's opening on the ledger."""
+
+    network: str
+    run: str
+    round: int
+    opened: str
+    sender: str
+    receiver: str
+
+    def info(self) -> bytes:
+        """The `info` of the envelope's HPKE context."""
+        fields = [self.network, self.run, self.round, self.opened, self.sender, self.receiver]
+        return _DOMAIN + json.dumps(fields, separators=(",", ":")).encode()
+
+
+def threshold_of(holders: int) -> int:
+    """t: the fewest holders that can open, more than two thirds of all."""
+    return 2 * holders // 3 + 1
+
+
+def smallest_set(holders: int) -> int:
+    """The fewest submissions that a sum may have: two more than the holders that can be outside an honest t, so that two keys are
+    honest."""
+    return holders - threshold_of(holders) + 2
+
+
+def deal(secret: IntVector, threshold: int, holders: int, key: bytes) -> Share:
+    """Shares of a key, int64 (holders, 4096): row i is for holder number i + 1.
+
+    secret: int64 (4096,), at most 21 in absolute value.  key: 32 bytes that the polynomials are drawn from, used for nothing else.
+    """
+    coefficients = np.empty((threshold, DEGREE))
+    coefficients[0] = secret % FIELD
+    coefficients[1:] = _uniform(key, (threshold - 1) * DEGREE).reshape(threshold - 1, DEGREE)
+    powers = np.array([[pow(x, degree, FIELD) for degree in range(threshold)] for x in range(1, holders + 1)], dtype=np.float64)
+    # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
+    return np.asarray((powers @ coefficients).astype(np.int64) % FIELD)
+
+
+def _uniform(key: bytes, count: int) -> npt.NDArray[np.int64]:
+    drawn = key_stream(key, 0, (count + count // 1024 + 64) // 4 + 1).view("<u2")
+    kept = drawn[drawn < FIELD][:count]
+    if kept.size < count:
+        msg = f"a key stream gave {kept.size} of {count} field elements, which happens once in 2^230: its generator is broken"
+        raise IntegrityError(msg)
+    return kept.astype(np.int64)
+
+
+def add_shares(shares: Sequence[Share]) -> Share:
+    """The share of the sum, int64 (4096,)."""
+    return np.asarray(np.sum(shares, axis=0, dtype=np.int64) % FIELD)
+
+
+def combine(shares: Mapping[int, Share]) -> IntVector:
+    """The shared integers from t shares by holder number (1, 2, ...), int64 (4096,), balanced: from -32,760 to 32,760."""
+    return balanced(_interpolate(list(shares), 0) @ np.array(list(shares.values())))
+
+
+def balanced(values: IntVector) -> IntVector:
+    """Field elements as the integers nearest to zero."""
+    reduced = values % FIELD
+    return np.asarray(np.where(reduced > FIELD // 2, reduced - FIELD, reduced))
+
+
+def _interpolate(places: Sequence[int], at: int) -> npt.NDArray[np.int64]:
+    """Lagrange's coefficients: what to multiply the values at `places` with to get the value at `at`."""
+    found = []
+    for place in places:
+        above, below = 1, 1
+        for other in places:
+            if other != place:
+                above, below = above * (at - other) % FIELD, below * (place - other) % FIELD
+        found.append(above * pow(below, -1, FIELD) % FIELD)
+    return np.array(found, dtype=np.int64)
+
+
+def fitting(
+    shares: Mapping[int, Share], threshold: int, limit: int, opens: Callable[[IntVector], bool]
+) -> tuple[IntVector, tuple[int, ...]]:
+    """The summed key that the most shares agree on, int64 (4096,), and the numbers of the holders whose shares do not belong to it.
+
+    A set of shares is taken when it lies on polynomials of degree t - 1, whose values at 0 are at most `limit` in absolute value, and
+    `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `IntegrityError` when no set of t fits, or none
+    among the first `MOST_SUBSETS`.
+    """
+    numbers = sorted(shares)
+    left_out = (out for count in range(len(numbers) - threshold + 1) for out in combinations(numbers, count))
+    for out in islice(left_out, MOST_SUBSETS):
+        kept = [number for number in numbers if number not in out]
+        if not _on_polynomials(shares, kept, threshold):
+            continue
+        key = combine({number: shares[number] for number in kept[:threshold]})
+        if int(np.abs(key).max()) <= limit and opens(key):
+            return key, out
+    msg = f"no {threshold} of the {len(numbers)} released shares open the sum: at least {len(numbers) - threshold + 1} of them are wrong"
+    raise IntegrityError(msg)
+
+
+def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], threshold: int) -> bool:
+    base = numbers[:threshold]
+    values = np.array([shares[number] for number in base])
+    return all(np.array_equal(_interpolate(base, number) @ values % FIELD, shares[number]) for number in numbers[threshold:])
+
+
+# ----------------------------------------------------------------------------------------------------- in an envelope
+
+
+def share_bytes(share: Share) -> bytes:
+    """A share as 8,192 bytes: 16-bit field elements, little-endian."""
+    return share.astype("<u2").tobytes()
+
+
+def share_from_bytes(data: bytes) -> Share:
+    """The share in 8,192 bytes. Raises `IntegrityError` for another length or a number outside the field."""
+    if len(data) != SHARE_BYTES:
+        msg = f"a share has {SHARE_BYTES} bytes, not {len(data)}"
+        raise IntegrityError(msg)
+    share = np.frombuffer(data, "<u2").astype(np.int64)
+    if int(share.max()) >= FIELD:
+        msg = f"a share has {int(share.max())}, which is no element of the field of {FIELD}"
+        raise IntegrityError(msg)
+    return share
+
+
+def seal_share(share: Share, address: Address, receiver_key: bytes) -> bytes:
+    """The share, 4,096 field elements, in an envelope of 8,240 bytes that only the receiver opens, and only as addressed."""
+    return _SUITE.encrypt(share_bytes(share), X25519PublicKey.from_public_bytes(receiver_key), address.info())
+
+
+def open_share(envelope: bytes, address: Address, private_key: bytes) -> Share:
+    """The share in an envelope. Raises `IntegrityError` naming the sender when it does not open as addressed."""
+    try:
+        data = _SUITE.decrypt(envelope, X25519PrivateKey.from_private_bytes(private_key), address.info())
+    except (InvalidTag, ValueError):
+        msg = (
+            f"the share that {address.sender} dealt to {address.receiver} for round {address.round} does not open: it was changed, or made "
+            "for another round, run or receiver"
+        )
+        raise IntegrityError(msg) from None
+    return share_from_bytes(data)

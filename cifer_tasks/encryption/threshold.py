@@ -1,0 +1,438 @@
+"""Additive ring-LWE with a key per site and round: nobody opens one site's update, and the sum opens with the sum of the keys.
+
+For each block of coefficients number b, with a_b public and uniform, site i in a round draws a secret s_i and errors e_ib and sends
+
+    c_ib = a_b s_i + x_ib        x_ib the packed values, with e_ib as the lowest digit: see packing.py
+
+The aggregator adds; sum_i c_ib - a_b sum_i s_i is the packed sum. s_i is drawn inside `encrypt`, shared among the key holders (all sites
+of the run) in envelopes that the submission carries, and forgotten: see sharing.py. When the ledger has sealed the set of submissions, each
+holder adds the shares it got from exactly the sealed sites and releases that one sum. Any t of K holders, t above 2K/3, give the
+sum of the keys, whoever dropped out in between. Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that
+would open the site's update (the public part subtracts away).
+
+The a_b expand from SHA-256 over network, run, round, the round's opening on the ledger and the roster of holders. Through the opening's
+block it depends on the signatures of validators over the block before, so no one party picks it, and it cannot be known, nor tables be
+made for it, before the round is open. That its expansion is as good as uniform rests on SHA-256 and AES. A round has one opening, so no
+a_b is ever used with a second sealed set.
+
+The first eight coefficients of a sum hold zeros: a wrong sum of keys opens them to zero with probability below 2^-35 in each prime. So a
+wrong share is noticed even under a model of one parameter, and the holder who released it is named as long as t honest ones are left.
+
+What it rests on: ring-LWE at these parameters, also when the sum of two honest sites' keys and errors is revealed (Hint-RLWE, Kim et al.
+2023); at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are dishonest; t >
+2K/3. A site that deals shares that do not belong together can keep a round from opening; it cannot make it open to something else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from hashlib import sha256
+from typing import Final, TypeVar
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from cifer_tasks.encryption import ring, sharing
+from cifer_tasks.encryption._shared import MAXIMUM_SITES, check_count, check_public, check_same, check_scheme, check_sealed, check_values
+from cifer_tasks.encryption.packing import Packing, packing
+from cifer_tasks.encryption.ring import BLOCK, Backend, Residues
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector, Opening, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.sharing import ENVELOPE_BYTES, Address
+from cifer_tasks.errors import IntegrityError, KeyMismatchError
+
+T = TypeVar("T")
+
+CHECK_COEFFICIENTS: Final = 8
+KEY_BYTES: Final = 32
+
+_SEED_DOMAIN: Final = b"cifer/public-polynomials/1:"
+_SUBMISSION, _SUM = b"\x01", b"\x00"
+_RING: Final = f"cifer-ring/{ring.DEGREE}/{ring.PRIMES[0]}/{ring.PRIMES[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who holds shares: names in ascending order, and the X25519 public key of each."""
+
+    names: tuple[str, ...]
+    keys: tuple[bytes, ...]
+
+    @property
+    def threshold(self) -> int:
+        """t: how many of them open a sum."""
+        return sharing.threshold_of(len(self.names))
+
+    @property
+    def smallest_set(self) -> int:
+        """The fewest submissions that they open the sum of."""
+        return sharing.smallest_set(len(self.names))
+
+    def place(self, name: str) -> int:
+        """The number of a holder, from 0. Raises `IntegrityError` for anybody else."""
+        if name not in self.names:
+            msg = f"{name} is not one of the {len(self.names)} key holders of this round"
+            raise IntegrityError(msg)
+        return self.names.index(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a vector of `parameters` values lies: check coefficients, then values, in blocks of which the last is cut short."""
+
+    packing: Packing
+    parameters: int
+
+    @property
+    def coefficients(self) -> int:
+        """All coefficients of a ciphertext."""
+        return CHECK_COEFFICIENTS + self.packing.coefficients(self.parameters)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks they fill."""
+        return -(-self.coefficients // BLOCK)
+
+    @property
+    def backend(self) -> Backend:
+        """The kernels that pay for this size."""
+        return ring.backend_for(self.blocks)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of all coefficients."""
+        return (self.blocks - 1) * ring.wire_bytes(BLOCK) + ring.wire_bytes(self.size(self.blocks - 1))
+
+    def size(self, block: int) -> int:
+        """Coefficients of a block."""
+        return min(BLOCK, self.coefficients - block * BLOCK)
+
+    def checks(self, block: int) -> int:
+        """How many of them are check coefficients."""
+        return CHECK_COEFFICIENTS if block == 0 else 0
+
+    def values(self, block: int) -> slice:
+        """Which values lie in a block; the last may end beyond the vector, where zeros follow."""
+        held = block * BLOCK - (CHECK_COEFFICIENTS if block else 0)
+        return slice(held * self.packing.digits, (held + self.size(block) - self.checks(block)) * self.packing.digits)
+
+    def wire(self, block: int) -> slice:
+        """Which bytes of the coefficients' part of a body are a block's."""
+        start = block * ring.wire_bytes(BLOCK)
+        return slice(start, start + ring.wire_bytes(self.size(block)))
+
+
+class ThresholdScheme(Scheme):
+    """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests."""
+
+    name = "threshold"
+    warning = (
+        "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update; "
+        "here all sites and their keys are on one machine"
+    )
+    key_per_site = True
+
+    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        self._randomness = randomness
+
+    def smallest_set(self, sites: int) -> int:
+        """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
+        return sharing.smallest_set(sites)
+
+    def generate(self) -> tuple[PublicContext, SecretContext]:
+        """A site's X25519 key pair, which opens the envelopes of all its rounds."""
+        private = X25519PrivateKey.from_private_bytes(self._randomness(KEY_BYTES))
+        return PublicContext(self.name, private.public_key().public_bytes_raw()), SecretContext(self.name, private.private_bytes_raw())
+
+    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
+        """The roster as canonical JSON. Raises `ValueError` for fewer than two holders, more than 1,000, or bytes that are no key."""
+        if not 2 <= len(holders) <= MAXIMUM_SITES:
+            msg = f"encryption.scheme=threshold needs 2 to {MAXIMUM_SITES} sites, there are {len(holders)}: a sum of one is that one"
+            raise ValueError(msg)
+        for name, public in holders.items():
+            check_public(public, self.name)
+            if len(public.data) != KEY_BYTES:
+                msg = f"the encryption key of {name} has {len(public.data)} bytes, an X25519 key has {KEY_BYTES}"
+                raise ValueError(msg)
+        fields = {"ring": _RING, "holders": [[name, holders[name].data.hex()] for name in sorted(holders)], "version": 1}
+        return PublicContext(self.name, json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+
+    def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:
+        """All key holders, sealed or not: any t of them will do."""
+        check_sealed(sealed_sites)
+        return self._roster(public).names
+
+    # ------------------------------------------------------------------------------------------------ sites, aggregator
+
+    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
+        """Encrypt int64 (d,) under a key drawn here, shared with the holders and forgotten.
+
+        Raises `ValueError` when the values or the binding are not the round's, `IntegrityError` for a sender who holds no share.
+        """
+        roster = self._roster(public)
+        roster.place(sender)
+        check_values(values, binding)
+        layout, seed = _layout(binding, roster), public_seed(binding, public)
+        secret = ring.binomial(ring.key_stream(self._randomness(32), 0, ring.DEGREE))
+        errors, multiplier = self._randomness(32), ring.multiplier(secret)
+        blocks = _each(layout.blocks, partial(_encrypt_block, values, layout, seed, errors, multiplier))
+        envelopes = self._envelopes(secret, binding, roster, sender)
+        return Ciphertext(self.name, binding, public.digest(), 1, b"".join((_SUBMISSION, *envelopes, *blocks)))
+
+    def _envelopes(self, secret: IntVector, binding: Binding, roster: Roster, sender: str) -> list[bytes]:
+        shares = sharing.deal(secret, roster.threshold, len(roster.names), self._randomness(32))
+        return [
+            sharing.seal_share(share, _address(binding, sender, receiver), key)
+            for share, receiver, key in zip(shares, roster.names, roster.keys, strict=True)
+        ]
+
+    def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
+        """The ciphertext of the entrywise sum, without envelopes; the same ciphertexts in any order give the same bytes.
+
+        Raises `IntegrityError` on an empty list, mixed bindings, another roster's ciphertexts or more submissions than holders.
+        """
+        roster = self._roster(public)
+        check_same(ciphertexts, public)
+        binding, count = ciphertexts[0].binding, sum(ciphertext.count for ciphertext in ciphertexts)
+        if count > len(roster.names):
+            msg = f"{count} submissions in one sum; this round has {len(roster.names)} sites"
+            raise IntegrityError(msg)
+        layout = _layout(binding, roster)
+        bodies = [_coefficients(ciphertext, layout, roster) for ciphertext in ciphertexts]
+        blocks = _each(layout.blocks, partial(_add_block, bodies, layout))
+        return Ciphertext(self.name, binding, public.digest(), count, b"".join((_SUM, *blocks)))
+
+    # ------------------------------------------------------------------------------------------------------ key holders
+
+    def release(self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, secret: SecretContext) -> Opening:
+        """This holder's share of the sum of the sealed sites' keys; never one site's.
+
+        Raises `IntegrityError` for a set too small to hide one site in, for an opener who holds no share, and naming the site whose
+        envelope does not open; `KeyMismatchError` when the secret is not the one on the roster. That the set is the one that the
+        ledger sealed, and the first one asked for in this round, is for the caller to see to.
+        """
+        if not isinstance(secret, SecretContext) or secret.scheme != self.name:
+            msg = f"releasing needs a {self.name} SecretContext, not {secret!r}"
+            raise TypeError(msg)
+        roster = self._roster(public)
+        place = roster.place(opener)
+        private = secret.reveal()
+        if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != roster.keys[place]:
+            msg = f"the encryption key at {opener} is not the one this round's shares are dealt to: use the keystore it was registered from"
+            raise KeyMismatchError(msg)
+        _check_set(submissions, roster)
+        aggregate = self.add(list(submissions.values()), public)
+        check_count(aggregate, tuple(submissions))
+        shares = [
+            sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(ciphertext.binding, sender, opener), private)
+            for sender, ciphertext in submissions.items()
+        ]
+        data = sharing.share_bytes(sharing.add_shares(shares))
+        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), tuple(submissions), data)
+
+    def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
+        """Holders whose openings are not a share of this sum's key. Raises `IntegrityError` when too few are left to tell."""
+        return self._key(aggregate, openings, public)[1]
+
+    def open(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> IntVector:
+        """The exact integer sum, int64 (d,), read-only. Raises `IntegrityError` when openings are too few, or one is at fault."""
+        key, faults = self._key(aggregate, openings, public)
+        if faults:
+            msg = "; ".join(f"the opening by {name}: {reason}" for name, reason in faults.items())
+            raise IntegrityError(msg)
+        roster = self._roster(public)
+        layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
+        body, multiplier = _coefficients(aggregate, layout, roster), ring.multiplier(key)
+        total = np.empty(aggregate.binding.parameters, dtype=np.int64)
+        _each(layout.blocks, partial(_open_block, body, layout, seed, multiplier, total))
+        total.flags.writeable = False
+        return total
+
+    def _key(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> tuple[IntVector, dict[str, str]]:
+        """The sum of the keys, and whose openings do not belong to it."""
+        roster = self._roster(public)
+        check_scheme(aggregate, public)
+        if aggregate.context != public.digest():
+            msg = f"the aggregate is made under public context {aggregate.context.hex()[:16]}, not {public.digest().hex()[:16]}"
+            raise IntegrityError(msg)
+        shares, faults = _shares(aggregate, openings, roster)
+        if len(shares) < roster.threshold:
+            wrong = "".join(f"; {name}: {reason}" for name, reason in faults.items())
+            msg = (
+                f"{len(shares)} of {len(roster.names)} holders released a share and {roster.threshold} are needed; "
+                f"the sum stays closed until more of them answer{wrong}"
+            )
+            raise IntegrityError(msg)
+        layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
+        head = _coefficients(aggregate, layout, roster)[layout.wire(0)]
+        opens = partial(_opens, head, layout, seed)
+        key, unfit = sharing.fitting(shares, roster.threshold, len(roster.names) * ring.ETA, opens)
+        return key, faults | {roster.names[number - 1]: "the share does not fit those of the others" for number in unfit}
+
+    def _roster(self, public: PublicContext) -> Roster:
+        check_public(public, self.name)
+        return _parse_roster(public.data)
+
+
+def public_seed(binding: Binding, public: PublicContext) -> bytes:
+    """What the public polynomials of a round expand from, 32 bytes. Raises `ValueError` for a binding that names no opening."""
+    if len(binding.opened) != 64 or set(binding.opened) - set("0123456789abcdef"):
+        msg = f"the binding names no opening of the round on the ledger: opened is {binding.opened!r}, expected 64 hex digits"
+        raise ValueError(msg)
+    fields = [binding.network, binding.run, binding.round, binding.opened, public.digest().hex()]
+    return sha256(_SEED_DOMAIN + json.dumps(fields, separators=(",", ":")).encode()).digest()
+
+
+def _address(binding: Binding, sender: str, receiver: str) -> Address:
+    return Address(binding.network, binding.run, binding.round, binding.opened, sender, receiver)
+
+
+def _layout(binding: Binding, roster: Roster) -> Layout:
+    return Layout(packing(binding.bound, len(roster.names)), binding.parameters)
+
+
+@lru_cache(maxsize=8)
+def _parse_roster(data: bytes) -> Roster:
+    """Raises `IntegrityError` for anything but what `context` writes."""
+    try:
+        fields = json.loads(data)
+        roster = Roster(tuple(name for name, _ in fields["holders"]), tuple(bytes.fromhex(key) for _, key in fields["holders"]))
+        holders = dict(zip(roster.names, (PublicContext(ThresholdScheme.name, key) for key in roster.keys), strict=True))
+        again = ThresholdScheme().context(holders).data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        again = b""
+    if again != data:
+        msg = "the public context is not a roster of key holders as this program writes it: it is damaged or of another version"
+        raise IntegrityError(msg)
+    return roster
+
+
+# -------------------------------------------------------------------------------------------------------------- bodies
+
+
+def _coefficients(ciphertext: Ciphertext, layout: Layout, roster: Roster) -> memoryview:
+    """The part of a body that is added. Raises `IntegrityError` when the body is not that of a vector of this length."""
+    envelopes = len(roster.names) * ENVELOPE_BYTES if ciphertext.data[:1] == _SUBMISSION else 0
+    if ciphertext.data[:1] not in (_SUBMISSION, _SUM) or len(ciphertext.data) != 1 + envelopes + layout.wire_bytes:
+        msg = f"the ciphertext is not {layout.coefficients} coefficients for {layout.parameters} parameters: damaged or another model's"
+        raise IntegrityError(msg)
+    return memoryview(ciphertext.data)[1 + envelopes :]
+
+
+def _envelope(ciphertext: Ciphertext, sender: str, place: int, roster: Roster) -> bytes:
+    """What a submission carries for holder number `place`."""
+    if ciphertext.count != 1 or ciphertext.data[:1] != _SUBMISSION:
+        msg = f"what stands for {sender} is a sum and not its submission"
+        raise IntegrityError(msg)
+    start = 1 + place * ENVELOPE_BYTES
+    return ciphertext.data[start : start + ENVELOPE_BYTES]
+
+
+def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster) -> None:
+    """A sum hides a site among the honest ones in it, so it has to have at least two."""
+    check_sealed(tuple(submissions))
+    for sender in submissions:
+        roster.place(sender)
+    if len(submissions) < roster.smallest_set:
+        msg = (
+            f"a sum of {len(submissions)} submissions is too small to hide one of them: "
+            f"with {len(roster.names)} sites at least {roster.smallest_set} are opened together"
+        )
+        raise IntegrityError(msg)
+
+
+def _shares(aggregate: Ciphertext, openings: Sequence[Opening], roster: Roster) -> tuple[dict[int, sharing.Share], dict[str, str]]:
+    """Shares by holder number, from 1, and openings that are none. Raises `IntegrityError` for an opening by a stranger, or two by one."""
+    shares: dict[int, sharing.Share] = {}
+    faults: dict[str, str] = {}
+    digest = aggregate.digest()
+    for opening in openings:
+        number = roster.place(opening.opener) + 1
+        if number in shares or opening.opener in faults:
+            msg = f"there are two openings by {opening.opener}; each holder releases one"
+            raise IntegrityError(msg)
+        try:
+            if (opening.scheme, opening.binding) != (aggregate.scheme, aggregate.binding):
+                msg = f"it is for {opening.scheme}, {opening.binding}"
+                raise IntegrityError(msg)
+            if opening.aggregate != digest:
+                msg = f"it is of aggregate {opening.aggregate.hex()[:16]}, not of {digest.hex()[:16]}"
+                raise IntegrityError(msg)
+            check_count(aggregate, opening.sealed_sites)
+            shares[number] = sharing.share_from_bytes(opening.data)
+        except IntegrityError as error:
+            faults[opening.opener] = str(error)
+    return shares, faults
+
+
+# -------------------------------------------------------------------------------------------------------------- blocks
+
+
+def _each(blocks: int, work: Callable[[int], T]) -> list[T]:
+    """`work` on every block, on all cores when there are many: kernels run without the GIL."""
+    if blocks <= 2:
+        return [work(block) for block in range(blocks)]
+    with ThreadPoolExecutor(min(blocks, os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, range(blocks)))
+
+
+def _products(layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> Residues:
+    """a_b times a key, as far as the block reaches."""
+    products = ring.multiply_block(ring.uniform_block(seed, block, layout.backend), by, layout.backend)
+    return products[0][: layout.size(block)], products[1][: layout.size(block)]
+
+
+def _encrypt_block(values: IntVector, layout: Layout, seed: bytes, errors: bytes, by: ring.Multiplier, block: int) -> bytes:
+    words = ring.key_stream(errors, block * BLOCK, layout.size(block))
+    parts = layout.packing.pack(_rows(values, layout, block), words, layout.backend)
+    return ring.to_wire(layout.packing.mask(parts, _products(layout, seed, by, block), layout.backend), layout.backend)
+
+
+def _rows(values: IntVector, layout: Layout, block: int) -> IntVector:
+    """A block's values, digit by digit, with zeros in the check coefficients and after the last value."""
+    where, checks, size = layout.values(block), layout.checks(block), layout.size(block)
+    part = values[where]
+    if not checks and part.size == where.stop - where.start:
+        return part
+    padded = np.zeros(where.stop - where.start, dtype=np.int64)
+    padded[: part.size] = part
+    rows = np.zeros((layout.packing.digits, size), dtype=np.int64)
+    rows[:, checks:] = padded.reshape(layout.packing.digits, -1)
+    return rows.reshape(-1)
+
+
+def _add_block(bodies: Sequence[memoryview], layout: Layout, block: int) -> bytes:
+    return ring.to_wire(ring.add_residues(_read_block(bodies, layout, block)), layout.backend)
+
+
+def _read_block(bodies: Sequence[memoryview], layout: Layout, block: int) -> Iterator[Residues]:
+    return (ring.from_wire(body[layout.wire(block)], layout.size(block), layout.backend) for body in bodies)
+
+
+def _opens(head: memoryview, layout: Layout, seed: bytes, key: IntVector) -> bool:
+    """Whether a sum of keys opens the check coefficients to zeros."""
+    residues = ring.from_wire(head, layout.size(0), layout.backend)
+    products = _products(layout, seed, ring.multiplier(key), 0)
+    checks = slice(CHECK_COEFFICIENTS)
+    try:
+        found = layout.packing.unmask((residues[0][checks], residues[1][checks]), (products[0][checks], products[1][checks]), "numpy")
+    except IntegrityError:
+        return False
+    return not found.any()
+
+
+def _open_block(body: memoryview, layout: Layout, seed: bytes, by: ring.Multiplier, total: IntVector, block: int) -> None:
+    residues = ring.from_wire(body[layout.wire(block)], layout.size(block), layout.backend)
+    opened = layout.packing.unmask(residues, _products(layout, seed, by, block), layout.backend)
+    rows = opened.reshape(layout.packing.digits, -1)[:, layout.checks(block) :].reshape(-1)
+    where = layout.values(block)
+    part = total[where]
+    part[:] = rows[: part.size]
+    if rows[part.size :].any():
+        msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
+        raise IntegrityError(msg)

@@ -1,0 +1,184 @@
+"""Whole runs under the threshold scheme: drop-outs after the seal, a wrong share, resuming, and the site's own refusals."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cifer_tasks import tasks
+from cifer_tasks.encryption import sharing
+from cifer_tasks.encryption.threshold import ThresholdScheme
+from cifer_tasks.errors import FailureError, IntegrityError
+from cifer_tasks.records import SealedSet, Submission
+from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
+from ledger import RegisterKey
+
+SITES = ("east", "north", "south", "west")
+
+
+def settings_of(lab: Any, scheme: str, **changes: Any) -> Any:
+    rows = [line.split(",") for line in (lab.folder / "west.csv").read_text().splitlines()[1:]]
+    lab.table("south", [(float(age) + 1, dose, pulse, ill) for age, dose, pulse, ill in rows])
+    files = {site: f"{site}.csv" for site in SITES}
+    return lab.settings(data__files=files, encryption__scheme=scheme, **changes)
+
+
+@dataclass
+class Trouble:
+    """Takes encryption keys of sites away when their release is near, and gives them back."""
+
+    home: Path
+    sites: tuple[str, ...] = ()
+
+    def __call__(self, progress: Any) -> None:
+        if isinstance(progress, StepStarted) and progress.step == "aggregate":
+            for site in self.sites:
+                self._key(site).rename(self._away(site))
+
+    def restore(self, *sites: str) -> None:
+        for site in sites:
+            self._away(site).rename(self._key(site))
+        self.sites = ()
+
+    def _key(self, site: str) -> Path:
+        return self.home / "keys" / f"{site}.encryption.secret"
+
+    def _away(self, site: str) -> Path:
+        return self.home / "keys" / f"{site}.away"
+
+
+def lying(release: Callable[..., Any], liar: str, number: int) -> Callable[..., Any]:
+    """A release that is not what the holder has: a share of something else, correctly framed and signed."""
+
+    def released(self: Any, submissions: Any, opener: str, public: Any, secret: Any) -> Any:
+        opening = release(self, submissions, opener, public, secret)
+        if opener != liar or opening.binding.round != number:
+            return opening
+        share = sharing.share_from_bytes(opening.data)
+        return replace(opening, data=sharing.share_bytes((share + np.arange(4096)) % sharing.FIELD))
+
+    return released
+
+
+def test_a_run_survives_lost_keys_lying_holders_and_being_resumed(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four holders gone: the round waits. One gone: it completes on resuming. One lies: it is named. The model is plain's."""
+    plain = trainer.train_all(settings_of(trainer, "plain"))
+    expected = trainer.history(plain.run).current_model
+
+    ref = trainer.open(settings_of(trainer, "threshold"))
+    trouble = Trouble(trainer.home, ("south", "west"))
+    with pytest.raises(IntegrityError, match="2 of 4 holders released a share and 3 are needed"):
+        trainer.train(ref, [trouble])
+    stopped = trainer.history(ref.run).rounds[0]
+    assert stopped.status == "sealed" and [item.site for item in stopped.releases] == ["east", "north"]
+
+    trouble.restore("west")
+    trainer.progress.clear()
+    monkeypatch.setattr(ThresholdScheme, "release", lying(ThresholdScheme.release, "north", 2))
+
+    def restored(progress: Any) -> None:
+        if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("open_round", 2):
+            trouble.restore("south")
+
+    trainer.train(ref, [restored])
+    told = [progress for progress in trainer.progress if isinstance(progress, SiteFailed)]
+    assert [(item.round, item.site) for item in told] == [(1, "south"), (2, "north")]
+    assert "no encryption secret of south here" in told[0].detail
+    assert "the share does not fit those of the others" in told[1].detail
+
+    history = trainer.history(ref.run)
+    assert history.status == "completed" and history.current_model == expected
+    assert [[item.site for item in found.releases] for found in history.rounds] == [["east", "north", "west"], list(SITES)]
+    first_opened = {release.opening for release in stopped.releases}
+    assert first_opened <= {release.opening for release in history.rounds[0].releases}
+
+
+@pytest.fixture(scope="module")
+def finished(shared_trainer: Any) -> Any:
+    """A laboratory with one completed run, and the run."""
+    with shared_trainer.here():
+        ref = shared_trainer.train_all(settings_of(shared_trainer, "threshold", training__rounds=1))
+    return shared_trainer, ref
+
+
+def sealed_set(workspace: Workspace) -> SealedSet:
+    record = workspace.record
+    found = [record.submission(1, site) for site in SITES]
+    return SealedSet(1, tuple(item for item in found if isinstance(item, Submission)), found[0].committed)
+
+
+def test_a_site_opens_no_second_set(finished: Any) -> None:
+    """Its own folder holds the set it opened: another set of the same round is refused whatever the ledger might say."""
+    lab, ref = finished
+    with lab.here():
+        workspace = Workspace.of(ref)
+        whole = sealed_set(workspace)
+        tasks._promise(workspace, 1, "east", whole)
+        smaller = msgspec.structs.replace(whole, submissions=whole.submissions[:3])
+        with pytest.raises(IntegrityError, match="east has released for another set of submissions in this round"):
+            tasks._promise(workspace, 1, "east", smaller)
+        Workspace.close_all()
+
+
+def test_without_its_promise_a_site_would_open_a_second_set(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant whose folder forgets gives shares for a second set, and the two sums differ by one site's update."""
+    lab, ref = finished
+    with lab.here():
+        workspace = Workspace.of(ref)
+        public = workspace.round_context(1)
+
+        def opened(names: tuple[str, ...]) -> np.ndarray:
+            every = tasks._submissions(workspace, 1, sealed_set(workspace))
+            chosen = {site: every[site] for site in names}
+            total = workspace.scheme.add(list(chosen.values()), public)
+            releases = [workspace.scheme.release(chosen, site, public, workspace.secret_context(site)) for site in SITES]
+            return workspace.scheme.open(total, releases, public)
+
+        update = opened(SITES) - opened(SITES[:3])
+        assert update.any() and int(np.abs(update).max()) <= workspace.encoding().site_bound(workspace.dataset("west").rows)
+        Workspace.close_all()
+
+
+def test_stale_rounds_and_sets_off_the_ledger_are_refused(finished: Any) -> None:
+    """A committed round is over, and a set that is not the sealed one is not opened."""
+    lab, ref = finished
+    with lab.here():
+        workspace = Workspace.of(ref)
+        whole = sealed_set(workspace)
+        with pytest.raises(FailureError, match="refusing to open it: it is over"):
+            workspace.record.check_sealed(1, whole)
+        Workspace.close_all()
+
+
+def test_a_roster_that_the_ledger_does_not_give_is_refused(finished: Any) -> None:
+    """After a key changes, what the round was opened with is no longer what a site derives: it deals no shares under it."""
+    lab, ref = finished
+    with lab.here():
+        workspace = Workspace.of(ref)
+        assert workspace.checked_context(1).digest() == workspace.round_context(1).digest()
+        workspace.author("east").send(RegisterKey(ThresholdScheme().generate()[0].data))
+        with pytest.raises(IntegrityError, match="somebody else would receive the shares"):
+            workspace.checked_context(1)
+        Workspace.close_all()
+
+
+def test_nothing_in_a_sites_folder_or_the_store_is_its_key(finished: Any) -> None:
+    """What a site keeps of a round is the set it opened: no plaintext, no key of the round."""
+    lab, ref = finished
+    kept = {path.name for site in SITES for path in (lab.home / "runs" / ref.run / "sites" / site).iterdir()}
+    assert kept == {"round-1.opens"}
+
+
+def test_one_site_is_told_before_anything_starts(trainer: Any) -> None:
+    """A scenario of one site is refused under the threshold scheme, saying why."""
+    shutil.rmtree(trainer.home, ignore_errors=True)
+    path = trainer.write(data__files={"east": "east.csv"}, encryption__scheme="threshold", sites__minimum=1)
+    said = trainer.cifer("run", path)
+    assert said.code == 2 and "needs at least 2 sites, and the scenario has 1" in said.err
