@@ -121,7 +121,7 @@ def at_site(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _site_error(workspace: Workspace, number: int, site: str, step_name: str, error: Exception) -> SiteStepError:
-    """The one line; the full traceback goes to `errors.log` in the site's own folder."""
+    """The one line; the full traceback goes to `round-N.error.txt` in the site's own folder."""
     where = f"{site}, round {number}, {step_name}"
     if isinstance(error, CiferError | LedgerError):
         return SiteStepError(f"{where}: {error}", step=step_name, detail=f"{where}: {error}")
@@ -178,7 +178,8 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     workspace = Workspace.of(run)
     settings = workspace.settings
     initial = workspace.store.put("model", initial_model(settings, scenario))
-    workspace.public_context()
+    if not workspace.scheme.key_per_site:
+        workspace.encryption_key(run.run)  # before the declaration: a run on the ledger has its key
     if workspace.record.exists:
         return initial
     taking_part = [dataset for dataset in scenario.datasets if dataset.site in enrolment.sites]
