@@ -44,7 +44,7 @@ from ledger.consensus.events import (
     Validated,
     WorkAvailable,
 )
-from ledger.consensus.messages import Candidate, Message, Proposal, SignedVote, Step, Vote
+from ledger.consensus.messages import Candidate, Lock, Message, Proposal, SignedVote, Step, Vote
 from ledger.consensus.replica import Replica
 from ledger.types import Certificate, CommittedBlock, Signature
 
@@ -146,7 +146,9 @@ def _lock(replica: Replica) -> Result | None:
     known = replace(replica, valid=candidate, valid_round=replica.round, fired=replica.fired | {(36, replica.round)})
     if replica.step is not Step.PREVOTE:
         return known, ()
-    return _vote(replace(known, locked=candidate, locked_round=replica.round), Step.PRECOMMIT, block, candidate)
+    heard = replica.votes[replica.round, Step.PREVOTE]
+    lock = Lock(candidate, tuple(vote for (_, voted), vote in heard.items() if voted == block))
+    return _vote(replace(known, locked=candidate, locked_round=replica.round), Step.PRECOMMIT, block, lock)
 
 
 def _precommit_nil(replica: Replica) -> Result | None:
@@ -282,14 +284,14 @@ def _propose(replica: Replica, candidate: Candidate, valid_round: int) -> Result
     return _sign(replica, Step.PROPOSE, candidate.id, proposal, None)
 
 
-def _vote(replica: Replica, kind: Step, block: bytes | None, locked: Candidate | None = None) -> Result:
+def _vote(replica: Replica, kind: Step, block: bytes | None, locked: Lock | None = None) -> Result:
     """Lines 24, 26, 30, 32, 40, 45, 59 and 63: say it, and go to that step."""
     vote = Vote(int(kind), replica.height, replica.round, block, replica.me, b"")
     replica, outputs = _sign(replica, kind, block, vote, locked)
     return replace(replica, step=kind), outputs
 
 
-def _sign(replica: Replica, kind: Step, block: bytes | None, message: Message, locked: Candidate | None) -> Result:
+def _sign(replica: Replica, kind: Step, block: bytes | None, message: Message, locked: Lock | None) -> Result:
     """C6: on record first, then signed; never anything that the record forbids."""
     entry = SignedVote(replica.height, replica.round, int(kind), block, replica.locked_round)
     if replica.me not in replica.validators.power_of or not rules.may_sign(replica.signed, entry):

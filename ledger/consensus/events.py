@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ledger.consensus.messages import Candidate, Message, SignedVote, Step
+from ledger.consensus.messages import Candidate, Lock, Message, SignedVote, Step
 from ledger.consensus.validators import ValidatorSet
 from ledger.types import CommittedBlock
 
@@ -104,7 +104,7 @@ class Persist:
     """Make this durable before signing it. `locked` is given when the lock changes with it."""
 
     vote: SignedVote
-    locked: Candidate | None
+    locked: Lock | None
 
 
 @dataclass(frozen=True, slots=True)

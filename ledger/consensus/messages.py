@@ -52,6 +52,13 @@ class Vote(Record, frozen=True, tag="vote"):
 Message = Proposal | Vote
 
 
+class Lock(Record, frozen=True):
+    """The block a validator is locked on, and the quorum of prevotes that locked it: they bring others to follow (C6, C11)."""
+
+    candidate: Candidate
+    prevotes: tuple[Vote, ...]
+
+
 class ProposalContent(Record, frozen=True):
     """The signed part of a proposal: bound to network, height and round (C4). The header's digest stands for the block."""
 

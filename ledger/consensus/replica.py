@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ledger.consensus.messages import Candidate, Message, Proposal, SignedVote, Step, Vote
+from ledger.consensus.messages import Candidate, Lock, Message, Proposal, SignedVote, Step, Vote
 from ledger.consensus.timers import Timeouts
 from ledger.consensus.validators import ValidatorSet
 
@@ -48,7 +48,7 @@ class Replica(msgspec.Struct, frozen=True):
         height: int,
         *,
         signed: Iterable[SignedVote] = (),
-        locked: Candidate | None = None,
+        locked: Lock | None = None,
         timeouts: Timeouts | None = None,
         next_validators: ValidatorSet | None = None,
     ) -> Replica:
@@ -61,7 +61,9 @@ class Replica(msgspec.Struct, frozen=True):
         if not log:
             return fresh
         last = log[-1]
-        lock = locked if last.locked_round >= 0 else None
+        held = locked if last.locked_round >= 0 else None
+        lock = held.candidate if held else None
+        prevotes = {(vote.validator, vote.block): vote for vote in held.prevotes} if held else {}
         return Replica(
             validators,
             me,
@@ -75,13 +77,15 @@ class Replica(msgspec.Struct, frozen=True):
             valid=lock,
             candidates={lock.id: lock} if lock else {},
             validity={lock.id: True} if lock else {},
+            votes={(last.locked_round, Step.PREVOTE): prevotes} if prevotes else {},
             signed=log,
             next_validators=next_validators,
         )
 
     def power_for(self, round_: int, step: Step, block: bytes | None) -> int:
         """Voting power behind `block` (None: nil) in this round and step."""
-        return self.validators.power(key for key, voted in self.votes.get((round_, step), ()) if voted == block)
+        power_of = self.validators.power_of  # (validator, block) is a key of the log: nobody counts twice for one block
+        return sum([power_of.get(key, 0) for key, voted in self.votes.get((round_, step), ()) if voted == block])
 
     def power_at(self, round_: int, step: Step) -> int:
         """Voting power behind anything in this round and step."""
@@ -90,4 +94,6 @@ class Replica(msgspec.Struct, frozen=True):
     def chosen(self, round_: int, step: Step) -> bytes | None:
         """The block that a quorum voted for in this round and step, or None."""
         seen = {block for _, block in self.votes.get((round_, step), ()) if block is not None}
+        if not seen:
+            return None
         return next((block for block in sorted(seen) if self.power_for(round_, step, block) >= self.validators.quorum), None)

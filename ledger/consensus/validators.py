@@ -54,7 +54,7 @@ class ValidatorSet:
 
     def power(self, keys: Iterable[bytes]) -> int:
         """Sum of the powers of `keys`, each at most once; strangers count nothing."""
-        return sum(self.power_of.get(key, 0) for key in set(keys))
+        return sum([self.power_of.get(key, 0) for key in set(keys)])
 
     def tolerated_faults(self) -> int:
         """How many validators, whichever they are, may be faulty: the strongest ones are counted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m ledger.node FOLDER\n")
         return 2
+    faulthandler.register(signal.SIGUSR1)  # where it is, on standard error: for one that does not answer
     try:
         asyncio.run(run(Path(arguments[0])))
     except LedgerError as error:

@@ -49,15 +49,15 @@ def validators_in(directory: Path) -> tuple[Path, ...]:
 
 def start(folders: Iterable[Path], seconds: float = START_SECONDS) -> tuple[ValidatorStatus, ...]:
     """Start those that do not run, and return once each answers. Raises `LedgerError` with what the validator says when it ends instead."""
-    started: list[tuple[ValidatorFolder, subprocess.Popen[bytes]]] = []
     checked = [read_validator(path) for path in folders]
-    for folder in checked:
-        if running(folder.path) is None:
-            started.append((folder, launch(folder.path)))
+    launched = {folder.name: launch(folder.path) for folder in checked if running(folder.path) is None}
     deadline = time.monotonic() + seconds
-    for folder, process in started:
+    for folder in checked:
         while health_of(folder) is None:
-            if process.poll() is not None:
+            process = launched.get(folder.name)
+            if process is None and running(folder.path) is None:  # it ended meanwhile
+                launched[folder.name] = launch(folder.path)
+            elif process is not None and process.poll() is not None:
                 said = (folder.path / "stderr.log").read_text(errors="replace").strip().splitlines()
                 reason = said[-1].removeprefix("cifer: ") if said else f"exit status {process.returncode}"
                 raise LedgerError(f"{folder.name} did not start: {reason}")

@@ -84,7 +84,7 @@ class ValidatorServer:
         self._gossip: list[bytes] = []
         self._flushing = False
         self._handlers: set[asyncio.Task[None]] = set()
-        self._asked = (0, -1.0)
+        self._asked, self._asks = (0, -1.0), 0
         self._silent = (0, 0)
         self._stopped: asyncio.Future[None] | None = None
 
@@ -277,8 +277,12 @@ class ValidatorServer:
         if self._asked[0] == height and now - self._asked[1] < CATCH_UP_SECONDS:
             return
         names = {member.public_key: member.name for member in self.node.tip.validators.members}
-        ahead = sorted((name for name, known in self.heard.items() if known >= height and name in self._links), key=self.heard.__getitem__)
-        wanted = [names[validator]] if validator in names else ahead[::-1]
+        ahead = sorted(name for name, known in self.heard.items() if known >= height and name in self._links)
+        turn = self._asks % len(ahead) if ahead else 0  # not the same one twice: it may be stopped, and its connection still open
+        wanted = [*ahead[turn:], *ahead[:turn]]
+        if validator in names and self._asked[0] != height:
+            wanted.insert(0, names[validator])
+        self._asks += 1
         for name in wanted:
             if name in self._links and self._links[name].send(frame(AskBlocks(height))):
                 self._asked = (height, now)

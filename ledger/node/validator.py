@@ -74,8 +74,8 @@ class ValidatorNode:
         self._effects: list[Effect] = []
         self._reported: set[bytes] = set()
         locked = store.locked()
-        if locked is not None and locked.block.header.height == tip.height + 1:
-            self._outcomes[locked.id] = self._outcome_of_lock(locked)
+        if locked is not None and locked.candidate.block.header.height == tip.height + 1:
+            self._outcomes[locked.candidate.id] = self._outcome_of_lock(locked.candidate)
         self._replica = Replica.recover(
             tip.validators,
             key.public,

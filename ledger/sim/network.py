@@ -36,7 +36,7 @@ from ledger.consensus.events import (
     Validated,
     WorkAvailable,
 )
-from ledger.consensus.messages import Candidate, Message, Proposal, SignedVote, Step
+from ledger.consensus.messages import Candidate, Lock, Message, Proposal, SignedVote, Step
 from ledger.consensus.replica import Replica
 from ledger.consensus.timers import Timeouts
 from ledger.consensus.validators import ValidatorSet
@@ -76,7 +76,7 @@ class _Instance:
     key: bytes
     replica: Replica
     signed: list[SignedVote] = field(default_factory=list)
-    locked: Candidate | None = None
+    locked: Lock | None = None
     chain: list[CommittedBlock] = field(default_factory=list)
     up: bool = True
     life: int = 0
@@ -189,7 +189,7 @@ class _Network:
         header = Header(b"", height, b"", b"", identity, 1, b"", b"", b"", instance.key)
         return Candidate(identity, Block(header, None, (identity,)))
 
-    def persist(self, instance: _Instance, vote: SignedVote, locked: Candidate | None) -> None:
+    def persist(self, instance: _Instance, vote: SignedVote, locked: Lock | None) -> None:
         if self.durable:
             instance.signed.append(vote)
             instance.locked = locked or instance.locked

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ledger.consensus.messages import Candidate, SignedVote
+from ledger.consensus.messages import Lock, SignedVote
 from ledger.types import CommittedBlock, Genesis
 
 
@@ -15,7 +15,7 @@ class VoteRecord:
     """What will be signed next, and the block locked with it when the lock changes."""
 
     vote: SignedVote
-    locked: Candidate | None
+    locked: Lock | None
 
 
 Write = VoteRecord | CommittedBlock
@@ -61,8 +61,8 @@ class BlockStore(Protocol):
     def votes(self) -> tuple[SignedVote, ...]:
         """What was signed above the last block."""
 
-    def locked(self) -> Candidate | None:
-        """The block locked above the last block."""
+    def locked(self) -> Lock | None:
+        """The block locked above the last block, and why."""
 
     def close(self) -> None:
         """Let go of the file. Closing twice is harmless."""

@@ -16,7 +16,7 @@ from threading import RLock
 from typing import Any, Final, TypeVar
 
 from ledger.codec import decode, encode
-from ledger.consensus.messages import Candidate, SignedVote
+from ledger.consensus.messages import Lock, SignedVote
 from ledger.digests import certificate_digest, header_digest, transaction_id, transactions_root
 from ledger.errors import CorruptionError, LedgerError, LockedError, MalformedError, StorageError
 from ledger.state.transition import decode_transaction
@@ -162,10 +162,10 @@ class SqliteStore:
         rows = self._rows("SELECT body, digest, height FROM votes ORDER BY height, round, step")
         return tuple(self._checked(SignedVote, f"the vote at height {height}", body, digest) for body, digest, height in rows)
 
-    def locked(self) -> Candidate | None:
-        """The block locked above the last block."""
+    def locked(self) -> Lock | None:
+        """The block locked above the last block, and why."""
         rows = self._rows("SELECT body, digest, height FROM locked")
-        return next((self._checked(Candidate, f"the block locked at height {height}", body, digest) for body, digest, height in rows), None)
+        return next((self._checked(Lock, f"the block locked at height {height}", body, digest) for body, digest, height in rows), None)
 
     def close(self) -> None:
         """Let go of the file."""

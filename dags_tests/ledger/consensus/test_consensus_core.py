@@ -159,7 +159,10 @@ def test_every_vote_is_on_record_before_it_is_said() -> None:
             message.step,
             message.block,
         )
-    assert (pairs[1][0].vote.locked_round, pairs[1][0].locked) == (0, A)
+    lock = pairs[1][0].locked
+    assert lock is not None
+    assert (pairs[1][0].vote.locked_round, lock.candidate) == (0, A)
+    assert {prevote.validator for prevote in lock.prevotes} == {KEYS[0], KEYS[1], KEYS[3]}
 
 
 def test_an_invalid_block_gets_a_nil_prevote() -> None:
@@ -349,6 +352,8 @@ def test_a_restarted_replica_repeats_itself_and_never_contradicts(kept: int) -> 
     assert said(outputs) == [(entry.vote.step, 0, A.id) for entry in record]
     if kept == 2:
         assert (end.locked, end.locked_round, end.valid) == (before.locked, 0, A)
+        resent = [output.message for output in step(end, Retransmit())[1] if isinstance(output, Resend)]
+        assert {KEYS[0], KEYS[1]} <= {message.validator for message in resent}, "others can still be shown why"
         later, _ = play(end, Timeout(Step.PRECOMMIT, 1, 0))
         assert said(play(later, proposal(B, 1))[1]) == [(2, 1, None)]
 

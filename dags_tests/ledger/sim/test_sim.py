@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 
-from ledger.consensus import rules
+from ledger.consensus import core, rules
+from ledger.consensus.messages import Lock, SignedVote
+from ledger.consensus.replica import Replica
 from ledger.consensus.validators import ValidatorSet
 from ledger.sim import draw, simulate
 from ledger.sim.__main__ import main
+from ledger.sim.network import _Network
 
-SCENARIOS = 1_500
-BATCH = 250
-SHIFT = 10_000
-"""Nightly runs may shift further; the seeds here are fixed so that a failure is the code's, not the day's."""
+SCENARIOS = 20_000
+BATCH = 500
+SHIFT = 100_000
+"""People run further seeds with ``python -m ledger.sim``; those here are fixed so that a failure is the code's, not the day's."""
 
 
 @pytest.mark.parametrize("first", range(0, SCENARIOS, BATCH))
@@ -63,6 +68,39 @@ MUTANTS: dict[str, tuple[Callable[[], AbstractContextManager[object]], bool, str
     "votes do not survive a crash": (nullcontext, False, "forward signing", 60),
     "signing backwards allowed": (lambda: patch.object(rules, "may_sign", always), False, "forward signing", 60),
 }
+
+
+def silent(replica: Replica) -> tuple[Replica, tuple[()]]:
+    """A step that says nothing."""
+    return replica, ()
+
+
+def without(*dropped: object) -> AbstractContextManager[object]:
+    """A core without some of Algorithm 1's rules."""
+    return patch.object(core, "_RULES", tuple(rule for rule in core._RULES if rule not in dropped))
+
+
+def forget_prevotes(network: Any, instance: Any, vote: SignedVote, locked: Lock | None) -> None:
+    """A disk that keeps the lock and not why it was taken."""
+    PERSIST(network, instance, vote, msgspec.structs.replace(locked, prevotes=()) if locked else None)
+
+
+PERSIST = _Network.persist
+STALLING: dict[str, tuple[Callable[[], AbstractContextManager[object]], tuple[int, ...]]] = {
+    "nothing is said again": (lambda: patch.object(core, "_retransmit", silent), tuple(range(8))),
+    "nobody fetches blocks": (lambda: patch.object(_Network, "catch_up", lambda *_: None), tuple(range(5))),
+    "no wait for precommits": (lambda: without(core._arm_precommit), (0, 1)),
+    "the prevotes of a lock do not survive a crash": (lambda: patch.object(_Network, "persist", forget_prevotes), (16_457, 16_573)),
+}
+
+
+@pytest.mark.parametrize("name", STALLING)
+def test_mutants_that_stand_still_are_caught(name: str) -> None:
+    """C6, C11: without what brings a network on again, the simulation reports that it stands still."""
+    mutate, seeds = STALLING[name]
+    with mutate():
+        broken = [outcome.violation.promise for seed in seeds if (outcome := simulate(draw(seed))).violation is not None]
+    assert "progress" in broken
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ledger.codec import decode, encode
-from ledger.consensus.messages import Candidate, SignedVote
+from ledger.consensus.messages import Candidate, Lock, SignedVote, Vote
 from ledger.crypto import SigningKey
 from ledger.digests import header_digest, transaction_id, transactions_root
 from ledger.errors import CorruptionError, LedgerError, LockedError, StorageError
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
     store = SqliteStore.create(file, GENESIS)
     for block in chain(LAST):
         store.write([block])
-    locked = Candidate(bytes(32), committed(LAST + 1, None).block)
+    locked = Lock(Candidate(bytes(32), committed(LAST + 1, None).block), (Vote(2, LAST + 1, 0, bytes(32), KEY.public, bytes(64)),))
     store.write([VoteRecord(SignedVote(LAST + 1, 0, 3, bytes(32), 0), locked)])
     store.close()
     return file
@@ -66,7 +66,9 @@ def test_what_was_stored_comes_back(path: Path) -> None:
     assert store.find(transaction_id(SignedTransaction(b"payload 3 1", b""))) == (3, 1)
     assert store.find(bytes(32)) is None
     assert store.votes() == (SignedVote(LAST + 1, 0, 3, bytes(32), 0),)
-    assert store.locked() == Candidate(bytes(32), committed(LAST + 1, None).block)
+    locked = store.locked()
+    assert locked is not None
+    assert (locked.candidate.block, locked.prevotes[0].height) == (committed(LAST + 1, None).block, LAST + 1)
     store.close()
 
 
