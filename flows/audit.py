@@ -212,6 +212,9 @@ def _round_lines(found: RoundHistory) -> list[str]:
         f"             {item.site} submitted {item.ciphertext.hex()[:16]} ({item.size_bytes:,} bytes), {_where(item.origin)}"
         for item in found.submissions
     ]
+    lines += [
+        f"             {item.site} released {item.opening.hex()[:16]} to open the sum, {_where(item.origin)}" for item in found.releases
+    ]
     lines += [f"             {item.site} left out at {item.step}: {item.reason}, {_where(item.origin)}" for item in found.exclusions]
     return lines
 

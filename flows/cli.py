@@ -318,13 +318,16 @@ def bench_round(sites: str, rounds: int, as_json: bool) -> None:
     _print(round_costs(counts, rounds), as_json)
 
 
-@command(bench, "encryption", "cifer bench encryption\ncifer bench encryption --params 25e6 --clients 16 --json")
+@command(bench, "encryption", "cifer bench encryption\ncifer bench encryption --params 25e6 --family threshold-16 --json")
 @click.option("--params", default="1e6", show_default=True, metavar="N", help="Parameters of the model, e.g. 1e6.")
 @click.option("--clients", default=16, show_default=True, type=click.IntRange(2, 1000), help="Sites in the sum.")
+@click.option(
+    "--family", "families", multiple=True, metavar="NAME", help="Measure only this family; may be repeated. CKKS needs 1 GB a site at 25e6."
+)
 @as_json
-def bench_encryption(params: str, clients: int, as_json: bool) -> None:
+def bench_encryption(params: str, clients: int, families: tuple[str, ...], as_json: bool) -> None:
     """Encrypt, add and open with every scheme and with NVFlare's default preset: speed, bytes, memory, error."""
-    from flows.bench_encryption import encryption_costs
+    from flows.bench_encryption import FAMILIES, encryption_costs
 
     try:
         parameters = int(float(params))
@@ -332,7 +335,9 @@ def bench_encryption(params: str, clients: int, as_json: bool) -> None:
         parameters = 0
     if parameters < 1:
         raise click.BadParameter(f"{params!r} is not a number of parameters such as 1e6", param_hint="--params")
-    _print(encryption_costs(parameters, clients), as_json)
+    if unknown := set(families) - set(FAMILIES):
+        raise click.BadParameter(f"{sorted(unknown)[0]!r} is not one of {', '.join(FAMILIES)}", param_hint="--family")
+    _print(encryption_costs(parameters, clients, families or FAMILIES), as_json)
 
 
 def _print(found: Report, as_json: bool, report: Path | None = None) -> None:

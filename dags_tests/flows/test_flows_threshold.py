@@ -15,7 +15,7 @@ import pytest
 from cifer_tasks import tasks
 from cifer_tasks.encryption import sharing
 from cifer_tasks.encryption.threshold import ThresholdScheme
-from cifer_tasks.errors import FailureError, IntegrityError
+from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
 from cifer_tasks.records import SealedSet, Submission
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import RegisterKey
@@ -80,6 +80,7 @@ def test_a_run_survives_lost_keys_lying_holders_and_being_resumed(trainer: Any, 
     assert stopped.status == "sealed" and [item.site for item in stopped.releases] == ["east", "north"]
 
     trouble.restore("west")
+    refuses_another_sum(trainer, ref)
     trainer.progress.clear()
     monkeypatch.setattr(ThresholdScheme, "release", lying(ThresholdScheme.release, "north", 2))
 
@@ -98,6 +99,19 @@ def test_a_run_survives_lost_keys_lying_holders_and_being_resumed(trainer: Any, 
     assert [[item.site for item in found.releases] for found in history.rounds] == [["east", "north", "west"], list(SITES)]
     first_opened = {release.opening for release in stopped.releases}
     assert first_opened <= {release.opening for release in history.rounds[0].releases}
+
+
+def refuses_another_sum(lab: Any, ref: Any) -> None:
+    """An aggregate of three of the four sealed sites is not opened, though the set is named right."""
+    with lab.here():
+        workspace = Workspace.of(ref)
+        sealed = sealed_set(workspace)
+        three = list(tasks._submissions(workspace, 1, sealed).values())[:3]
+        total = workspace.store.put("aggregate", workspace.scheme.add(three, workspace.round_context(1)).to_bytes())
+        with pytest.raises(SiteStepError, match="it is not the sum over the sealed set"):
+            tasks.release.fn(ref, 1, "west", sealed, total)
+        assert workspace.record.release(1, "west") is None
+        Workspace.close_all()
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,33 @@ def test_families_agree_bit_for_bit() -> None:
     assert opened == {sum(values).astype("<i8").tobytes()}
 
 
+def test_sums_are_those_of_seal_bfv() -> None:
+    """An independent implementation of exact lattice sums, SEAL's BFV, opens the same integers."""
+    from tenseal import sealapi
+
+    parameters = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
+    parameters.set_poly_modulus_degree(4096)
+    parameters.set_coeff_modulus(sealapi.CoeffModulus.BFVDefault(4096, sealapi.SEC_LEVEL_TYPE.TC128))
+    parameters.set_plain_modulus(sealapi.PlainModulus.Batching(4096, 20))
+    context = sealapi.SEALContext(parameters, True, sealapi.SEC_LEVEL_TYPE.TC128)
+    generator, public = sealapi.KeyGenerator(context), sealapi.PublicKey()
+    generator.create_public_key(public)
+    encryptor, encoder, total = sealapi.Encryptor(context, public), sealapi.BatchEncoder(context), None
+    values = vectors(8, 3, 4096, 2**15 + 3)
+    for value in values:
+        plaintext, ciphertext = sealapi.Plaintext(), sealapi.Ciphertext(context)
+        encoder.encode([int(entry) for entry in value], plaintext)
+        encryptor.encrypt(plaintext, ciphertext)
+        if total is None:
+            total = ciphertext
+        else:
+            sealapi.Evaluator(context).add_inplace(total, ciphertext)
+    opened = sealapi.Plaintext()
+    sealapi.Decryptor(context, generator.secret_key()).decrypt(total, opened)
+    made = group(3)
+    assert list(made.open(made.submissions(values), made.names)) == encoder.decode_int64(opened)
+
+
 def test_both_backends_make_the_same_ciphertext(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the generator fixed, coefficients are the same bytes from NumPy and compiled kernels."""
     made = group(2)
