@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cifer_tasks.errors import IntegrityError, KeyMismatchError, TooFewSitesError
+from cifer_tasks.errors import IntegrityError, TooFewSitesError
 from cifer_tasks.records import Enrolment, RoundResult
-from cifer_tasks.workspace import StepStarted, Workspace
+from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import WithdrawConsent
 
 UNSCALED = {"data__standardize": False, "gate__margin": 1.0}
@@ -266,8 +266,10 @@ def test_the_secret_of_another_network_opens_nothing(trainer: Any) -> None:
         shutil.move(secret, kept)
         workspace.keys.put_contexts(ref.run, "ff" * 32, *workspace.scheme.generate())
 
-    with pytest.raises(KeyMismatchError, match=r"encryption.secret: belongs to network ffffffffffffffff, this is network .*CIFER_HOME"):
-        trainer.train(ref, [at_step("release", replace)])
+    told: list[str] = []
+    with pytest.raises(IntegrityError, match="exactly one opening"):
+        trainer.train(ref, [at_step("release", replace), failures(told)])
+    assert re.search(r"encryption.secret: belongs to network ffffffffffffffff, this is network .*CIFER_HOME", told[0])
     assert trainer.history(ref.run).rounds[0].status == "sealed"
     shutil.move(kept, secret)
     assert trainer.train(ref) is not None
@@ -282,8 +284,10 @@ def test_the_secret_of_another_run_opens_nothing(trainer: Any) -> None:
         (trainer.home / "keys" / f"{ref.run}.encryption.secret").unlink()
         workspace.keys.put_contexts(ref.run, workspace.ledger.network.hex(), *workspace.scheme.generate())
 
-    with pytest.raises(KeyMismatchError):
-        trainer.train(ref, [at_step("release", replace)])
+    told: list[str] = []
+    with pytest.raises(IntegrityError, match="exactly one opening"):
+        trainer.train(ref, [at_step("release", replace), failures(told)])
+    assert "use the keystore of this run" in told[0]
     assert trainer.history(ref.run).rounds[0].outcome is None
 
 
@@ -318,6 +322,16 @@ def at_step(step: str, act: Callable[[], None], site: str = "") -> Callable[[Any
         if isinstance(progress, StepStarted) and progress.step == step and site in {"", progress.site} and not done:
             done.append(True)
             act()
+
+    return listen
+
+
+def failures(told: list[str]) -> Callable[[Any], None]:
+    """A listener that notes what a site's failure is said to be."""
+
+    def listen(progress: Any) -> None:
+        if isinstance(progress, SiteFailed):
+            told.append(progress.detail)
 
     return listen
 
