@@ -16,12 +16,12 @@ from cifer_tasks.workspace import Progress, create_run
 from flows.documents import Report
 
 
-def round_costs(site_counts: Sequence[int], rounds: int) -> Report:
+def round_costs(site_counts: Sequence[int], rounds: int, scheme: str) -> Report:
     """Train digits across each number of sites twice: as the bare loop, and as Cifer does. Seconds are medians over `rounds` rounds.
 
-    Raises `FailureError` when the two do not give the same model, digest for digest.
+    scheme: `encryption.scheme` of both.  `same_model` says whether the two gave the same model in every round, digest for digest.
     """
-    rows = [_measure(count, rounds) for count in site_counts]
+    rows = [_measure(count, rounds, scheme) for count in site_counts]
     header = f"{'sites':>5} {'tasks':>6} {'bare s':>8} {'cifer s':>8} {'added s':>8} {'ratio':>6}  same model"
     lines = [header] + [
         f"{row['sites']:>5} {row['tasks']:>6} {row['bare_seconds']:>8.3f} {row['cifer_seconds']:>8.3f} "
@@ -31,10 +31,10 @@ def round_costs(site_counts: Sequence[int], rounds: int) -> Report:
     return Report(rows, tuple(lines))
 
 
-def _measure(sites: int, rounds: int) -> dict[str, Any]:
+def _measure(sites: int, rounds: int, scheme: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder, _inside(Path(folder)):
         home = Path(folder) / ".cifer"
-        settings = _settings(sites, rounds)
+        settings = _settings(sites, rounds, scheme)
         seconds, models = _cifer(settings, home, sites)
         bare_seconds, bare_models = _bare_loop(settings, home)
     from flows.site import MOST_SITES_IN_FULL  # imports Prefect, whose settings `engine` has to make first
@@ -42,6 +42,7 @@ def _measure(sites: int, rounds: int) -> dict[str, Any]:
     # The first round pays for imports and empty caches on both sides.
     cifer_median, bare_median = statistics.median(seconds[1:]), statistics.median(bare_seconds[1:])
     return {
+        "scheme": scheme,
         "sites": sites,
         "rounds": rounds,
         "tasks": (5 * sites if sites <= MOST_SITES_IN_FULL else sites) + 9,
@@ -53,11 +54,12 @@ def _measure(sites: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def _settings(sites: int, rounds: int) -> Settings:
+def _settings(sites: int, rounds: int, scheme: str) -> Settings:
     raw = {
         "name": "bench",
         "data": {"table": "digits", "target": "digit", "partition": {"sites": sites, "alpha": 1000.0}},
         "training": {"rounds": rounds},
+        "encryption": {"scheme": scheme},
         "gate": {"margin": 1.0},
     }
     return parse(raw, where="bench")

@@ -306,8 +306,11 @@ def bench() -> None:
 @command(bench, "round", "cifer bench round\ncifer bench round --sites 4,16 --json")
 @click.option("--sites", default="4,16", show_default=True, metavar="N,N", help="Numbers of sites to measure.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=2), help="Rounds per measurement.")
+@click.option(
+    "--scheme", default="threshold", show_default=True, type=click.Choice(["threshold", "ckks", "plain"]), help="Encryption of both."
+)
 @as_json
-def bench_round(sites: str, rounds: int, as_json: bool) -> None:
+def bench_round(sites: str, rounds: int, scheme: str, as_json: bool) -> None:
     """What a round costs beside the bare loop with the same training and encryption."""
     from flows.bench import round_costs
 
@@ -315,7 +318,7 @@ def bench_round(sites: str, rounds: int, as_json: bool) -> None:
         counts = [int(part) for part in sites.split(",")]
     except ValueError:
         raise click.BadParameter(f"{sites!r} is not a list of numbers such as 4,16", param_hint="--sites") from None
-    _print(round_costs(counts, rounds), as_json)
+    _print(round_costs(counts, rounds, scheme), as_json)
 
 
 @command(bench, "encryption", "cifer bench encryption\ncifer bench encryption --params 25e6 --family threshold-16 --json")
