@@ -128,6 +128,10 @@ def fitting(
     A set of shares is taken when it lies on polynomials of degree t - 1, whose values at 0 are at most `limit` in absolute value, and
     `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `IntegrityError` when no set of t fits, or none
     among the first `MOST_SUBSETS`.
+
+    With n shares, up to (n - t) / 2 wrong ones are always the ones left out (the unique decoding radius of Reed-Solomon codes).
+    More, made to measure, can lie on other polynomials with the same values at 0: the key is right then, and honest holders may be
+    left out instead.
     """
     numbers = sorted(shares)
     left_out = (out for count in range(len(numbers) - threshold + 1) for out in combinations(numbers, count))

@@ -16,7 +16,8 @@ made for it, before the round is open. That its expansion is as good as uniform 
 a_b is ever used with a second sealed set.
 
 The first eight coefficients of a sum hold zeros: a wrong sum of keys opens them to zero with probability below 2^-35 in each prime. So a
-wrong share is noticed even under a model of one parameter, and the holder who released it is named as long as t honest ones are left.
+wrong share is noticed even under a model of one parameter, and the holder who released it is named as long as t honest ones are left
+and at most half of the others lie; more who conspire can have honest ones named instead, though never another sum opened.
 
 What it rests on: ring-LWE at these parameters, also when the sum of two honest sites' keys and errors is revealed (Hint-RLWE, Kim et al.
 2023); at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are dishonest; t >
