@@ -6,15 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final
 
 from cifer_tasks.errors import FailureError, StorageError
-from cifer_tasks.files import write_atomically
 from flows.services.control import READY_SECONDS, status
-from flows.services.kinds import KINDS, authorities_file, prefect_client_environment, private_prefect_environment, url_of
+from flows.services.kinds import KINDS, prefect_client_environment, private_prefect_environment, url_of
 from flows.services.processes import Identity, healthy, listen, start_child, stop
 from flows.services.state import services_folder
 
@@ -64,7 +62,6 @@ class PrefectServer:
         """Find a running server or start one; returns at once. Raises `StorageError` when `home` cannot be written."""
         if self._port:
             return
-        _trust_nobody(authorities_file(self.home))
         (running,) = (service for service in status(self.home) if service.name == _KIND.name)
         if running.state == "running":
             self._port = running.port
@@ -116,23 +113,6 @@ def _send_what_waits() -> None:
     worker = sys.modules.get("prefect.events.worker")
     if worker is not None:
         worker.EventsWorker.drain_all(timeout=_DRAIN_SECONDS)
-
-
-def _trust_nobody(path: Path) -> None:
-    """Write a certificate authority whose key is thrown away, unless there is one. Raises `StorageError`."""
-    if path.exists():
-        return
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding
-    from cryptography.x509.oid import NameOID
-
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
-    moment = datetime(2000, 1, 1, tzinfo=UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    made = made.serial_number(1).not_valid_before(moment).not_valid_after(moment)
-    write_atomically(path, made.sign(key, None).public_bytes(Encoding.PEM), mode=0o644)
 
 
 def prefect_server(home: Path) -> PrefectServer:
