@@ -22,9 +22,9 @@ def round_costs(site_counts: Sequence[int], rounds: int, scheme: str) -> Report:
     scheme: `encryption.scheme` of both.  `same_model` says whether the two gave the same model in every round, digest for digest.
     """
     rows = [_measure(count, rounds, scheme) for count in site_counts]
-    header = f"{'sites':>5} {'tasks':>6} {'bare s':>8} {'cifer s':>8} {'added s':>8} {'ratio':>6}  same model"
+    header = f"{'sites':>5} {'bare s':>8} {'cifer s':>8} {'added s':>8} {'ratio':>6}  same model"
     lines = [header] + [
-        f"{row['sites']:>5} {row['tasks']:>6} {row['bare_seconds']:>8.3f} {row['cifer_seconds']:>8.3f} "
+        f"{row['sites']:>5} {row['bare_seconds']:>8.3f} {row['cifer_seconds']:>8.3f} "
         f"{row['added_seconds']:>8.3f} {row['ratio']:>6.2f}  {'yes' if row['same_model'] else 'NO'}"
         for row in rows
     ]
@@ -37,15 +37,12 @@ def _measure(sites: int, rounds: int, scheme: str) -> dict[str, Any]:
         settings = _settings(sites, rounds, scheme)
         seconds, models = _cifer(settings, home, sites)
         bare_seconds, bare_models = _bare_loop(settings, home)
-    from flows.site import MOST_SITES_IN_FULL  # imports Prefect, whose settings `engine` has to make first
-
     # The first round pays for imports and empty caches on both sides.
     cifer_median, bare_median = statistics.median(seconds[1:]), statistics.median(bare_seconds[1:])
     return {
         "scheme": scheme,
         "sites": sites,
         "rounds": rounds,
-        "tasks": (5 * sites if sites <= MOST_SITES_IN_FULL else sites) + 9,
         "bare_seconds": bare_median,
         "cifer_seconds": cifer_median,
         "added_seconds": cifer_median - bare_median,
