@@ -1,35 +1,22 @@
 """The steps of a training as Prefect tasks, in the order of the DAG. Thin: each opens what it needs and calls the module that knows how.
 
 Every step is idempotent: what is on the ledger already is returned, not done again. Arguments and results are the records of
-`records.py`, so neither rows, updates nor keys reach Prefect. A step that raises at a site becomes one `SiteStepError` whose text is
-safe to record: the message of a foreign exception may quote data, so it stays in the site's own folder.
+`records.py`, so neither rows, updates nor keys reach Prefect. How a step is made is in `steps.py`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
-import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
-
-from prefect import Task, task
-from prefect.cache_policies import NO_CACHE
-
 from cifer_tasks import data
 from cifer_tasks.aggregation import mean_update
-from cifer_tasks.config import Settings
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
-from cifer_tasks.errors import CiferError, FailureError, IntegrityError, SiteStepError, TooFewSitesError
+from cifer_tasks.errors import FailureError, IntegrityError, TooFewSitesError
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.weights import apply_update, flatten
-from cifer_tasks.lineage import instrument, log_of
+from cifer_tasks.lineage import log_of
 from cifer_tasks.network import COORDINATOR, enrol_sites
 from cifer_tasks.records import (
     ArtifactRef,
@@ -55,14 +42,14 @@ from cifer_tasks.records import (
     Verdict,
 )
 from cifer_tasks.run_record import committed
-from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
+from cifer_tasks.steps import at_site, step
+from cifer_tasks.workspace import SiteFailed, Workspace
 from ledger import (
     AppendLineage,
     CloseRun,
     CommitRound,
     DatasetUse,
     ExcludeSite,
-    LedgerError,
     Metric,
     OpenRound,
     OpenRun,
@@ -72,81 +59,7 @@ from ledger import (
     SubmitUpdate,
 )
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 CHAMPION = "champion"
-
-
-def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A Prefect task whose runs are called `name`, formatted with its parameters.
-
-    Never cached or persisted by Prefect: the ledger says what is done. `retries` only where repeating is harmless and could help;
-    `recorded` reports its runs to OpenLineage.
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def announced(*args: P.args, **kwargs: P.kwargs) -> R:
-            arguments = signature.bind(*args, **kwargs).arguments
-            progress = StepStarted(function.__name__, arguments.get("number", 0), arguments.get("site", ""))
-            Workspace.of(arguments["run"]).announce(progress)
-            return function(*args, **kwargs)
-
-        made = task(
-            task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries, retry_delay_seconds=0.2, log_prints=False
-        )(announced)
-        return cast(Callable[P, R], instrument(made) if recorded else made)
-
-    return decorate
-
-
-def at_site(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn whatever a site's step raises into one `SiteStepError` line that names site, round, step, file, line and cause."""
-
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            arguments = signature.bind(*args, **kwargs).arguments
-            workspace = Workspace.of(arguments["run"])
-            raise _site_error(workspace, arguments["number"], arguments["site"], function.__name__, error) from None
-
-    return guarded
-
-
-def _site_error(workspace: Workspace, number: int, site: str, step_name: str, error: Exception) -> SiteStepError:
-    """The one line; the full traceback goes to `round-N.error.txt` in the site's own folder."""
-    where = f"{site}, round {number}, {step_name}"
-    if isinstance(error, CiferError | LedgerError):
-        return SiteStepError(f"{where}: {error}", step=step_name, detail=f"{where}: {error}")
-    folder = workspace.site_folder(site)
-    log = folder.folder / folder.put(f"round-{number}.error.txt", "".join(traceback.format_exception(error)).encode()).name
-    frame = _users_frame(error, workspace.settings)
-    place = f"{Path(frame.filename).name}:{frame.lineno}"
-    kind = type(error).__name__
-    detail = f"{where}, {place}: {kind}: {str(error).splitlines()[0] if str(error) else 'no message'} (traceback: {log})"
-    recorded = f"{where}, {place}: {kind} (its message may quote data and stays at the site)"
-    return SiteStepError(recorded, step=step_name, detail=detail)
-
-
-def _users_frame(error: Exception, settings: Settings) -> traceback.FrameSummary:
-    """The deepest frame in the user's own model module, else the deepest frame outside installed packages, else the last one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    module = sys.modules.get(settings.model.path.rpartition(".")[0])
-    own = [frame for frame in frames if module is not None and frame.filename == module.__file__]
-    ours = [frame for frame in frames if "site-packages" not in frame.filename and "lib/python" not in frame.filename]
-    return (own or ours or list(frames))[-1]
-
-
-def bare(made: Callable[P, R]) -> Callable[P, R]:
-    """What a step does, without being a task: for a task that consists of several."""
-    return cast(Task[P, R], made).fn
 
 
 # ---------------------------------------------------------------------------------------------- before the first round

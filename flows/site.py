@@ -22,6 +22,7 @@ from cifer_tasks.records import (
     Submission,
     Validation,
 )
+from cifer_tasks.steps import bare, step
 from cifer_tasks.workspace import SiteFailed, Workspace
 
 MOST_SITES_IN_FULL = 8
@@ -40,9 +41,7 @@ class Steps:
 
 
 SHOWN = Steps(tasks.validate_data, tasks.train, tasks.protect, tasks.encrypt, tasks.submit)
-FUSED = Steps(
-    tasks.bare(tasks.validate_data), tasks.bare(tasks.train), tasks.bare(tasks.protect), tasks.bare(tasks.encrypt), tasks.bare(tasks.submit)
-)
+FUSED = Steps(bare(tasks.validate_data), bare(tasks.train), bare(tasks.protect), bare(tasks.encrypt), bare(tasks.submit))
 
 
 def site_round(run: RunRef, number: int, site: str, opening: Opening) -> Submission | Exclusion:
@@ -60,7 +59,7 @@ def site_round(run: RunRef, number: int, site: str, opening: Opening) -> Submiss
     return fused_site(run, number, site, table, opening)
 
 
-@tasks.step("site[{site}]")
+@step("site[{site}]")
 def fused_site(run: RunRef, number: int, site: str, table: Dataset, opening: Opening) -> Submission | Exclusion:
     """All steps of one site as one task."""
     return contribute(run, number, site, table, opening, FUSED)

@@ -238,13 +238,13 @@ def test_the_search_finds_base64_inside_longer_base64() -> None:
 
 def test_a_careless_error_line_is_caught(trainer: Any, user_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutant: were a site's exception recorded as it is, the same search would find it on the ledger and in the lineage."""
-    from cifer_tasks import tasks
+    from cifer_tasks import steps
     from cifer_tasks.errors import SiteStepError
 
     def careless(workspace: Any, number: int, site: str, step: str, error: Exception) -> SiteStepError:
         return SiteStepError(f"{site}: {error}", step=step, detail=str(error))
 
-    monkeypatch.setattr(tasks, "_site_error", careless)
+    monkeypatch.setattr(steps, "_site_error", careless)
     trainer.run(model={"path": user_model, "args": {"failures": 99}}, data__standardize=False, gate__margin=1.0, training__rounds=1)
     found = leaks(left_behind(trainer), {"the row": {b"learn from 901.25"}})
     assert any("/ledger/" in place for place in found)

@@ -1,0 +1,52 @@
+"""`cifer bench ...`: what things cost, as ratios within one run."""
+
+from __future__ import annotations
+
+import click
+
+from flows.cli.base import CONTEXT, as_json, cli, command, print_report
+
+
+@cli.group(context_settings=CONTEXT)
+def bench() -> None:
+    """Measure what Cifer costs, as ratios within one run."""
+
+
+@command(bench, "round", "cifer bench round\ncifer bench round --sites 4,16 --json")
+@click.option("--sites", default="4,16", show_default=True, metavar="N,N", help="Numbers of sites to measure.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=2), help="Rounds per measurement.")
+@click.option(
+    "--scheme", default="threshold", show_default=True, type=click.Choice(["threshold", "ckks", "plain"]), help="Encryption of both."
+)
+@as_json
+def bench_round(sites: str, rounds: int, scheme: str, as_json: bool) -> None:
+    """What a round costs beside the bare loop with the same training and encryption."""
+    from flows.bench import round_costs
+
+    try:
+        counts = [int(part) for part in sites.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{sites!r} is not a list of numbers such as 4,16", param_hint="--sites") from None
+    print_report(round_costs(counts, rounds, scheme), as_json)
+
+
+@command(bench, "encryption", "cifer bench encryption\ncifer bench encryption --params 25e6 --family threshold-16 --json")
+@click.option("--params", default="1e6", show_default=True, metavar="N", help="Parameters of the model, e.g. 1e6.")
+@click.option("--clients", default=16, show_default=True, type=click.IntRange(2, 1000), help="Sites in the sum.")
+@click.option(
+    "--family", "families", multiple=True, metavar="NAME", help="Measure only this family; may be repeated. CKKS needs 1 GB a site at 25e6."
+)
+@as_json
+def bench_encryption(params: str, clients: int, families: tuple[str, ...], as_json: bool) -> None:
+    """Encrypt, add and open with every scheme and with NVFlare's default preset: speed, bytes, memory, error."""
+    from flows.bench_encryption import FAMILIES, encryption_costs
+
+    try:
+        parameters = int(float(params))
+    except (ValueError, OverflowError):
+        parameters = 0
+    if parameters < 1:
+        raise click.BadParameter(f"{params!r} is not a number of parameters such as 1e6", param_hint="--params")
+    if unknown := set(families) - set(FAMILIES):
+        raise click.BadParameter(f"{sorted(unknown)[0]!r} is not one of {', '.join(FAMILIES)}", param_hint="--family")
+    print_report(encryption_costs(parameters, clients, families or FAMILIES), as_json)
