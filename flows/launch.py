@@ -13,7 +13,7 @@ from cifer_tasks.config import Settings
 from cifer_tasks.errors import ConfigError
 from cifer_tasks.records import RegisteredModel, RunRef
 from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
-from flows.services import prefect_server
+from flows.services import lone_authority, prefect_server
 
 Listener = Callable[[Progress], None]
 
@@ -93,7 +93,7 @@ def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
     _warm_up(workspace)
     _engines[-1]()
 
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from cifer_tasks.lineage import close_log, open_log
     from cifer_tasks.tasks import record_lineage
@@ -103,7 +103,13 @@ def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
     try:
         # Prefect joins a heartbeat thread after every flow run: one second per round, for runs that outlive their process.
         # It reads its environment once, at import, which in a long-lived process may lie before `engine`.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+        # Its clients speak plain HTTP to this machine, and each would load the web's authorities first, 30 ms of a round every time.
+        settings = {
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            PREFECT_API_URL: os.environ["PREFECT_API_URL"],
+            PREFECT_API_SSL_CERT_FILE: str(lone_authority(workspace.home)),
+        }
+        with temporary_settings(settings):
             return training(run)
     finally:
         if workspace.record.closed:

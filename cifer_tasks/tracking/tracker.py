@@ -53,8 +53,8 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         with self._guard, recording(self.project):
-            parent = self._parent(settings.name)
-            run_id = parent.info.run_id
+            run_id = self._parent(settings.name).info.run_id
+            parent = self._client.get_run(run_id)
             if parent.info.status != "RUNNING":
                 self._client.update_run(run_id, status="RUNNING")
             if parent.data.tags.get("cifer.initial_model") == initial.digest:
@@ -78,7 +78,7 @@ class Tracker:
         from mlflow.entities import Metric, RunTag
 
         with self._guard, recording(self.project):
-            parent = self._parent().info.run_id
+            parent = self._parent()
             child = self._child(parent, result.round)
             if child.info.status == "FINISHED":
                 return
@@ -93,7 +93,7 @@ class Tracker:
             tags |= {"cifer.accepted": str(result.accepted).lower(), "cifer.reason": result.reason, "cifer.sites": ",".join(result.sites)}
             self._log_bytes(child.info.run_id, "model.safetensors", model_bytes)
             self._client.log_batch(child.info.run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-            self._client.log_batch(parent, metrics=metrics)
+            self._client.log_batch(parent.info.run_id, metrics=metrics)
             self._client.set_terminated(child.info.run_id)
 
     def register(self, model: RegisteredModel, model_bytes: bytes, settings: Settings, scenario: Scenario) -> int:
@@ -128,13 +128,13 @@ class Tracker:
         return connect(self.project)
 
     def _parent(self, experiment: str = "") -> Run:
-        """The training's run, made in `experiment` when there is none yet; `experiment` is the run's identifier when empty."""
+        """The training's run as it was when first seen, made in `experiment` (the run's identifier when empty) if there is none yet."""
         found = self._cached_parent
         if found is None:
             experiment_id = self._experiment(experiment or self.run)
             found = self._client.create_run(experiment_id, run_name=self.run, tags={RUN: self.run, ROUND: ""})
             self._cached_parent = found
-        return self._client.get_run(found.info.run_id)
+        return found
 
     @cached_property
     def _cached_parent(self) -> Run | None:
@@ -156,12 +156,11 @@ class Tracker:
         kind = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs and charts, not on traces of agents
         return str(self._client.create_experiment(name, (artifact_root(self.project) / name).as_uri(), kind))
 
-    def _child(self, parent: str, number: int) -> Run:
+    def _child(self, parent: Run, number: int) -> Run:
         if number in self._rounds:
             return self._client.get_run(self._rounds[number])
-        tags = {_PARENT: parent, RUN: self.run, ROUND: str(number)}
-        experiment_id = self._client.get_run(parent).info.experiment_id
-        child = self._client.create_run(experiment_id, run_name=f"round-{number}", tags=tags)
+        tags = {_PARENT: parent.info.run_id, RUN: self.run, ROUND: str(number)}
+        child = self._client.create_run(parent.info.experiment_id, run_name=f"round-{number}", tags=tags)
         self._rounds[number] = child.info.run_id
         return child
 

@@ -6,11 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
 from cifer_tasks.errors import FailureError, StorageError
+from cifer_tasks.files import write_atomically
 from flows.services.control import READY_SECONDS, status
 from flows.services.kinds import KINDS, prefect_client_environment, private_prefect_environment, url_of
 from flows.services.processes import Identity, healthy, listen, start_child, stop
@@ -106,6 +113,23 @@ class PrefectServer:
     @property
     def _log(self) -> Path:
         return services_folder(self.home) / "prefect-private.log"
+
+
+def lone_authority(home: Path) -> Path:
+    """A PEM file with one certificate authority whose key nobody has: clients that trust it alone accept no TLS connection at all.
+
+    For clients of a server on this machine that speaks plain HTTP.
+    """
+    path = services_folder(home) / "no-authority.pem"
+    if not path.exists():
+        key = Ed25519PrivateKey.generate()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+        moment = datetime.now(UTC)
+        made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), moment, moment + timedelta(days=36_500))
+        pem = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).sign(key, None).public_bytes(Encoding.PEM)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, pem)
+    return path
 
 
 def _send_what_waits() -> None:
