@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.errors import FailureError
-from cifer_tasks.records import ArtifactRef, Committed, Exclusion, RegisteredModel, Release, SealedSet, Submission
+from cifer_tasks.records import (
+    ArtifactRef,
+    Committed,
+    Evaluation,
+    Exclusion,
+    Measured,
+    RegisteredModel,
+    Release,
+    RoundResult,
+    SealedSet,
+    Submission,
+)
 from ledger import RoundView, State
 from ledger.state.entries import Exclusion as ExclusionEntry
 from ledger.state.entries import Origin, Run
@@ -105,6 +116,33 @@ class RunRecord:
         if on_record.sealed is None or claimed != recorded:
             msg = f"round {number}: refusing to open a set of submissions that is not the one sealed on the ledger"
             raise FailureError(msg)
+
+    def results(self) -> tuple[RoundResult, ...]:
+        """The rounds that are committed, ascending. What was measured is in millionths there, and so it is here."""
+        found: list[RoundResult] = []
+        initial = self.store.find("model", self.declared.initial_model.hex())
+        current = Evaluation(initial, ())
+        for number in range(1, self.declared.rounds_committed + 1):
+            view = self.round(number)
+            if view.outcome is None:
+                break
+            if view.outcome.accepted:
+                metrics = tuple(Measured(item.name, item.millionths / 1_000_000) for item in view.outcome.metrics)
+                current = Evaluation(self.store.find("model", view.outcome.candidate.hex()), metrics)
+            found.append(
+                RoundResult(
+                    round=number,
+                    model=current.model,
+                    evaluation=current,
+                    accepted=view.outcome.accepted,
+                    reason=view.outcome.reason,
+                    sites=view.sealed_sites,
+                    excluded=self.exclusions(number),
+                    update_bytes=sum(item.size_bytes for item in view.submissions if item.site in view.sealed_sites),
+                    committed=committed(view.outcome.origin),
+                )
+            )
+        return tuple(found)
 
     def lineage_events(self) -> int:
         """How many OpenLineage events of this run the ledger holds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from ledger import LedgerError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+RETRY_SECONDS = 0.2
 
 
 def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -45,7 +48,12 @@ def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Cal
             return function(*args, **kwargs)
 
         made = task(
-            task_run_name=name, cache_policy=NO_CACHE, persist_result=False, retries=retries, retry_delay_seconds=0.2, log_prints=False
+            task_run_name=name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=retries,
+            retry_delay_seconds=RETRY_SECONDS,
+            log_prints=False,
         )(announced)
         return cast(Callable[P, R], instrument(made) if recorded else made)
 
@@ -94,5 +102,15 @@ def _users_frame(error: Exception, settings: Settings) -> traceback.FrameSummary
 
 
 def bare(made: Callable[P, R]) -> Callable[P, R]:
-    """What a step does, without being a task: for a task that consists of several."""
-    return cast(Task[P, R], made).fn
+    """What a step does, with its retries, without being a task: for a task that consists of several."""
+    unit = cast(Task[P, R], made)
+
+    def attempts(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(unit.retries):
+            try:
+                return unit.fn(*args, **kwargs)
+            except Exception:
+                time.sleep(RETRY_SECONDS)
+        return unit.fn(*args, **kwargs)
+
+    return attempts

@@ -25,7 +25,7 @@ class RunView:
         self.comparison: Comparison | None = None
         self.model: RegisteredModel | None = None
         self._status = self.console.status("starting")
-        self._since = time.monotonic()
+        self._since: float | None = None
         self._header_shown = False
         self._told: set[tuple[int, str]] = set()
 
@@ -74,7 +74,7 @@ class RunView:
         if not self._header_shown:
             self._header_shown = True
             self.console.print("[bold]" + " ".join(f"{name:>{width}}" for name, width in COLUMNS) + "[/]")
-        seconds = time.monotonic() - self._since
+        seconds = "-" if self._since is None else f"{time.monotonic() - self._since:.2f}"  # of a round that ended before a resume
         asked = len(result.sites) + len(result.excluded)
         cells = (
             str(result.round),
@@ -83,7 +83,7 @@ class RunView:
             f"{len(result.sites)}/{asked}",
             f"{result.update_bytes:,}",
             str(result.committed.height),
-            f"{seconds:.2f}",
+            seconds,
         )
         verdict = "" if result.accepted else f"  [yellow]rejected: {escape(result.reason)}[/]"
         self.console.print(" ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True)) + verdict)

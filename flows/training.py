@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cifer_tasks import tasks
 from cifer_tasks.errors import SiteStepError, TooFewSitesError
-from cifer_tasks.records import RegisteredModel, RoundResult, RunRef
+from cifer_tasks.records import RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
 from flows.flow import flow
 from flows.round import federated_round
@@ -20,9 +20,10 @@ def training(run: RunRef) -> RegisteredModel | None:
     tasks.start_tracking(run, scenario, initial)
     tasks.mirror_lineage(run, 0)
 
-    results: list[RoundResult] = []
+    workspace = Workspace.of(run)
+    results = [tasks.track(run, result.round, result) for result in workspace.record.results()]
     try:
-        for number in Workspace.of(run).record.remaining_rounds():
+        for number in workspace.record.remaining_rounds():
             results.append(federated_round(run, number))
             tasks.mirror_lineage(run, number)
     except (TooFewSitesError, SiteStepError) as error:
@@ -31,7 +32,7 @@ def training(run: RunRef) -> RegisteredModel | None:
         raise
 
     model = tasks.register(run)
-    if Workspace.of(run).settings.baselines:
+    if workspace.settings.baselines:
         tasks.compare(run)
     tasks.close_run(run, "completed")
     publish_training(run, results, model)

@@ -118,6 +118,10 @@ def test_a_stopped_process_is_taken_up_again(trainer: Any, number: signal.Signal
     assert after.rounds[0] == before.rounds[0]
     assert after.rounds[1].submissions[0] == before.rounds[1].submissions[0], "what was submitted is not done again"
     assert after.current_model == undisturbed(trainer)
+    rows = re.findall(r"^ +(\d+) +\d\.\d{4} .* (-|\d+\.\d\d)$", again.out, re.MULTILINE)
+    assert [(number, seconds == "-") for number, seconds in rows] == [("1", True), ("2", False), ("3", False)], (
+        "every round is shown, old ones untimed"
+    )
     orphans = [event for event in trainer.events(run) if event["eventType"] == "ABORT"]
     assert {event["job"]["name"].rpartition(".")[2] for event in orphans} >= {"training", "round", "train"}
 
@@ -156,6 +160,7 @@ def test_a_run_cut_short_before_every_step_ends_in_the_same_model(trainer: Any) 
     assert cuts == []
     assert attempts == len(STEPS) + 1
     same_outcome(trainer.history(ref.run), expected)
+    assert tracked_rounds(trainer, ref.run) == [(item.round, "FINISHED") for item in expected.rounds], "also the one cut before its `track`"
 
 
 def test_a_run_cut_short_after_every_kind_of_transaction_ends_in_the_same_model(
@@ -232,6 +237,16 @@ def test_two_processes_do_not_write_one_ledger(trainer: Any) -> None:
     assert re.fullmatch(rf"cifer: the ledger in .* is in use by process {os.getpid()}: wait for it or stop it; .*\n", err)
     assert status.code == 0
     assert json.loads(status.out)["height"] > 0
+
+
+def tracked_rounds(lab: Any, run: str) -> list[tuple[int, str]]:
+    """The rounds of a run in MLflow, and how their runs stand."""
+    from cifer_tasks.tracking._store import connect
+
+    client = connect(lab.folder)
+    everywhere = [item.experiment_id for item in client.search_experiments()]
+    found = client.search_runs(everywhere, f"tags.`cifer.run` = '{run}'")
+    return sorted((int(item.data.tags["cifer.round"]), item.info.status) for item in found if item.data.tags["cifer.round"])
 
 
 def resume_until_done(lab: Any, ref: Any, listeners: list[Any]) -> int:
