@@ -201,6 +201,15 @@ class AppendLineage(Record, frozen=True, tag="lineage.append"):
     events: bytes
 
 
+class Anchor(Record, frozen=True, tag="anchor.put"):
+    """Anybody registered fixes when something outside existed: `data` is its digest, Merkle root or signature, 1 to 256 bytes.
+
+    The state keeps nothing of it: the transaction in its block is the record, and its proof the time-stamp.
+    """
+
+    data: bytes
+
+
 class Statement(Record, frozen=True):
     """What a validator signed in consensus, in short: `step` 1 for a proposal, 2 for a prevote, 3 for a precommit.
 
@@ -247,6 +256,7 @@ Body = (
     | CloseRun
     | RegisterModel
     | AppendLineage
+    | Anchor
     | ReportEquivocation
     | ChangeValidator
 )

@@ -25,10 +25,11 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
+from ledger.state import anchors, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
+    Anchor,
     AppendLineage,
     Block,
     ChangeValidator,
@@ -72,6 +73,7 @@ _RULES: Final[Mapping[type, Rule]] = {
     CloseRun: runs.close,
     RegisterModel: models.register,
     AppendLineage: lineage.append,
+    Anchor: anchors.put,
     ReportEquivocation: validators.report,
     ChangeValidator: validators.change,
 }
