@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from ledger.codec import decode
 from ledger.digests import transaction_id
-from ledger.errors import BusyError, MalformedError, MalformedTransactionError, RejectedError
-from ledger.state.transition import decode_transaction
+from ledger.errors import BusyError, RejectedError
+from ledger.state.transition import decode_payload, decode_transaction
 from ledger.transport.limits import Buckets, TokenBucket
 from ledger.transport.wire import (
     MOST_CLIENT_FRAME_BYTES,
@@ -27,7 +26,7 @@ from ledger.transport.wire import (
     frame,
     read_message,
 )
-from ledger.types import CommittedBlock, SignedTransaction, Transaction
+from ledger.types import CommittedBlock, SignedTransaction
 
 if TYPE_CHECKING:
     from ledger.node.server import ValidatorServer
@@ -168,10 +167,7 @@ class Clients:
 
         Otherwise anybody could use up an author's tokens in its name.
         """
-        try:
-            author = decode(signed.payload, Transaction).author
-        except MalformedError as error:
-            raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error
+        author = decode_payload(signed.payload).author
         now_ms = self._now_ms()
         for whose, wait_ms in (("this connection", client.bucket.take(now_ms)), ("this author", self._authors.wait_ms(author, now_ms))):
             if wait_ms:

@@ -11,7 +11,7 @@ from ledger.types import Anchor
 MOST_DATA_BYTES = 256
 
 
-def put(state: State, author: Identity, origin: Origin, body: Anchor) -> State:  # noqa: ARG001 - the signature of every rule
+def put(state: State, author: Identity, origin: Origin, body: Anchor) -> State:
     """Take an anchor. The state stays as it is: whoever asks later shows the transaction (C16), and no look-up rests on it."""
     if not 1 <= len(body.data) <= MOST_DATA_BYTES:
         where = f"an anchor of {author.name!r}"
