@@ -74,11 +74,12 @@ class _Command:
 class EmbeddedLedger:
     """A `ledger.backends.base.Ledger` whose validators all run here. Use `create` or `open`, and `close` or ``with``."""
 
-    def __init__(self, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey]) -> None:
-        """See `create` and `open`."""
+    def __init__(self, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True) -> None:
+        """See `create` and `open`. share_verification: False lets every validator verify every signature itself, as on its own machine."""
         check_keys(genesis, keys)
         self._folder, self._genesis, self._keys = folder, genesis, dict(keys)
-        self._cache = VerificationCache()
+        shared = VerificationCache()
+        self._verify = {name: (shared if share_verification else VerificationCache()).verify for name in keys}
         self._tip: Tip = genesis_tip(genesis)
         self._waiting: dict[bytes, list[tuple[_Batch, int]]] = {}
         self._told = 0
@@ -99,7 +100,9 @@ class EmbeddedLedger:
         self._worker.start()
 
     @classmethod
-    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey]) -> EmbeddedLedger:
+    def create(
+        cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True
+    ) -> EmbeddedLedger:
         """Start a ledger in `folder`, which is made if need be.
 
         keys: every validator's signing key, by the name it has in the genesis; they are never written. Raises `LedgerError` when
@@ -115,7 +118,7 @@ class EmbeddedLedger:
             start_folder(folder, genesis)
         finally:
             lock.release()
-        return cls(folder, genesis, keys)
+        return cls(folder, genesis, keys, share_verification=share_verification)
 
     @classmethod
     def open(cls, folder: Path, keys: Mapping[str, SigningKey]) -> EmbeddedLedger:
@@ -352,8 +355,8 @@ class EmbeddedLedger:
             if store.genesis != self._genesis:
                 raise CorruptionError(f"{store.place} belongs to another network than {self._folder}: put the right file back")
             donor = self._cluster.best()
-            tip = replay(store, self._cache.verify, donor.tip if donor else None)
-            node = ValidatorNode(self._keys[name], store, tip, self._cache.verify)
+            tip = replay(store, self._verify[name], donor.tip if donor else None)
+            node = ValidatorNode(self._keys[name], store, tip, self._verify[name])
         except BaseException:
             store.close()
             raise
