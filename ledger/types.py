@@ -12,8 +12,11 @@ from __future__ import annotations
 import msgspec
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of every struct that is hashed: encoded as a MessagePack array, in field order."""
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of every struct that is hashed: encoded as a MessagePack array, in field order.
+
+    It refers to nothing that refers back, so the garbage collector need not look at it.
+    """
 
 
 # ------------------------------------------------------------------ what an author may say: one struct per rule

@@ -30,7 +30,7 @@ from ledger.node.cluster import Cluster
 from ledger.node.effects import Accuse
 from ledger.node.replay import replay
 from ledger.node.validator import ValidatorNode
-from ledger.state.transition import decode_transaction
+from ledger.state.transition import transaction_ids
 from ledger.state.view import State
 from ledger.storage.lock import FolderLock
 from ledger.storage.sqlite import SqliteStore
@@ -100,9 +100,7 @@ class EmbeddedLedger:
         self._worker.start()
 
     @classmethod
-    def create(
-        cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True
-    ) -> EmbeddedLedger:
+    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True) -> EmbeddedLedger:
         """Start a ledger in `folder`, which is made if need be.
 
         keys: every validator's signing key, by the name it has in the genesis; they are never written. Raises `LedgerError` when
@@ -215,8 +213,7 @@ class EmbeddedLedger:
         if height <= self._told:
             return
         self._told = height
-        for index, data in enumerate(committed.block.transactions):
-            identity = transaction_id(decode_transaction(data))
+        for index, identity in enumerate(transaction_ids(committed.block.transactions)):
             for batch, place in self._waiting.pop(identity, ()):
                 batch.settle(place, Receipt(identity, height, index, committed.certificate.block))
 

@@ -16,10 +16,9 @@ import msgspec
 
 from ledger.codec import encode
 from ledger.crypto import Verify
-from ledger.digests import transaction_id
-from ledger.errors import BusyError, RejectedError
+from ledger.errors import BusyError, RejectedError, UnknownAuthorError
 from ledger.state.draft import Draft
-from ledger.state.transition import check_sequence, check_signature, decode_payload, decode_transaction, take_transaction
+from ledger.state.transition import check_sequence, check_signature, read_payload, take_transaction
 from ledger.state.view import State
 from ledger.types import SignedTransaction
 
@@ -31,6 +30,7 @@ FULL_RETRY_MS: Final = 500
 class _Waiting(msgspec.Struct, frozen=True):
     author: bytes
     sequence: int
+    signed: SignedTransaction
     data: bytes
 
 
@@ -103,12 +103,13 @@ class Mempool:
 
         Raises the named `RejectedError`, and `BusyError` when the pool, or the author's share of it, is full.
         """
-        identity = transaction_id(signed)
+        content = read_payload(signed.payload)
+        identity, transaction = content.identity, content.transaction
         if identity not in self._waiting:
-            transaction, data = decode_payload(signed.payload), encode(signed)
+            data = encode(signed)
             self._require_room(transaction.author, len(data))
             take_transaction(self._behind_waiting(), signed, self._verify)
-            self._insert(identity, _Waiting(transaction.author, transaction.sequence, data))
+            self._insert(identity, _Waiting(transaction.author, transaction.sequence, signed, data))
         return identity
 
     def add(self, signed: SignedTransaction) -> bytes:
@@ -116,16 +117,19 @@ class Mempool:
 
         Raises the named `RejectedError` for an unknown author, a bad signature or a number that is over, and `BusyError`.
         """
-        identity = transaction_id(signed)
+        content = read_payload(signed.payload)
+        identity, transaction = content.identity, content.transaction
         if identity not in self._waiting:
-            transaction, data = decode_payload(signed.payload), encode(signed)
+            data = encode(signed)
             self._require_room(transaction.author, len(data))
-            known = self._base.identity_of(transaction.author) is not None
-            _, account = check_signature(self._base if known else self._behind_waiting(), signed, transaction, self._verify)
+            try:
+                _, account = check_signature(self._base, signed, transaction, self._verify)
+            except UnknownAuthorError:
+                _, account = check_signature(self._behind_waiting(), signed, transaction, self._verify)
             if not account.next_sequence <= transaction.sequence < account.next_sequence + self._capacity:
                 check_sequence(account, transaction.sequence)
             self._unapplied.append(identity)
-            self._insert(identity, _Waiting(transaction.author, transaction.sequence, data))
+            self._insert(identity, _Waiting(transaction.author, transaction.sequence, signed, data))
         return identity
 
     def discard(self, identities: Iterable[bytes]) -> None:
@@ -165,7 +169,7 @@ class Mempool:
         pending, refused = Draft.of(self._base, self._base.height), []
         for identity, found in tuple(self._waiting.items()):
             try:
-                take_transaction(pending, decode_transaction(found.data), self._verify)
+                take_transaction(pending, found.signed, self._verify)
             except RejectedError as error:
                 refused.append((identity, error))
         self._pending = pending
@@ -180,7 +184,7 @@ class Mempool:
             found = self._waiting.get(identity)
             try:
                 if found is not None:
-                    take_transaction(pending, decode_transaction(found.data), self._verify)
+                    take_transaction(pending, found.signed, self._verify)
             except RejectedError:
                 continue  # the next leader refuses it by name, and the submitter hears of it then
         self._pending = pending

@@ -17,7 +17,6 @@ from ledger.consensus.events import Timeout
 from ledger.consensus.messages import Message, Proposal, Vote
 from ledger.consensus.timers import Timeouts
 from ledger.crypto import VerificationCache
-from ledger.digests import transaction_id
 from ledger.errors import BusyError, CorruptionError, LedgerError, RejectedError
 from ledger.node.clients import Clients
 from ledger.node.effects import Accuse, Ask, Effect, Refused, Reported, Send, SetTimer
@@ -385,8 +384,8 @@ class ValidatorServer:
 
     def submit(self, signed: SignedTransaction, data: bytes) -> bytes:
         """Admit a client's transaction and tell the others. Raises `RejectedError` and `BusyError`."""
-        known = transaction_id(signed) in self.node.pool
+        waiting = len(self.node.pool)
         identity = self.node.submit(signed)
-        if not known:
+        if len(self.node.pool) > waiting:
             self.gossip(data)
         return identity

@@ -7,13 +7,14 @@ a module of its own; a new kind is one module and one line of `_RULES`. Rules B1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from ledger import crypto
 from ledger.codec import decode, remember_small
-from ledger.crypto import Domain, Verify
+from ledger.crypto import Domain, Verify, tagged_digest
 from ledger.digests import transaction_id, transactions_root, validators_hash
 from ledger.errors import (
     BadSignatureError,
@@ -117,13 +118,14 @@ def take_transaction(draft: Draft, signed: SignedTransaction, verify: Verify = c
     size = len(signed.payload) + len(signed.signature)
     if size > MOST_TRANSACTION_BYTES:
         checks.refuse("X1", SizeError, f"a transaction of {size} bytes; the ledger takes {MOST_TRANSACTION_BYTES}, so split it")
-    transaction = decode_payload(signed.payload)
+    content = read_payload(signed.payload)
+    transaction = content.transaction
     author, account = check_signature(draft, signed, transaction, verify)
     if transaction.sequence != account.next_sequence:
         check_sequence(account, transaction.sequence)
     body = transaction.body
     try:
-        _RULES[type(body)](draft, author, Origin(transaction_id(signed), draft.height), body)
+        _RULES[type(body)](draft, author, Origin(content.identity, draft.height), body)
     except BaseException:
         draft.take_back()
         raise
@@ -142,13 +144,26 @@ def decode_transaction(data: bytes) -> SignedTransaction:
         raise MalformedTransactionError(f"a signed transaction is malformed: {error}", "X2") from error
 
 
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """What a payload says, and its identity: the `transaction_id` of whatever carries it."""
+
+    identity: bytes
+    transaction: Transaction
+
+
 @remember_small
-def decode_payload(payload: bytes) -> Transaction:
-    """What a signed transaction says. Raises `MalformedTransactionError`."""
+def read_payload(payload: bytes) -> Content:
+    """What a signed transaction's payload says. Raises `MalformedTransactionError`."""
     try:
-        return decode(payload, Transaction)
+        return Content(tagged_digest(Domain.TRANSACTION, payload), decode(payload, Transaction))
     except MalformedError as error:
         raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error
+
+
+@lru_cache(maxsize=8)
+def transaction_ids(transactions: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The identities of a block's transactions, in order. Raises as `decode_transaction` does."""
+    return tuple([transaction_id(decode_transaction(data)) for data in transactions])
 
 
 def check_signature(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> tuple[Identity, Account]:
