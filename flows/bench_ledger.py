@@ -197,6 +197,7 @@ def _recovery(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Kill the process that leads the next height, send a transaction to the others, and wait until it is committed."""
     from flows.bench_processes import running_network, send
     from ledger.node import control
+    from ledger.node.folder import read_validator
 
     administrator = SigningKey.generate()
     seconds = []
@@ -204,7 +205,9 @@ def _recovery(folder: Path, sizes: Sizes) -> dict[str, Any]:
         work = opaque(network.network, administrator, KILLS, 1)
         send(network, work.founding, sizes.window)
         for batch in work.batches:
-            height = max(found.height or 0 for found in control.start(network.validators))
+            control.start(network.validators)
+            network.settle()
+            height = max(control.status_of(read_validator(path)).height or 0 for path in network.validators)
             victim = network.validators[height % VALIDATORS]
             process = control.running(victim)
             if process is None:

@@ -23,7 +23,7 @@ from ledger import LedgerError, SignedTransaction, SigningKey, UnavailableError,
 from ledger.backends.network import create_network
 from ledger.node import control
 from ledger.node.clients import BUSY
-from ledger.node.folder import Place, create_folders, read_client
+from ledger.node.folder import Place, create_folders, read_client, read_validator
 from ledger.transport import tls
 from ledger.transport.wire import (
     MOST_CLIENT_FRAME_BYTES,
@@ -54,6 +54,15 @@ class Processes:
         """Their folders, in the order of leading."""
         return control.validators_in(self.folder)
 
+    def settle(self, seconds: float = PATIENCE_SECONDS) -> None:
+        """Return once each is connected to all others. Raises `UnavailableError` when that does not happen."""
+        deadline = time.monotonic() + seconds
+        folders = [read_validator(path) for path in self.validators]
+        while any(len(control.status_of(folder).peers) < len(folders) - 1 for folder in folders):
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"the validators in {self.folder} did not find each other within {seconds:g} s")
+            time.sleep(control.POLL_SECONDS)
+
     def processes(self) -> list[psutil.Process]:
         """Those that run."""
         return [found for path in self.validators if (found := control.running(path)) is not None]
@@ -82,6 +91,7 @@ def running_network(folder: Path, administrator: SigningKey, validators: int, co
     found = Processes(folder, read_client(folder / "client").network)
     try:
         control.start(found.validators)
+        found.settle()
         for process in found.processes():
             process.cpu_affinity(sorted(os.sched_getaffinity(0))[:cores])
         yield found

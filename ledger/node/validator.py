@@ -46,7 +46,7 @@ from ledger.state.entries import Jail
 from ledger.state.transition import transaction_ids
 from ledger.state.view import State
 from ledger.storage.base import BlockStore, VoteRecord, Write
-from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction
+from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction, Validator
 
 
 class ValidatorNode:
@@ -99,6 +99,22 @@ class ValidatorNode:
     def busy(self) -> bool:
         """Whether a block is being agreed on."""
         return self._replica.step is not Step.IDLE
+
+    @property
+    def awaited(self) -> Timeout | None:
+        """The end of waiting for a proposal, while one is waited for."""
+        replica = self._replica
+        waits = replica.step is Step.PROPOSE and replica.round not in replica.proposals
+        return Timeout(Step.PROPOSE, replica.height, replica.round) if waits else None
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long its core waits."""
+        return self._replica.timeouts
+
+    def leader_at(self, round_: int) -> Validator:
+        """Who leads this round of the height being decided."""
+        return self._replica.validators.leader(self.height, round_)
 
     @property
     def unflushed(self) -> bool:
