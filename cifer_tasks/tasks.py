@@ -252,7 +252,7 @@ def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusio
 def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> ArtifactRef:
     """Add the ciphertexts of the sealed set. Has the public context only."""
     workspace = Workspace.of(run)
-    total = workspace.scheme.add(list(_submissions(workspace, number, sealed).values()), workspace.round_context(number))
+    total = workspace.scheme.add(list(workspace.submissions(sealed).values()), workspace.round_context(number))
     return workspace.store.put("aggregate", total.pieces())
 
 
@@ -269,9 +269,8 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
         return done
     workspace.record.check_sealed(number, sealed)
     _promise(workspace, number, site, sealed)
-    released = workspace.scheme.release(
-        _submissions(workspace, number, sealed), site, workspace.round_context(number), workspace.secret_context(site)
-    )
+    public, secret = workspace.round_context(number), workspace.secret_context(site)
+    released = workspace.scheme.release(workspace.submissions(sealed), site, public, secret)
     if released.aggregate.hex() != total.digest:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
@@ -453,12 +452,6 @@ def record_lineage(run: RunRef, number: int) -> int:
         log.acknowledge(batch)
         count += batch.count
     return count
-
-
-def _submissions(workspace: Workspace, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
-    """The sealed ciphertexts by site, each read by the digest on the ledger."""
-    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
-    return {item.site: Ciphertext.from_bytes(store.open(item.ciphertext), scheme.name, binding) for item in sealed.submissions}
 
 
 def _sites(sealed: SealedSet) -> tuple[str, ...]:

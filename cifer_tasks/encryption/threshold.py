@@ -89,6 +89,7 @@ class ThresholdScheme(Scheme):
 
     def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:
         self._randomness = randomness
+        self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
 
     def smallest_set(self, sites: int) -> int:
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
@@ -165,7 +166,9 @@ class ThresholdScheme(Scheme):
         body[: len(_SUM)] = _SUM
         for _ in each(layout.blocks, partial(add_block, bodies, layout, memoryview(body)[len(_SUM) :])):
             pass
-        return Ciphertext(self.name, binding, public.digest(), count, memoryview(body).toreadonly())
+        total = Ciphertext(self.name, binding, public.digest(), count, memoryview(body).toreadonly())
+        self._summed = tuple(ciphertexts), total.digest()
+        return total
 
     # ------------------------------------------------------------------------------------------------------ key holders
 
@@ -181,19 +184,26 @@ class ThresholdScheme(Scheme):
             raise TypeError(msg)
         roster = self._roster(public)
         place = roster.place(opener)
-        private = secret.reveal()
-        if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != roster.keys[place]:
+        private = X25519PrivateKey.from_private_bytes(secret.reveal())
+        if private.public_key().public_bytes_raw() != roster.keys[place]:
             msg = f"the encryption key at {opener} is not the one this round's shares are dealt to: use the keystore it was registered from"
             raise KeyMismatchError(msg)
         _check_set(submissions, roster)
-        aggregate = self.add(list(submissions.values()), public)
-        check_count(aggregate, tuple(submissions))
+        aggregate, binding = self._sum(tuple(submissions.values()), public)
         shares = [
-            sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(ciphertext.binding, sender, opener), private)
+            sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(binding, sender, opener), private)
             for sender, ciphertext in submissions.items()
         ]
         data = sharing.share_bytes(sharing.add_shares(shares))
-        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), tuple(submissions), data)
+        return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
+
+    def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
+        """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
+        summed, digest = self._summed
+        if len(summed) != len(submissions) or any(one is not other for one, other in zip(summed, submissions, strict=True)):
+            digest = self.add(submissions, public).digest()
+        check_same(submissions, public)
+        return digest, submissions[0].binding
 
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
         """Holders whose openings are not a share of this sum's key. Raises `IntegrityError` when too few are left to tell."""

@@ -14,7 +14,7 @@ from cifer_tasks.files import Body, FileBytes
 
 IntVector = npt.NDArray[np.int32]
 
-PIECE: Final = 1 << 18
+PIECE: Final = 1 << 16
 """Entries that are worked on at a time."""
 
 
