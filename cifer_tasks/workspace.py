@@ -31,7 +31,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
@@ -106,6 +106,7 @@ class Workspace:
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
+        self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
         record = self.folder / "run.json"
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
@@ -255,6 +256,15 @@ class Workspace:
     def openers(self, sealed: SealedSet) -> tuple[str, ...]:
         """The key holders who are asked to release what opens a sealed set."""
         return self.scheme.openers([item.site for item in sealed.submissions], self.round_context(sealed.round))
+
+    def submissions(self, sealed: SealedSet) -> dict[str, Ciphertext]:
+        """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
+        with self._lock:
+            if self._sealed[0] != sealed:
+                name, binding = self.scheme.name, self.binding(sealed.round)
+                made = {item.site: Ciphertext.from_bytes(self.store.open(item.ciphertext), name, binding) for item in sealed.submissions}
+                self._sealed = sealed, made
+            return self._sealed[1]
 
     def _opened(self, number: int) -> str:
         """Hex SHA-256 over the transaction that opened round `number` and the digest of its block.
