@@ -86,7 +86,7 @@ class BundleError(ProofError):
 
     def __init__(self, message: str, rule: str = "") -> None:
         """What does not hold, where, and the number of the rule that says so."""
-        super().__init__(message)
+        super().__init__(f"{message} (rule {rule})" if rule else message)
         self.rule = rule
 
 

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 from ledger.provenance.bundle import Artifact, Bundle, BundleFile, read_bundle, write_bundle
-from ledger.provenance.collecting import make_bundle
+from ledger.provenance.collecting import Collected, make_bundle
 from ledger.provenance.export import to_plain
+from ledger.provenance.genesis_json import genesis_from_json, genesis_to_json
 from ledger.provenance.offline import VerifiedBundle, verify_bundle
 from ledger.provenance.proofs import TransactionProof, prove, verify_transaction
 from ledger.provenance.queries import ModelHistory, RoundHistory, RunHistory, SiteHistory, model_history, run_history
@@ -20,6 +21,7 @@ __all__ = [
     "Artifact",
     "Bundle",
     "BundleFile",
+    "Collected",
     "ModelHistory",
     "RoundHistory",
     "RunHistory",
@@ -27,6 +29,8 @@ __all__ = [
     "TransactionProof",
     "VerifiedBundle",
     "VerifyReport",
+    "genesis_from_json",
+    "genesis_to_json",
     "make_bundle",
     "model_history",
     "prove",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+import msgspec
 
 from ledger.backends.base import Ledger
 from ledger.codec import decode, encode
@@ -15,6 +17,7 @@ from ledger.provenance.bundle import Artifact, Bundle, ShownBlock, ShownTransact
 from ledger.provenance.claims import belongs, walk_history
 from ledger.provenance.multiproof import block_siblings, join_proofs
 from ledger.provenance.queries import ModelHistory, history_in
+from ledger.provenance.story import artifact_digests
 from ledger.state.entries import Account, Entry, Origin, Run, ValidatorSets, path_of
 from ledger.state.transition import decode_transaction
 from ledger.state.tree import StateProof
@@ -24,8 +27,22 @@ from ledger.types import Certificate, CommittedBlock, Transaction
 E = TypeVar("E", bound=Entry)
 
 
-def make_bundle(ledger: Ledger, name: str, version: int | str, artifacts: Iterable[Artifact] = ()) -> tuple[Bundle, ModelHistory]:
-    """The bundle of a model as of the ledger's head, and the history it shows. version: a number or an alias.
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A bundle without artifacts, the history it shows, and what that names by digest: ``model``, ``ciphertext`` and so on."""
+
+    bundle: Bundle
+    history: ModelHistory
+    named: Mapping[bytes, str]
+
+    def carrying(self, artifacts: Iterable[Artifact]) -> Bundle:
+        """The bundle with a place for these artifacts, whose bytes follow in ascending order of digest."""
+        ordered = tuple(sorted(artifacts, key=lambda item: item.sha256))
+        return msgspec.structs.replace(self.bundle, artifacts=ordered)
+
+
+def make_bundle(ledger: Ledger, name: str, version: int | str) -> Collected:
+    """The bundle of a model as of the ledger's head. version: a number or an alias.
 
     Reads every block once, for consents and keys that no entry names any more. Raises `NotOnRecordError` naming what there is instead.
     """
@@ -38,10 +55,10 @@ def make_bundle(ledger: Ledger, name: str, version: int | str, artifacts: Iterab
         raise NotOnRecordError(f"run {history.run.run!r} is not on this ledger")
     reading = _Reading(ledger, state)
     further = reading.further(run, head.height)
-    walk_history(reading, name, history.version, further)
+    entries = walk_history(reading, name, history.version, further)
     blocks = tuple(reading.show(height) for height in sorted({*reading.shown, *_changes(state, head.height), head.height}))
-    ordered = tuple(sorted(artifacts, key=lambda item: item.sha256))
-    return Bundle(name, history.version, blocks, join_proofs(reading.proofs, reading.values), ordered), history
+    bundle = Bundle(name, history.version, blocks, join_proofs(reading.proofs, reading.values), ())
+    return Collected(bundle, history, artifact_digests(entries))
 
 
 def _changes(state: State, head: int) -> list[int]:

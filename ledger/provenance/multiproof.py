@@ -229,4 +229,4 @@ def _bit(path: bytes, depth: int) -> int:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise BundleError(f"the walk over the state is not well formed: {reason}; export the bundle again", "Y7")
+    raise BundleError(f"this bundle shows no history to rely on: its walk over the state is not well formed: {reason}", "Y7")

@@ -37,13 +37,15 @@ E = TypeVar("E", bound=Entry)
 class VerifiedBundle:
     """What a bundle shows, all of it verified. There is no other way to one than `verify_bundle`.
 
-    head: the last header: the history is told as of it.  block: its digest.  entries: of the state, in the order of the walk.
-    transactions: in the order of the chain.  checked, unchecked: one sentence each, for a person.
+    head: the last header: the history is told as of it.  block: its digest.  headers: all that are shown, the head last.
+    entries: of the state that the history consists of.  transactions: in the order of the chain.
+    checked, unchecked: one sentence each, for a person.
     """
 
     network: bytes
     head: Header
     block: bytes
+    headers: tuple[Header, ...]
     history: ModelHistory
     entries: tuple[Entry, ...]
     transactions: tuple[Shown, ...]
@@ -79,9 +81,10 @@ def verify_bundle(bundle: Bundle, genesis: Genesis, verify: Verify = crypto.veri
         f"{len(history)} entries of the state of block {head.height}, each said by its author in the transactions it names",
         *told.checked,
     )
+    headers = tuple(block.header for block in bundle.blocks)
     as_of = State(_tree(history), network, head.height)
     answer = history_in(as_of, bundle.name, bundle.version)
-    return VerifiedBundle(network, head, header_digest(head), answer, history, in_order, checked, told.unchecked)
+    return VerifiedBundle(network, head, header_digest(head), headers, answer, history, in_order, checked, told.unchecked)
 
 
 def _tree(entries: tuple[Entry, ...]) -> Tree:
@@ -237,4 +240,4 @@ def _check_nothing_else(bundle: Bundle, entries: _ShownEntries, named: set[bytes
 
 
 def _refuse(rule: str, reason: str) -> NoReturn:
-    raise BundleError(f"the bundle is refused: {reason}", rule)
+    raise BundleError(f"this bundle shows no history to rely on: {reason}", rule)

@@ -130,7 +130,7 @@ def artifact_digests(entries: Iterable[Entry]) -> dict[bytes, str]:
             case Submission():
                 found[entry.ciphertext] = "ciphertext"
             case Release():
-                found |= {entry.opening: "opening", entry.aggregate: "aggregate"}
+                found[entry.opening] = "opening"
             case Model():
                 found[entry.model] = "model"
     return found
@@ -311,4 +311,4 @@ def _unchecked(record: _Record, silent: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _refuse(rule: str, reason: str) -> NoReturn:
-    raise BundleError(f"the bundle is refused: {reason}", rule)
+    raise BundleError(f"this bundle shows no history to rely on: {reason}", rule)
