@@ -182,7 +182,7 @@ def _check_pins(verified: VerifiedBundle, asked: Asked) -> None:
             msg = f"the bundle ends in block {verified.head.height}, {verified.block.hex()}, not in {asked.head}: ask for a newer one"
             raise IntegrityError(msg)
     if verified.head.height < asked.not_before:
-        msg = f"the bundle ends in block {verified.head.height}, before {asked.not_before}: it may hide what came since; ask for a newer one"
+        msg = f"the bundle ends in block {verified.head.height}, before {asked.not_before}: it may hide what came since; ask for a newer"
         raise IntegrityError(msg)
 
 
