@@ -149,7 +149,7 @@ class ShownState:
         while node.kind == BRANCH:
             node = node.sides[_bit(path, depth)]
             node.asked, depth = True, depth + 1
-        if node.kind == SUBTREE:
+        if node.kind == SUBTREE or (node.kind == OTHER_LEAF and node.path == path):
             raise KeyError(path)
         return node.entry if node.path == path else None
 
