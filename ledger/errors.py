@@ -82,7 +82,7 @@ class ProofError(LedgerError):
 
 
 class BundleError(ProofError):
-    """A bundle that does not show what it claims. rule: number of the rule in SPEC.md, such as ``Y7``."""
+    """A bundle that does not show what it claims. rule: number of the rule in SPEC.md, such as ``Z7``."""
 
     def __init__(self, message: str, rule: str = "") -> None:
         """What does not hold, where, and the number of the rule that says so."""

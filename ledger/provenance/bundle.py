@@ -1,4 +1,4 @@
-"""A bundle: the file that carries a model's history and everything it takes to check it. Rules Y1 and Y2 of SPEC.md.
+"""A bundle: the file that carries a model's history and everything it takes to check it. Rules Z1 and Z2 of SPEC.md.
 
     magic (8 bytes, the last is the version)
     length of the record (8 bytes, big-endian), record: a `Bundle` by rules E1 to E3
@@ -82,7 +82,7 @@ class BundleFile:
     starts: Mapping[bytes, int]
 
     def artifact(self, digest: bytes) -> bytes | None:
-        """An artifact's bytes, None when the bundle does not carry it. Raises `BundleError` (Y16) when they are not those of the digest."""
+        """An artifact's bytes, None when the bundle does not carry it. Raises `BundleError` (Z16) when they are not those of the digest."""
         size = next((item.size_bytes for item in self.bundle.artifacts if item.sha256 == digest), None)
         if size is None:
             return None
@@ -90,11 +90,11 @@ class BundleFile:
             stream.seek(self.starts[digest])
             content = stream.read(size)
         if sha256(content).digest() != digest:
-            raise BundleError(_damaged(self.path, digest), "Y16")
+            raise BundleError(_damaged(self.path, digest), "Z16")
         return content
 
     def check_artifacts(self, progress: Callable[[int], None] | None = None) -> None:
-        """Read every artifact and compare it with its digest. progress: is told how many bytes were read. Raises `BundleError` (Y16)."""
+        """Read every artifact and compare it with its digest. progress: is told how many bytes were read. Raises `BundleError` (Z16)."""
         with _opened(self.path) as stream:
             for item in self.bundle.artifacts:
                 stream.seek(self.starts[item.sha256])
@@ -105,36 +105,36 @@ class BundleFile:
                     if progress is not None:
                         progress(len(chunk))
                 if left or state.digest() != item.sha256:
-                    raise BundleError(_damaged(self.path, item.sha256), "Y16")
+                    raise BundleError(_damaged(self.path, item.sha256), "Z16")
 
 
 def read_bundle(path: Path) -> BundleFile:
-    """Read the record and find the artifacts; nothing is verified yet. Raises `BundleError` (Y1, Y2), `StorageError`."""
+    """Read the record and find the artifacts; nothing is verified yet. Raises `BundleError` (Z1, Z2), `StorageError`."""
     with _opened(path) as stream:
         prefix = stream.read(_PREFIX_BYTES)
         if prefix[:7] != MAGIC[:7]:
-            raise BundleError(f"{path} is no bundle: it does not begin as one; give a file that `cifer export` wrote", "Y1")
+            raise BundleError(f"{path} is no bundle: it does not begin as one; give a file that `cifer export` wrote", "Z1")
         if prefix[:8] != MAGIC:
             raise BundleError(
-                f"{path} has format version {prefix[7:8].hex()}, this program reads 01; use the program it was made with", "Y1"
+                f"{path} has format version {prefix[7:8].hex()}, this program reads 01; use the program it was made with", "Z1"
             )
         length, size = int.from_bytes(prefix[8:], "big"), os.fstat(stream.fileno()).st_size
         if len(prefix) != _PREFIX_BYTES or length > min(MOST_RECORD_BYTES, size - _PREFIX_BYTES):
-            raise BundleError(f"{path} is cut short: a record of {length} bytes in a file of {size}; fetch it again", "Y1")
+            raise BundleError(f"{path} is cut short: a record of {length} bytes in a file of {size}; fetch it again", "Z1")
         record = stream.read(length)
     try:
         bundle = decode(record, Bundle)
     except MalformedError as error:
-        raise BundleError(f"{path}: its record is damaged: {error}", "Y2") from None
+        raise BundleError(f"{path}: its record is damaged: {error}", "Z2") from None
     digests = [item.sha256 for item in bundle.artifacts]
     if digests != sorted(set(digests)) or any(len(digest) != 32 for digest in digests) or any(i.size_bytes < 0 for i in bundle.artifacts):
-        raise BundleError(f"{path} does not list its artifacts by ascending digests of 32 bytes, each once; export it again", "Y1")
+        raise BundleError(f"{path} does not list its artifacts by ascending digests of 32 bytes, each once; export it again", "Z1")
     starts, end = {}, _PREFIX_BYTES + length
     for item in bundle.artifacts:
         starts[item.sha256] = end
         end += item.size_bytes
     if end != size:
-        raise BundleError(f"{path} has {size} bytes, its record and artifacts are {end}: it is cut short or something was added", "Y1")
+        raise BundleError(f"{path} has {size} bytes, its record and artifacts are {end}: it is cut short or something was added", "Z1")
     return BundleFile(path, bundle, length, starts)
 
 

@@ -1,4 +1,4 @@
-"""What an entry of the state says in whose name, and which entries a model's history consists of. Rules Y8, Y10 and Y11 of SPEC.md.
+"""What an entry of the state says in whose name, and which entries a model's history consists of. Rules Z8, Z10 and Z11 of SPEC.md.
 
 The exporter and the verifier walk through this one description: what it asks for is what a bundle shows, no more and no less.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from ledger.state.entries import (
     Account,
@@ -51,6 +51,9 @@ from ledger.types import (
 )
 
 E = TypeVar("E", bound=Entry)
+
+OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Release)
+"""What the state holds of a site in a round, or shows that there is not; keyed by run, round and site."""
 
 
 class Entries(Protocol):
@@ -149,7 +152,7 @@ def _fields(*kinds: type) -> set[str]:
 def walk_history(entries: Entries, name: str, version: int, further: Iterable[Transaction]) -> tuple[Entry, ...]:
     """Read every entry that the history of a model consists of, present or not, and return those that are there, each once.
 
-    Y8: what the model, its run and its rounds name; then, for each transaction that one of these names, its author, and what that rests on.
+    Z8: what the model, its run and its rounds name; then, for each transaction that one of these names, its author, and what that rests on.
     further: transactions that are shown although no entry names them.
     """
     walk = _Walk(entries)
@@ -188,7 +191,7 @@ class _Walk:
         for number in range(model.round + 1):
             if number:
                 self.take(Round, run.run, number)
-                for kind in (Submission, Exclusion, Release):
+                for kind in OF_A_SITE_IN_A_ROUND:
                     for use in run.datasets:
                         self.take(kind, run.run, number, use.site)
             count = self.take(LineageCount, run.run, number)

@@ -133,7 +133,7 @@ class _Reading:
 
 
 def _quorum_of(certificate: Certificate, validators: ValidatorSet) -> Certificate:
-    """Y4: the certificate with no more signatures than a quorum takes."""
+    """Z4: the certificate with no more signatures than a quorum takes."""
     power, kept = 0, []
     for signature in certificate.signatures:
         kept.append(signature)

@@ -1,6 +1,6 @@
 """Many leaves under one root at the price of few: what a bundle shows of a block's transactions and of a state.
 
-Both proofs are walks over a tree in a fixed order, so that a proof is a list and nobody says twice where a digest belongs. Rules Y5 and Y7
+Both proofs are walks over a tree in a fixed order, so that a proof is a list and nobody says twice where a digest belongs. Rules Z5 and Z7
 of SPEC.md; the trees are those of rules M1 and T1.
 """
 
@@ -136,7 +136,7 @@ class ShownState:
 
     @classmethod
     def of(cls, walk: StateWalk) -> ShownState:
-        """Read a walk. Raises `BundleError` (Y7) when it is not well formed."""
+        """Read a walk. Raises `BundleError` (Z7) when it is not well formed."""
         reader = _WalkReader(walk)
         top = reader.node(0, 0)
         reader.end()
@@ -229,4 +229,4 @@ def _bit(path: bytes, depth: int) -> int:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise BundleError(f"this bundle shows no history to rely on: its walk over the state is not well formed: {reason}", "Y7")
+    raise BundleError(f"this bundle shows no history to rely on: its walk over the state is not well formed: {reason}", "Z7")

@@ -1,4 +1,4 @@
-"""Verifying a bundle: with the genesis, and without a network, a database or anybody's word. Rules Y3 to Y12 of SPEC.md.
+"""Verifying a bundle: with the genesis, and without a network, a database or anybody's word. Rules Z3 to Z12 of SPEC.md.
 
 The blocks are certified by quorums that lead back to the genesis, the transactions are under their roots and signed by their authors, and
 the entries are under the head's state root. What makes it complete is the state: it says which rounds there were and who submitted, so a
@@ -65,7 +65,7 @@ def verify_bundle(bundle: Bundle, genesis: Genesis, verify: Verify = crypto.veri
     head = bundle.blocks[-1].header
     shown = _transactions(bundle, network, verify)
     if state.root != head.state_root:
-        _refuse("Y7", f"the entries lead to state {state.root.hex()[:16]}, block {head.height} says {head.state_root.hex()[:16]}")
+        _refuse("Z7", f"the entries lead to state {state.root.hex()[:16]}, block {head.height} says {head.state_root.hex()[:16]}")
     entries = _ShownEntries(state, shown)
     history = walk_history(entries, bundle.name, bundle.version, [item.said for item in shown.values()])
     claims = [claim for entry in history for claim in claims_of(entry, entries)]
@@ -98,27 +98,27 @@ def _tree(entries: tuple[Entry, ...]) -> Tree:
 
 
 def _check_blocks(bundle: Bundle, genesis: Genesis, state: ShownState, verify: Verify) -> int:
-    """Y3, Y4, Y5. Returns how many validators' signatures were verified."""
+    """Z3, Z4, Z5. Returns how many validators' signatures were verified."""
     if not bundle.blocks:
-        _refuse("Y3", "it shows no block")
+        _refuse("Z3", "it shows no block")
     network, below, signatures = network_id(genesis), 0, 0
     heights = {block.header.height for block in bundle.blocks}
     changes = [one for one in _scheduled(state)[1:] if one.height <= max(heights)]
     for change in changes:
         if change.height - 1 not in heights:
-            _refuse("Y4", f"block {change.height - 1}, which names the validators from block {change.height} on, is not shown")
+            _refuse("Z4", f"block {change.height - 1}, which names the validators from block {change.height} on, is not shown")
     for block in bundle.blocks:
         header = block.header
         if header.network != network:
-            _refuse("Y3", f"it is of network {header.network.hex()[:16]}, the genesis is of {network.hex()[:16]}: use its own genesis")
+            _refuse("Z3", f"it is of network {header.network.hex()[:16]}, the genesis is of {network.hex()[:16]}: use its own genesis")
         if header.height <= below:
-            _refuse("Y3", f"block {header.height} follows block {below}; blocks are shown in ascending order, each once")
+            _refuse("Z3", f"block {header.height} follows block {below}; blocks are shown in ascending order, each once")
         below = header.height
         members = next((one.members for one in reversed(changes) if one.height <= below), genesis.validators)
         following = next((one.members for one in changes if one.height == below + 1), members)
         _check_certified(block, members, network, verify)
         if following != members and header.next_validators_hash != validators_hash(following):
-            _refuse("Y4", f"block {below} names other validators for block {below + 1} than the state shows")
+            _refuse("Z4", f"block {below} names other validators for block {below + 1} than the state shows")
         _check_root(block)
         signatures += len(block.certificate.signatures)
     return signatures
@@ -132,27 +132,27 @@ def _scheduled(state: ShownState) -> tuple[ScheduledSet, ...]:
 def _check_certified(block: ShownBlock, members: tuple[Validator, ...], network: bytes, verify: Verify) -> None:
     header, certificate = block.header, block.certificate
     if header.validators_hash != validators_hash(members):
-        _refuse("Y4", f"block {header.height} names other validators than the genesis and the changes since lead to")
+        _refuse("Z4", f"block {header.height} names other validators than the genesis and the changes since lead to")
     try:
         validators = ValidatorSet.of(members)
         check_certificate(validators, network, certificate, height=header.height, block=header_digest(header), verify=verify)
     except (InvalidBlockError, MalformedError, ValueError) as error:
-        _refuse("Y4", str(error))
+        _refuse("Z4", str(error))
     if validators.power([entry.validator for entry in certificate.signatures[:-1]]) >= validators.quorum:
-        _refuse("Y4", f"the certificate of block {header.height} has more signatures than a quorum takes")
+        _refuse("Z4", f"the certificate of block {header.height} has more signatures than a quorum takes")
 
 
 def _check_root(block: ShownBlock) -> None:
     header, indices = block.header, [item.index for item in block.transactions]
     if any(left >= right for left, right in pairwise(indices)):
-        _refuse("Y5", f"block {header.height} does not show its transactions in ascending order, each once")
+        _refuse("Z5", f"block {header.height} does not show its transactions in ascending order, each once")
     root = block_root(header.transactions_count, {item.index: item.transaction for item in block.transactions}, block.siblings)
     if root != header.transactions_root:
-        _refuse("Y5", f"the transactions shown of block {header.height} are not those under its root")
+        _refuse("Z5", f"the transactions shown of block {header.height} are not those under its root")
 
 
 def _transactions(bundle: Bundle, network: bytes, verify: Verify) -> dict[bytes, Shown]:
-    """Y6: what was said, by identity."""
+    """Z6: what was said, by identity."""
     found: dict[bytes, Shown] = {}
     for block in bundle.blocks:
         for item in block.transactions:
@@ -161,12 +161,12 @@ def _transactions(bundle: Bundle, network: bytes, verify: Verify) -> dict[bytes,
                 signed = decode(item.transaction, SignedTransaction)
                 said = decode(signed.payload, Transaction)
             except MalformedError as error:
-                _refuse("Y6", f"{where}: {error}")
+                _refuse("Z6", f"{where}: {error}")
             identity = transaction_id(signed)
             if said.network != network or identity in found:
-                _refuse("Y6", f"{where} is of another network, or shown twice")
+                _refuse("Z6", f"{where} is of another network, or shown twice")
             if not verify(said.author, Domain.TRANSACTION, signed.payload, signed.signature):
-                _refuse("Y6", f"{where}: the signature of {said.author.hex()[:16]} does not verify")
+                _refuse("Z6", f"{where}: the signature of {said.author.hex()[:16]} does not verify")
             found[identity] = Shown(identity, Position(block.header.height, item.index), said)
     return found
 
@@ -182,61 +182,61 @@ class _ShownEntries:
     shown: Mapping[bytes, Shown]
 
     def read(self, kind: type[E], *key: str | bytes | int) -> E | None:
-        """Y8."""
+        """Z8."""
         try:
             return self.state.get(path_of(kind, *key))  # type: ignore[return-value]
         except KeyError:
             named = ", ".join(value.hex()[:16] if isinstance(value, bytes) else str(value) for value in key)
             tag = str(kind.__struct_config__.tag).removeprefix("state.")
-        _refuse("Y8", f"it shows neither that the state holds {tag} ({named}) nor that it does not")
+        _refuse("Z8", f"it shows neither that the state holds {tag} ({named}) nor that it does not")
 
     def transaction(self, origin: Origin) -> Transaction:
-        """Y10."""
+        """Z10."""
         found = self.shown.get(origin.transaction)
         if found is None or found.position.height != origin.height:
-            _refuse("Y10", f"transaction {origin.transaction.hex()[:16]} of block {origin.height}, which an entry names, is not shown")
+            _refuse("Z10", f"transaction {origin.transaction.hex()[:16]} of block {origin.height}, which an entry names, is not shown")
         return found.said
 
 
 def _check_claim(claim: Claim, entries: _ShownEntries, genesis: Genesis) -> None:
-    """Y11."""
+    """Z11."""
     what, said = describe(claim.entry), entries.transaction(claim.origin)
     where = f"transaction {claim.origin.transaction.hex()[:16]} of block {claim.origin.height}"
     body = said.body
     if not isinstance(body, claim.kinds):
-        _refuse("Y11", f"{what}: {where} is a {body.__struct_config__.tag}, which makes no such entry")
+        _refuse("Z11", f"{what}: {where} is a {body.__struct_config__.tag}, which makes no such entry")
     for name, value in claim.fields.items():
         if hasattr(body, name) and getattr(body, name) != value:
-            _refuse("Y11", f"{what}: its {name} is not that of {where}")
+            _refuse("Z11", f"{what}: its {name} is not that of {where}")
     account = entries.read(Account, said.author)
     author = entries.read(Identity, account.name) if account is not None else None
     if account is None or author is None:
-        _refuse("Y11", f"{what}: {where} is signed by {said.author.hex()[:16]}, whom the state does not know")
+        _refuse("Z11", f"{what}: {where} is signed by {said.author.hex()[:16]}, whom the state does not know")
     if claim.author is not None and author.name != claim.author:
-        _refuse("Y11", f"{what}: {where} is signed by {author.name}, not by {claim.author}")
+        _refuse("Z11", f"{what}: {where} is signed by {author.name}, not by {claim.author}")
     if claim.author is None and (author.role != ADMINISTRATOR or said.author not in genesis.administrators):
-        _refuse("Y11", f"{what}: {where} is signed by {author.name}, who is no administrator of the genesis")
+        _refuse("Z11", f"{what}: {where} is signed by {author.name}, who is no administrator of the genesis")
     if isinstance(claim.entry, Identity) and isinstance(body, RegisterIdentity) and body.role == ADMINISTRATOR:
-        _refuse("Y11", f"{what}: administrators come from the genesis alone")
+        _refuse("Z11", f"{what}: administrators come from the genesis alone")
 
 
 def _check_nothing_else(bundle: Bundle, entries: _ShownEntries, named: set[bytes]) -> None:
-    """Y8: the model is there; Y9: and nothing that is not part of its history."""
+    """Z8: the model is there; Z9: and nothing that is not part of its history."""
     model = entries.read(Model, bundle.name, bundle.version)
     run = entries.read(Run, model.run) if model is not None else None
     if model is None or run is None:
-        _refuse("Y8", f"the state holds no model {bundle.name} version {bundle.version}, or not its run")
+        _refuse("Z8", f"the state holds no model {bundle.name} version {bundle.version}, or not its run")
     if extra := entries.state.unasked():
-        _refuse("Y9", f"it shows {extra}, which is no part of the model's history")
+        _refuse("Z9", f"it shows {extra}, which is no part of the model's history")
     sites = {use.site for use in run.datasets}
     for item in entries.shown.values():
         account = entries.read(Account, item.said.author)
         if item.identity not in named and not (belongs(item.said, run) and account is not None and account.name in sites):
-            _refuse("Y9", f"it shows transaction {item.identity.hex()[:16]} of block {item.position.height}, which no entry names")
+            _refuse("Z9", f"it shows transaction {item.identity.hex()[:16]} of block {item.position.height}, which no entry names")
     needed = {bundle.blocks[-1].header.height, *(one.height - 1 for one in _scheduled(entries.state)[1:])}
     for block in bundle.blocks:
         if not block.transactions and block.header.height not in needed:
-            _refuse("Y9", f"it shows block {block.header.height} and none of its transactions")
+            _refuse("Z9", f"it shows block {block.header.height} and none of its transactions")
 
 
 def _refuse(rule: str, reason: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Whether the parts of a model's history fit together: the rules that an auditor asks about, asked again. Rules Y12 to Y17 of SPEC.md.
+"""Whether the parts of a model's history fit together: the rules that an auditor asks about, asked again. Rules Z12 to Z17 of SPEC.md.
 
 A quorum of validators has asked all rules before it certified the state. These follow from what is shown, so nobody has to take their word.
 """
@@ -79,7 +79,7 @@ class _Record:
     def get(self, kind: type[E], *key: Any) -> E:
         found = self.find(kind, *key)
         if found is None:
-            _refuse("Y8", f"the state holds no {kind.__name__} {', '.join(str(value) for value in key)}")
+            _refuse("Z8", f"the state holds no {kind.__name__} {', '.join(str(value) for value in key)}")
         return found
 
     def all(self, kind: type[E]) -> list[E]:
@@ -91,12 +91,12 @@ class _Record:
     def _only(self, kind: type[E]) -> E:
         found = self.all(kind)
         if len(found) != 1:
-            _refuse("Y8", f"it shows {len(found)} models")
+            _refuse("Z8", f"it shows {len(found)} models")
         return found[0]
 
 
 def check_story(entries: Sequence[Entry], shown: Sequence[Shown]) -> Told:
-    """Check rules Y12 to Y15 and Y17. shown: in the order of the chain. Raises `BundleError`."""
+    """Check rules Z12 to Z15 and Z17. shown: in the order of the chain. Raises `BundleError`."""
     record = _Record(entries, shown)
     silent = _check_sequences(record)
     _check_rounds(record)
@@ -106,14 +106,14 @@ def check_story(entries: Sequence[Entry], shown: Sequence[Shown]) -> Told:
 
 
 def check_artifacts(entries: Sequence[Entry], artifacts: Sequence[Artifact]) -> None:
-    """Y16, but for the bytes: each artifact is one that an entry names, and a ciphertext has the size it was submitted with."""
+    """Z16, but for the bytes: each artifact is one that an entry names, and a ciphertext has the size it was submitted with."""
     sizes = {entry.ciphertext: entry.size_bytes for entry in entries if isinstance(entry, Submission)}
     named = artifact_digests(entries)
     for item in artifacts:
         if item.sha256 not in named:
-            _refuse("Y16", f"no entry names the artifact {item.sha256.hex()[:16]}")
+            _refuse("Z16", f"no entry names the artifact {item.sha256.hex()[:16]}")
         if sizes.get(item.sha256, item.size_bytes) != item.size_bytes:
-            _refuse("Y16", f"the ciphertext {item.sha256.hex()[:16]} has {item.size_bytes} bytes, it was submitted with another size")
+            _refuse("Z16", f"the ciphertext {item.sha256.hex()[:16]} has {item.size_bytes} bytes, it was submitted with another size")
 
 
 def artifact_digests(entries: Iterable[Entry]) -> dict[bytes, str]:
@@ -140,17 +140,17 @@ def artifact_digests(entries: Iterable[Entry]) -> dict[bytes, str]:
 
 
 def _check_sequences(record: _Record) -> Mapping[str, int]:
-    """Y12. Returns how many of each author's transactions are not shown, by name, where some are not."""
+    """Z12. Returns how many of each author's transactions are not shown, by name, where some are not."""
     last: dict[bytes, int] = {}
     counts: dict[bytes, int] = defaultdict(int)
     for item in record.shown:
         author, sequence = item.said.author, item.said.sequence
         account = record.get(Account, author)
         if sequence <= last.get(author, -1) or sequence >= account.next_sequence:
-            _refuse("Y12", f"transaction {item.identity.hex()[:16]} has number {sequence} of {account.name}, which does not fit the others")
+            _refuse("Z12", f"transaction {item.identity.hex()[:16]} has number {sequence} of {account.name}, which does not fit the others")
         identity = record.get(Identity, account.name)
         if identity.public_key == author and identity.origin.height and record.place(identity.origin) >= item.position:
-            _refuse("Y13", f"transaction {item.identity.hex()[:16]} comes before the registration of {account.name}")
+            _refuse("Z13", f"transaction {item.identity.hex()[:16]} comes before the registration of {account.name}")
         last[author] = sequence
         counts[author] += 1
     left = {account.name: account.next_sequence - counts[account.public_key] for account in record.all(Account)}
@@ -158,32 +158,32 @@ def _check_sequences(record: _Record) -> Mapping[str, int]:
 
 
 def _check_rounds(record: _Record) -> None:
-    """Y13 and Y14: everything in its order, every round from the model before it, and the model from the last."""
+    """Z13 and Z14: everything in its order, every round from the model before it, and the model from the last."""
     run, model = record.run, record.model
     place, current = record.place(run.origin), run.initial_model
     for use in run.datasets:
         table = record.get(Dataset, use.dataset)
         if table.owner != use.site or record.place(table.origin) >= place:
-            _refuse("Y14", f"the table of {use.site} is not its own, or was registered after the run was declared")
+            _refuse("Z14", f"the table of {use.site} is not its own, or was registered after the run was declared")
     for number in range(1, model.round + 1):
         found = record.get(Round, run.run, number)
         if found.base_model != current:
-            _refuse("Y14", f"round {number} starts from {found.base_model.hex()[:16]}, the model before it is {current.hex()[:16]}")
+            _refuse("Z14", f"round {number} starts from {found.base_model.hex()[:16]}, the model before it is {current.hex()[:16]}")
         outcome, place = _check_round(record, found, place)
         current = outcome.candidate if outcome.accepted else current
         if number == model.round and not (outcome.accepted and outcome.candidate == model.model):
-            _refuse("Y14", f"the model is not the accepted candidate of round {number}")
+            _refuse("Z14", f"the model is not the accepted candidate of round {number}")
     if record.place(model.origin) <= place:
-        _refuse("Y13", "the model was registered before its round was committed")
+        _refuse("Z13", "the model was registered before its round was committed")
     if record.get(ModelName, model.name).latest_version < model.version:
-        _refuse("Y14", f"the latest version of {model.name} is below {model.version}")
+        _refuse("Z14", f"the latest version of {model.name} is below {model.version}")
 
 
 def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcome, Position]:
     """Returns the outcome and its place."""
     run, number = record.run, found.round
     if found.sealed is None or found.outcome is None:
-        _refuse("Y14", f"round {number} is not committed")
+        _refuse("Z14", f"round {number} is not committed")
     opened, sealed, committed = (record.place(origin) for origin in (found.opened, found.sealed, found.outcome.origin))
     within: list[tuple[str, Position, Position, Position]] = [("the seal", opened, sealed, committed)]
     submitted = set()
@@ -195,23 +195,23 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
             submitted.add(use.site)
             within.append((f"the submission of {use.site}", opened, record.place(entry.origin), sealed))
             if entry.dataset != use.dataset or entry.rows != record.get(Dataset, use.dataset).rows or left_out is not None:
-                _refuse("Y14", f"round {number}: {use.site} submitted for another table or number of rows, or although it was left out")
+                _refuse("Z14", f"round {number}: {use.site} submitted for another table or number of rows, or although it was left out")
         if left_out is not None:
             within.append((f"the exclusion of {use.site}", opened, record.place(left_out.origin), sealed))
         if released is not None:
             within.append((f"the release of {use.site}", sealed, record.place(released.origin), committed))
     for what, before, at, end in within:
         if not after < before < at < end:
-            _refuse("Y13", f"round {number}: {what} is not in its place between the steps around it")
+            _refuse("Z13", f"round {number}: {what} is not in its place between the steps around it")
     sites = found.sealed_sites
     ascending = all(left < right for left, right in pairwise(sites))
     if not ascending or not set(sites) <= submitted or len(sites) < run.minimum_sites:
-        _refuse("Y14", f"round {number}: the sealed set is unordered, too small, or names a site that did not submit")
+        _refuse("Z14", f"round {number}: the sealed set is unordered, too small, or names a site that did not submit")
     return found.outcome, committed
 
 
 def _check_consents(record: _Record) -> None:
-    """Y15: what was granted and withdrawn, and that it stood when the run was declared, at each submission and at each seal."""
+    """Z15: what was granted and withdrawn, and that it stood when the run was declared, at each submission and at each seal."""
     run = record.run
     for use in run.datasets:
         changes = _changes_of(record, use.dataset)
@@ -222,16 +222,16 @@ def _check_consents(record: _Record) -> None:
         last = changes[-1][1] if changes else b""
         ends = entry.granted.transaction if entry.withdrawn is None else entry.withdrawn.transaction
         if not alternate or not grants or grants[-1] != entry.granted.transaction or last != ends:
-            _refuse("Y15", f"{where}: the grants and withdrawals shown do not alternate up to the last one")
+            _refuse("Z15", f"{where}: the grants and withdrawals shown do not alternate up to the last one")
         if not _standing(changes, record.place(run.origin)):
-            _refuse("Y15", f"{where} did not stand when the run was declared")
+            _refuse("Z15", f"{where} did not stand when the run was declared")
         for number in range(1, record.model.round + 1):
             found = record.get(Round, run.run, number)
             submission = record.find(Submission, run.run, number, use.site)
             if submission is not None and _standing(changes, record.place(submission.origin)) != submission.consent.transaction:
-                _refuse("Y15", f"{where}: the submission to round {number} rests on another one than stood then")
+                _refuse("Z15", f"{where}: the submission to round {number} rests on another one than stood then")
             if found.sealed is not None and use.site in found.sealed_sites and not _standing(changes, record.place(found.sealed)):
-                _refuse("Y15", f"{where} did not stand when round {number} was sealed")
+                _refuse("Z15", f"{where} did not stand when round {number} was sealed")
 
 
 def _changes_of(record: _Record, dataset: bytes) -> list[tuple[Position, bytes, bool]]:
@@ -251,7 +251,7 @@ def _standing(changes: Sequence[tuple[Position, bytes, bool]], at: Position) -> 
 
 
 def _check_lineage(record: _Record) -> int:
-    """Y17: the events are those of the digest. Returns how many there are."""
+    """Z17: the events are those of the digest. Returns how many there are."""
     by_identity = {item.identity: item.said.body for item in record.shown}
     for entry in record.all(Lineage):
         where = f"lineage batch {entry.batch} of round {entry.round}"
@@ -259,9 +259,9 @@ def _check_lineage(record: _Record) -> int:
         try:
             plain = lineage_rules.decompress(where, body.events) if isinstance(body, AppendLineage) else b""
         except RejectedError as error:
-            _refuse("Y17", str(error))
+            _refuse("Z17", str(error))
         if sha256(plain).digest() != entry.sha256 or lineage_rules.count_lines(plain) != entry.count:
-            _refuse("Y17", f"{where}: the events are not those of its digest and count")
+            _refuse("Z17", f"{where}: the events are not those of its digest and count")
     return sum(entry.count for entry in record.all(Lineage))
 
 

@@ -108,89 +108,89 @@ def path_of(tag: str, *key: Any) -> bytes:
     return tagged("state-key", msgspec.msgpack.encode([tag, *key]))
 
 
-# ------------------------------------------------------------------------------------------------------------- Y1 to Y6
+# ------------------------------------------------------------------------------------------------------------- Z1 to Z6
 
 
 def verify(data: bytes, genesis: dict[str, Any]) -> dict[str, Any]:
     """The rules in the order of SPEC.md. Returns the model's entry and the head; raises `RefusedError`."""
-    need("Y1", data[:8] == b"CIFERBD\x01" and len(data) >= 16)
+    need("Z1", data[:8] == b"CIFERBD\x01" and len(data) >= 16)
     length = int.from_bytes(data[8:16], "big")
-    need("Y1", length <= min(1 << 30, len(data) - 16))
+    need("Z1", length <= min(1 << 30, len(data) - 16))
     try:
         bundle = unpack(data[16 : 16 + length], "Bundle")
     except ValueError:
-        raise RefusedError("Y2") from None
+        raise RefusedError("Z2") from None
     digests = [item["sha256"] for item in bundle["artifacts"]]
     sizes = [item["size_bytes"] for item in bundle["artifacts"]]
-    need("Y1", all(len(digest) == 32 for digest in digests) and digests == sorted(set(digests)) and all(size >= 0 for size in sizes))
-    need("Y1", len(data) == 16 + length + sum(sizes))
+    need("Z1", all(len(digest) == 32 for digest in digests) and digests == sorted(set(digests)) and all(size >= 0 for size in sizes))
+    need("Z1", len(data) == 16 + length + sum(sizes))
     network = tagged("genesis", packed(genesis))
     tree, values = state_of(bundle["state"])
-    need("Y3", bundle["blocks"])
+    need("Z3", bundle["blocks"])
     sets = next((entry["scheduled"] for entry in values if entry["tag"] == "state.validators"), [])
     head = check_chain(bundle["blocks"], network, genesis["validators"], sets[1:])
     said = transactions(bundle["blocks"], network)
-    need("Y7", tree["root"] == head["state_root"])
+    need("Z7", tree["root"] == head["state_root"])
     story = Story(bundle, genesis, tree, said)
     story.check(sets)
     start = 16 + length
     for digest, size in zip(digests, sizes, strict=True):
-        need("Y16", sha256(data[start : start + size]).digest() == digest)
+        need("Z16", sha256(data[start : start + size]).digest() == digest)
         start += size
     return {"model": story.model, "head": head, "block": tagged("header", packed(head)), "history": story.history}
 
 
 def check_chain(blocks: list[Any], network: bytes, first: list[Any], changes: list[Any]) -> Any:
     heights = [block["header"]["height"] for block in blocks]
-    need("Y3", all(left < right for left, right in zip([0, *heights], heights, strict=False)))
-    need("Y3", all(block["header"]["network"] == network for block in blocks))
+    need("Z3", all(left < right for left, right in zip([0, *heights], heights, strict=False)))
+    need("Z3", all(block["header"]["network"] == network for block in blocks))
     changes = [change for change in changes if change["height"] <= heights[-1]]
-    need("Y4", all(change["height"] - 1 in heights for change in changes))
+    need("Z4", all(change["height"] - 1 in heights for change in changes))
     for block in blocks:
         header, height = block["header"], block["header"]["height"]
         members = [change["members"] for change in changes if change["height"] <= height][-1:] or [first]
         named = [change["members"] for change in changes if change["height"] == height + 1]
-        need("Y4", header["validators_hash"] == tagged("validators", packed(members[0])))
-        need("Y4", not named or header["next_validators_hash"] == tagged("validators", packed(named[0])))
+        need("Z4", header["validators_hash"] == tagged("validators", packed(members[0])))
+        need("Z4", not named or header["next_validators_hash"] == tagged("validators", packed(named[0])))
         check_certificate(block["certificate"], header, members[0], network)
         shown = {item["index"]: item["transaction"] for item in block["transactions"]}
-        need("Y5", [item["index"] for item in block["transactions"]] == sorted(shown))
+        need("Z5", [item["index"] for item in block["transactions"]] == sorted(shown))
         check_root(header, shown, block["siblings"])
     return blocks[-1]["header"]
 
 
 def check_certificate(certificate: Any, header: Any, members: list[Any], network: bytes) -> None:
-    """C10, and Y4's "without its last signature"."""
+    """C10, and Z4's "without its last signature"."""
     digest = tagged("header", packed(header))
     power = {member["public_key"]: member["power"] for member in members}
     quorum = 2 * sum(power.values()) // 3 + 1
     keys = [item["validator"] for item in certificate["signatures"]]
-    need("Y4", (certificate["height"], certificate["block"]) == (header["height"], digest))
-    need("Y4", keys == sorted(set(keys)) and set(keys) <= set(power))
-    need("Y4", sum(power[key] for key in keys) >= quorum > sum(power[key] for key in keys[:-1]))
+    need("Z4", (certificate["height"], certificate["block"]) == (header["height"], digest))
+    need("Z4", keys == sorted(set(keys)) and set(keys) <= set(power))
+    need("Z4", sum(power[key] for key in keys) >= quorum > sum(power[key] for key in keys[:-1]))
     content = msgspec.msgpack.encode([network, header["height"], certificate["round"], digest])
-    need("Y4", all(signed(item["validator"], "precommit", content, item["signature"]) for item in certificate["signatures"]))
+    need("Z4", all(signed(item["validator"], "precommit", content, item["signature"]) for item in certificate["signatures"]))
 
 
 def check_root(header: Any, shown: dict[int, bytes], siblings: list[bytes]) -> None:
     left = list(siblings)
     count = header["transactions_count"]
-    need("Y5", count > 0 and all(0 <= index < count for index in shown) and all(len(item) == 32 for item in siblings))
+    need("Z5", count > 0 and all(0 <= index < count for index in shown) and all(len(item) == 32 for item in siblings))
 
     def walk(start: int, stop: int) -> bytes:
         if not any(start <= index < stop for index in shown):
-            need("Y5", left)
+            need("Z5", left)
             return left.pop(0)
         if stop == start + 1:
             return sha256(b"\x00" + shown[start]).digest()
         middle = start + 2 ** ((stop - start - 1).bit_length() - 1)
         return sha256(b"\x01" + walk(start, middle) + walk(middle, stop)).digest()
 
-    need("Y5", walk(0, count) == header["transactions_root"] and not left)
+    need("Z5", walk(0, count) == header["transactions_root"] and not left)
 
 
 def transactions(blocks: list[Any], network: bytes) -> dict[bytes, Any]:
-    """Y6: by identity, with their places."""
+    """Z6: by identity, with their places."""
     found: dict[bytes, Any] = {}
     for block in blocks:
         for item in block["transactions"]:
@@ -198,15 +198,15 @@ def transactions(blocks: list[Any], network: bytes) -> dict[bytes, Any]:
                 outer = unpack(item["transaction"], "SignedTransaction")
                 inner = unpack(outer["payload"], "Transaction")
             except ValueError:
-                raise RefusedError("Y6") from None
+                raise RefusedError("Z6") from None
             identity = tagged("transaction", outer["payload"])
-            need("Y6", inner["network"] == network and identity not in found)
-            need("Y6", signed(inner["author"], "transaction", outer["payload"], outer["signature"]))
+            need("Z6", inner["network"] == network and identity not in found)
+            need("Z6", signed(inner["author"], "transaction", outer["payload"], outer["signature"]))
             found[identity] = {**inner, "place": (block["header"]["height"], item["index"])}
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------- Y7
+# ------------------------------------------------------------------------------------------------------------------- Z7
 
 
 def state_of(walk: Any) -> tuple[Any, list[Any]]:
@@ -214,7 +214,7 @@ def state_of(walk: Any) -> tuple[Any, list[Any]]:
     shape, digests, encoded, values = list(walk["shape"]), list(walk["digests"]), list(walk["entries"]), []
 
     def node(depth: int, bits: str) -> Any:
-        need("Y7", shape and depth <= 256)
+        need("Z7", shape and depth <= 256)
         kind = shape.pop(0)
         if kind == 0:
             return {"kind": 0, "root": ZERO}
@@ -225,29 +225,29 @@ def state_of(walk: Any) -> tuple[Any, list[Any]]:
             return {"kind": 2, "root": digest()}
         if kind == 3:
             return leaf(bits, digest(), digest(), None)
-        need("Y7", kind == 4 and encoded)
+        need("Z7", kind == 4 and encoded)
         raw = encoded.pop(0)
         try:
             entry = unpack(raw, "entry")
         except ValueError:
-            raise RefusedError("Y7") from None
+            raise RefusedError("Z7") from None
         values.append(entry)
         return leaf(bits, path_of(entry["tag"], *[entry[field] for field in KEYS[entry["tag"]]]), sha256(raw).digest(), entry)
 
     def leaf(bits: str, path: bytes, value: bytes, entry: Any) -> Any:
-        need("Y7", f"{int.from_bytes(path, 'big'):0256b}".startswith(bits))
+        need("Z7", f"{int.from_bytes(path, 'big'):0256b}".startswith(bits))
         return {"kind": 3, "root": tagged("state-leaf", path + value), "path": path, "entry": entry}
 
     def digest() -> bytes:
-        need("Y7", digests and len(digests[0]) == 32)
+        need("Z7", digests and len(digests[0]) == 32)
         return digests.pop(0)
 
     top = node(0, "")
-    need("Y7", not shape and not digests and not encoded)
+    need("Z7", not shape and not digests and not encoded)
     return top, values
 
 
-# ------------------------------------------------------------------------------------------------------------ Y8 to Y17
+# ------------------------------------------------------------------------------------------------------------ Z8 to Z17
 
 
 class Story:
@@ -265,16 +265,16 @@ class Story:
                 break
             node = node["sides"][int(turn)]
             node["asked"] = True
-        need("Y8", node["kind"] != 2)
+        need("Z8", node["kind"] != 2)
         if node["kind"] != 3 or node["path"] != path_of(tag, *key):
             return None
-        need("Y8", node["entry"] is not None)
+        need("Z8", node["entry"] is not None)
         self.history[tag, *key] = node["entry"]
         return node["entry"]
 
     def must(self, tag: str, *key: Any) -> Any:
         found = self.ask(tag, *key)
-        need("Y8", found)
+        need("Z8", found)
         return found
 
     def check(self, sets: list[Any]) -> None:
@@ -318,7 +318,7 @@ class Story:
         return [entry for entry in self.history.values() if entry["tag"] == tag]
 
     def names(self, entry: Any) -> list[Any]:
-        """Y11's table: (entry, origin, kinds, author, other fields)."""
+        """Z11's table: (entry, origin, kinds, author, other fields)."""
         tag, run, origin = entry["tag"], self.run, entry.get("origin")
         owner = (self.history.get(("state.dataset", entry.get("dataset"))) or {}).get("owner")
         simple = {
@@ -353,26 +353,26 @@ class Story:
 
     def check_named(self, entry: Any, origin: Any, kinds: set[str], author: str | None, other: dict[str, Any]) -> None:
         item = self.said.get(origin["transaction"])
-        need("Y10", item and item["place"][0] == origin["height"])
+        need("Z10", item and item["place"][0] == origin["height"])
         body = item["body"]
-        need("Y11", body["tag"] in kinds)
+        need("Z11", body["tag"] in kinds)
         for field, value in {**entry, **other}.items():
-            need("Y11", field in ("tag", "origin") or field not in body or body[field] == value)
+            need("Z11", field in ("tag", "origin") or field not in body or body[field] == value)
         account = self.ask("state.account", item["author"])
-        need("Y11", account)
+        need("Z11", account)
         identity = self.ask("state.identity", account["name"])
-        need("Y11", identity)
+        need("Z11", identity)
         if author is None:
-            need("Y11", identity["role"] == "administrator" and item["author"] in self.genesis["administrators"])
+            need("Z11", identity["role"] == "administrator" and item["author"] in self.genesis["administrators"])
         else:
-            need("Y11", identity["name"] == author)
+            need("Z11", identity["name"] == author)
 
     def check_rest(self, named: set[bytes], sets: list[Any]) -> None:
-        """Y9."""
+        """Z9."""
         stack = [self.tree]
         while stack:
             node = stack.pop()
-            need("Y9", node["kind"] == 2 or node.get("asked"))
+            need("Z9", node["kind"] == 2 or node.get("asked"))
             stack += node.get("sides", [])
         sites, tables = [use["site"] for use in self.run["datasets"]], [use["dataset"] for use in self.run["datasets"]]
         for identity, item in self.said.items():
@@ -380,58 +380,58 @@ class Story:
             consent = body["tag"] in ("consent.grant", "consent.withdraw")
             ours = consent and body["dataset"] in tables and body["purpose"] == self.run["purpose"]
             further = (ours or body["tag"] == "key.register") and account and account["name"] in sites
-            need("Y9", identity in named or further)
+            need("Z9", identity in named or further)
         below = {one["height"] - 1 for one in sets[1:]}
         for block in self.bundle["blocks"][:-1]:
-            need("Y9", block["transactions"] or block["header"]["height"] in below)
+            need("Z9", block["transactions"] or block["header"]["height"] in below)
 
     def place(self, origin: Any) -> tuple[int, int]:
         return self.said[origin["transaction"]]["place"] if origin["height"] else (0, 0)
 
     def check_sequences(self) -> None:
-        """Y12, and Y13's first sentence."""
+        """Z12, and Z13's first sentence."""
         last: dict[bytes, int] = {}
         for item in sorted(self.said.values(), key=lambda one: one["place"]):
             account = self.must("state.account", item["author"])
             identity = self.must("state.identity", account["name"])
-            need("Y12", last.get(item["author"], -1) < item["sequence"] < account["next_sequence"])
+            need("Z12", last.get(item["author"], -1) < item["sequence"] < account["next_sequence"])
             if identity["public_key"] == item["author"] and identity["origin"]["height"]:
-                need("Y13", self.place(identity["origin"]) < item["place"])
+                need("Z13", self.place(identity["origin"]) < item["place"])
             last[item["author"]] = item["sequence"]
 
     def check_rounds(self) -> None:
-        """Y13, Y14."""
+        """Z13, Z14."""
         run, model = self.run, self.model
         before, current = self.place(run["origin"]), run["initial_model"]
         tables = {use["site"]: self.must("state.dataset", use["dataset"]) for use in run["datasets"]}
         for site, table in tables.items():
-            need("Y14", table["owner"] == site and self.place(table["origin"]) < before)
+            need("Z14", table["owner"] == site and self.place(table["origin"]) < before)
         outcome: Any = None
         for number in range(1, model["round"] + 1):
             one = self.must("state.round", run["run"], number)
-            need("Y14", one["base_model"] == current and one["sealed"] and one["outcome"])
+            need("Z14", one["base_model"] == current and one["sealed"] and one["outcome"])
             outcome = one["outcome"]
             opened, sealed, done = (self.place(origin) for origin in (one["opened"], one["sealed"], outcome["origin"]))
-            need("Y13", before < opened < sealed < done)
+            need("Z13", before < opened < sealed < done)
             submitted = set()
             for site, table in tables.items():
                 entry, out, released = (
                     self.ask(f"state.{tag}", run["run"], number, site) for tag in ("submission", "exclusion", "release")
                 )
                 for found, start, end in ((entry, opened, sealed), (out, opened, sealed), (released, sealed, done)):
-                    need("Y13", not found or start < self.place(found["origin"]) < end)
+                    need("Z13", not found or start < self.place(found["origin"]) < end)
                 if entry:
                     submitted.add(site)
-                    need("Y14", not out and (entry["dataset"], entry["rows"]) == (table["sha256"], table["rows"]))
+                    need("Z14", not out and (entry["dataset"], entry["rows"]) == (table["sha256"], table["rows"]))
             sites = one["sealed_sites"]
-            need("Y14", sites == sorted(set(sites)) and set(sites) <= submitted and len(sites) >= run["minimum_sites"])
+            need("Z14", sites == sorted(set(sites)) and set(sites) <= submitted and len(sites) >= run["minimum_sites"])
             current, before = (outcome["candidate"] if outcome["accepted"] else current), done
-        need("Y14", outcome and outcome["accepted"] and outcome["candidate"] == model["model"])
-        need("Y13", before < self.place(model["origin"]))
-        need("Y14", self.head["latest_version"] >= model["version"])
+        need("Z14", outcome and outcome["accepted"] and outcome["candidate"] == model["model"])
+        need("Z13", before < self.place(model["origin"]))
+        need("Z14", self.head["latest_version"] >= model["version"])
 
     def check_consents(self) -> None:
-        """Y15."""
+        """Z15."""
         run = self.run
         for use in run["datasets"]:
             changes = sorted(
@@ -441,24 +441,24 @@ class Story:
                 and (item["body"]["dataset"], item["body"]["purpose"]) == (use["dataset"], run["purpose"])
             )
             entry = self.must("state.consent", use["dataset"], run["purpose"])
-            need("Y15", changes and all(granted == (number % 2 == 0) for number, (_, granted, _) in enumerate(changes)))
+            need("Z15", changes and all(granted == (number % 2 == 0) for number, (_, granted, _) in enumerate(changes)))
             grants = [identity for _, granted, identity in changes if granted]
-            need("Y15", grants[-1] == entry["granted"]["transaction"])
-            need("Y15", changes[-1][2] == (entry["withdrawn"] or entry["granted"])["transaction"])
+            need("Z15", grants[-1] == entry["granted"]["transaction"])
+            need("Z15", changes[-1][2] == (entry["withdrawn"] or entry["granted"])["transaction"])
 
             def standing(at: tuple[int, int], changes: Any = changes) -> bytes:
                 earlier = [change for change in changes if change[0] < at]
                 return earlier[-1][2] if earlier and earlier[-1][1] else b""
 
-            need("Y15", standing(self.place(run["origin"])))
+            need("Z15", standing(self.place(run["origin"])))
             for number in range(1, self.model["round"] + 1):
                 one = self.must("state.round", run["run"], number)
                 sent = self.ask("state.submission", run["run"], number, use["site"])
-                need("Y15", not sent or standing(self.place(sent["origin"])) == sent["consent"]["transaction"])
-                need("Y15", use["site"] not in one["sealed_sites"] or standing(self.place(one["sealed"])))
+                need("Z15", not sent or standing(self.place(sent["origin"])) == sent["consent"]["transaction"])
+                need("Z15", use["site"] not in one["sealed_sites"] or standing(self.place(one["sealed"])))
 
     def check_bytes(self) -> None:
-        """Y16 but for the bytes themselves, Y17."""
+        """Z16 but for the bytes themselves, Z17."""
         run, sizes = self.run, {entry["ciphertext"]: entry["size_bytes"] for entry in self.entries("state.submission")}
         named = {run["config_digest"], run["initial_model"], self.model["model"], *sizes}
         named |= {entry["opening"] for entry in self.entries("state.release")}
@@ -466,16 +466,16 @@ class Story:
             named |= {entry["public_context"], entry["base_model"]}
             named |= {entry["outcome"][field] for field in ("aggregate", "opened", "candidate")}
         for item in self.bundle["artifacts"]:
-            need("Y16", item["sha256"] in named and sizes.get(item["sha256"], item["size_bytes"]) == item["size_bytes"])
+            need("Z16", item["sha256"] in named and sizes.get(item["sha256"], item["size_bytes"]) == item["size_bytes"])
         for entry in self.entries("state.lineage"):
             body, stream = self.said[entry["origin"]["transaction"]]["body"], zlib.decompressobj()
             try:
                 plain = stream.decompress(body["events"], 8 * 1024 * 1024 + 1)
             except zlib.error:
-                raise RefusedError("Y17") from None
-            need("Y17", stream.eof and not stream.unused_data and len(plain) <= 8 * 1024 * 1024)
+                raise RefusedError("Z17") from None
+            need("Z17", stream.eof and not stream.unused_data and len(plain) <= 8 * 1024 * 1024)
             lines = plain.removesuffix(b"\n").split(b"\n")
-            need("Y17", sha256(plain).digest() == entry["sha256"] and len(lines) == entry["count"] and b"" not in lines)
+            need("Z17", sha256(plain).digest() == entry["sha256"] and len(lines) == entry["count"] and b"" not in lines)
 
 
 def genesis_of(text: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def files() -> dict[str, bytes]:
     for name, (rule, forge) in EDITS.items():
         changes = edits(whole, forge(cases["story"]))
         invalid.append({"name": f"invalid_{name}", "rule": rule, "genesis": "genesis.json", "of": "story.cifer", "edits": changes})
-    invalid.append({"name": "invalid_genesis_of_another_network", "rule": "Y3", "genesis": "tiny-genesis.json", "file": "story.cifer"})
+    invalid.append({"name": "invalid_genesis_of_another_network", "rule": "Z3", "genesis": "tiny-genesis.json", "file": "story.cifer"})
     for name, (rule, _) in CHAINS.items():
         found[f"invalid_{name}.cifer"] = case_of(chain_of(name), 1, with_artifacts=False).file()
         entry = {"name": f"invalid_{name}", "rule": rule, "genesis": "tiny-genesis.json", "file": f"invalid_{name}.cifer"}

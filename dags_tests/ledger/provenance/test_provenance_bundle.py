@@ -1,4 +1,4 @@
-"""One file shows a model's history to somebody who trusts nobody: rules Y1 to Y17 of ledger/SPEC.md, against an independent verifier.
+"""One file shows a model's history to somebody who trusts nobody: rules Z1 to Z17 of ledger/SPEC.md, against an independent verifier.
 
 The oracle is `bundle_stranger.py`, written from SPEC.md alone. Whatever is done to a bundle, both say what they think of it.
 """
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import bundle_layouts
 import bundle_stranger
@@ -39,14 +39,15 @@ from ledger.provenance import (
     verify_bundle,
     write_bundle,
 )
+from ledger.provenance.claims import OF_A_SITE_IN_A_ROUND
 from ledger.provenance.multiproof import ShownState, block_root, block_siblings, join_proofs
-from ledger.state.entries import Alias, ModelName, path_of
+from ledger.state.entries import Alias, Lineage, LineageCount, ModelName, Round, StateEntry, path_of
 from ledger.state.tree import Tree
 
 FOLDER = bundle_vectors.FOLDER
 INDEX = json.loads((FOLDER / "index.json").read_text())
 INVALID = {case["name"]: case for case in INDEX["invalid"]}
-RULES = re.findall(r"^\| (Y\d+) \|", bundle_layouts.SPEC.read_text(encoding="utf-8"), re.MULTILINE)
+RULES = re.findall(r"^\| (Z\d+) \|", bundle_layouts.SPEC.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @cache
@@ -132,7 +133,13 @@ def test_there_are_enough_ways_and_each_rule_has_one() -> None:
     assert len(EDITS) + len(CHAINS) == len(INVALID) - 1 > 75
     assert {case["rule"] for case in INVALID.values()} == set(RULES)
     sources = "".join(Path(module.__file__).read_text() for module in (bundle, multiproof, offline, story))
-    assert set(re.findall(r'"(Y\d+)"', sources)) == set(RULES)
+    assert set(re.findall(r'"(Z\d+)"', sources)) == set(RULES)
+
+
+def test_whatever_the_state_holds_of_a_round_is_in_a_bundle() -> None:
+    """A kind of entry that is added to a round has to be added to what a bundle asks for, or bundles could leave it out."""
+    of_rounds = {kind for kind in get_args(StateEntry) if kind.key_fields[:2] == ("run", "round")}
+    assert of_rounds == {*OF_A_SITE_IN_A_ROUND, Round, LineageCount, Lineage}
 
 
 def test_the_generator_still_gives_the_golden_bundles() -> None:
@@ -231,11 +238,11 @@ def test_hundreds_of_random_changes_of_the_structure_are_refused(ours: Any) -> N
     assert changed > 300
 
 
-MUTED = sorted(set(RULES) - {"Y1", "Y2"}, key=lambda rule: int(rule[1:]))
-TRIPS = {"Y3", "Y7", "Y8", "Y10"}
+MUTED = sorted(set(RULES) - {"Z1", "Z2"}, key=lambda rule: int(rule[1:]))
+TRIPS = {"Z3", "Z7", "Z8", "Z10"}
 """Rules without which something that is needed further on is missing."""
 
-SECOND_LINE = {"Y10"}
+SECOND_LINE = {"Z10"}
 """Rules whose every vector something else refuses or trips over as well."""
 
 
@@ -247,11 +254,11 @@ def test_a_verifier_without_the_rule_is_found_out(rule: str, monkeypatch: pytest
         arguments = 1 if module is multiproof else 2
 
         def muted(*said: str, refuse: Any = refuse, arguments: int = arguments) -> None:
-            if (said[0] if arguments == 2 else "Y7") != rule:
+            if (said[0] if arguments == 2 else "Z7") != rule:
                 refuse(*said)
 
         monkeypatch.setattr(module, "_refuse", muted)
-    monkeypatch.setattr(bundle.BundleFile, "check_artifacts", lambda self: None) if rule == "Y16" else None
+    monkeypatch.setattr(bundle.BundleFile, "check_artifacts", lambda self: None) if rule == "Z16" else None
     accepted = []
     for case in (case for case in INVALID.values() if case["rule"] == rule):
         path = tmp_path / "model.cifer"
@@ -274,7 +281,7 @@ def test_a_verifier_without_the_rule_is_found_out(rule: str, monkeypatch: pytest
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 40), data=st.data())
 def test_a_block_shown_in_part_has_the_root_of_the_whole(size: int, data: st.DataObject) -> None:
-    """Y5: whichever leaves are shown, the root is RFC 6962's; with a sibling more or less there is none, with another leaf another."""
+    """Z5: whichever leaves are shown, the root is RFC 6962's; with a sibling more or less there is none, with another leaf another."""
     leaves = [bytes([number]) * 3 for number in range(size)]
     shown = sorted(data.draw(st.sets(st.integers(0, size - 1))))
     siblings = block_siblings(leaves, shown)
@@ -290,7 +297,7 @@ def test_a_block_shown_in_part_has_the_root_of_the_whole(size: int, data: st.Dat
 @settings(max_examples=60, deadline=None)
 @given(there=st.sets(st.integers(0, 60)), asked=st.sets(st.integers(0, 80), min_size=1))
 def test_a_state_shown_in_part_has_the_root_of_the_whole_and_answers_what_was_asked(there: set[int], asked: set[int]) -> None:
-    """Y7, Y8: presence and absence of all that was asked for, one root, nothing unasked; what is not shown is never taken for absent."""
+    """Z7, Z8: presence and absence of all that was asked for, one root, nothing unasked; what is not shown is never taken for absent."""
     entries = {path_of(ModelName, f"m{number}"): ModelName(f"m{number}", "c", number) for number in there}
     tree = Tree()
     for path, entry in entries.items():
@@ -351,7 +358,7 @@ def test_a_bundle_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
     def failing() -> Any:
         yield case.artifacts[0]
-        raise BundleError("gone", "Y16")
+        raise BundleError("gone", "Z16")
 
     with pytest.raises(BundleError):
         write_bundle(path, case.bundle, failing())
