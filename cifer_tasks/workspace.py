@@ -31,7 +31,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
@@ -274,7 +274,7 @@ class Workspace:
         """
         origin = self.record.round(number).opened
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return hashlib.sha256(b"cifer/round-opening/1:" + origin.transaction + header_digest(block.header)).hexdigest()
+        return opened_by(origin.transaction, header_digest(block.header))
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""

@@ -54,6 +54,11 @@ class Binding:
     opened: str = ""
 
 
+def opened_by(transaction: bytes, block: bytes) -> str:
+    """`Binding.opened` of a round: hex SHA-256 over the transaction that opened it and the digest of its block, 32 bytes each."""
+    return sha256(b"cifer/round-opening/1:" + transaction + block).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class PublicContext:
     """What encrypting and adding need. Public: it may be stored, sent and recorded."""
