@@ -350,11 +350,15 @@ def create_run(settings: Settings, base: Path, home: Path, run: str) -> RunRef:
 
 def provenance(folder: Path) -> Provenance:
     """The git commit of `folder` or, failing that, of this package, and the digest of the installed distributions' names and versions."""
+    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
+    return Provenance(commit, hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest())
+
+
+def installed_packages() -> tuple[str, ...]:
+    """``name==version`` of every distribution in this environment, lower-case, ascending."""
     from importlib.metadata import distributions
 
-    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
-    installed = sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()})
-    return Provenance(commit, hashlib.sha256("\n".join(installed).encode()).hexdigest())
+    return tuple(sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()}))
 
 
 def _commit(folder: Path) -> str:

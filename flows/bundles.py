@@ -15,6 +15,7 @@ from cifer_tasks.workspace import home_folder
 from flows.audit import open_record, parse_reference
 from flows.documents import Report
 from flows.exports import Asked
+from flows.formats import check_statement
 from ledger.provenance import (
     Artifact,
     BundleFile,
@@ -118,6 +119,8 @@ def verify_report(path: Path, asked: Asked) -> Report:
     if asked.model is not None:
         _check_model(verified, asked.model)
         checked.append(f"{asked.model} is the model")
+    if asked.statement is not None:
+        checked.append(check_statement(asked.statement, verified))
     carried = sum(item.size_bytes for item in file.bundle.artifacts)
     with _progress(asked.quiet, "checking artifacts", carried) as advance:
         file.check_artifacts(advance)

@@ -15,6 +15,7 @@ BUNDLE = "bundle"
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What `cifer verify` is asked. genesis: a file of `cifer ledger genesis`.  model: a file that has to be the model.
+    statement: an in-toto statement about it, as `cifer export --format in-toto` writes.
 
     head: hex digits that the digest of the last block begins with.  not_before: the lowest height of the last block.
     replay: make the model again from what the bundle carries.  quiet: show no progress.
@@ -22,6 +23,7 @@ class Asked:
 
     genesis: Path
     model: Path | None = None
+    statement: Path | None = None
     head: str = ""
     not_before: int = 0
     replay: bool = False
@@ -47,7 +49,23 @@ def _verify_bundle(path: Path, asked: Asked) -> Report:
     return verify_report(path, asked)
 
 
-FORMATS: dict[str, Exporter] = {BUNDLE: _export_bundle}
+def _format(name: str) -> Exporter:
+    def export(model: str, output: Path) -> Report:
+        from flows import formats
+
+        exporter: Exporter = getattr(formats, name)
+        return exporter(model, output)
+
+    return export
+
+
+FORMATS: dict[str, Exporter] = {
+    BUNDLE: _export_bundle,
+    "card": _format("export_card"),
+    "cyclonedx": _format("export_bom"),
+    "in-toto": _format("export_statement"),
+    "prov": _format("export_prov"),
+}
 """By name."""
 
 VERIFIERS: dict[bytes, Verifier] = {b"CIFERBD": _verify_bundle}
