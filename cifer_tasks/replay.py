@@ -15,8 +15,8 @@ from cifer_tasks.aggregation import mean_update
 from cifer_tasks.config import parse
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector, Opening, PublicContext, Scheme, SecretContext, opened_by
-from cifer_tasks.encryption.vectors import integers_to_bytes
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext, opened_by
+from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
 from cifer_tasks.errors import ConfigError, IntegrityError
 from ledger import RegisterKey, header_digest
 from ledger.provenance import RoundHistory, VerifiedBundle
