@@ -1,0 +1,181 @@
+"""Looking around in the graph: what is beside a node, what a word finds, who decided what, and what lacks its evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from ledger.provenance.index import Store
+from ledger.provenance.things import ActRow, Thing, acts, thing, things
+
+DECISIONS: Final = (
+    "identity.register",
+    "dataset.register",
+    "consent.grant",
+    "consent.withdraw",
+    "run.open",
+    "round.commit",
+    "run.close",
+    "model.register",
+    "validator.change",
+    "validator.report",
+)
+_WORD: Final = re.compile(r"[^\W_]+(?:_[^\W_]+)*", re.ASCII)
+
+
+class Link(msgspec.Struct, frozen=True):
+    """An edge from `source` to `target`, and what vouches for it."""
+
+    source: str
+    target: str
+    kind: str
+    basis: str
+    height: int
+    transaction: str
+
+
+class Neighbours(msgspec.Struct, frozen=True):
+    """A node, up to `limit` edges in either direction from `offset` on, and the nodes at their other ends.
+
+    more: whether there are further ones.  same_bytes: other nodes with the node's own digest.
+    """
+
+    node: Thing
+    links: tuple[Link, ...]
+    nodes: tuple[Thing, ...]
+    same_bytes: tuple[Thing, ...]
+    more: bool
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A node and what it has no evidence of; `expected` and `found` count it."""
+
+    node: str
+    missing: str
+    expected: int
+    found: int
+
+
+class Gaps(msgspec.Struct, frozen=True):
+    """The first gaps, oldest first, and how many there are in all, by what is missing."""
+
+    gaps: tuple[Gap, ...]
+    totals: Mapping[str, int]
+
+
+def neighbours(store: Store, node: str, limit: int = 100, offset: int = 0) -> Neighbours:
+    """What is beside a node. Raises `NotOnRecordError`."""
+    found = thing(store, node)
+    rows = store.rows(
+        """SELECT s.name, t.name, e.kind, e.basis, e.act >> 20, a."transaction" FROM (
+            SELECT * FROM (SELECT e.* FROM edges e JOIN nodes n ON n.id = e.source WHERE n.name = ?1 LIMIT ?2)
+            UNION SELECT * FROM (
+                SELECT e.source, e.kind, e.target, e.basis, e.act FROM nodes n JOIN edges e INDEXED BY edges_by_target ON e.target = n.id
+                WHERE n.name = ?1 LIMIT ?2
+            ) LIMIT ?3 OFFSET ?4
+        ) e JOIN nodes s ON s.id = e.source JOIN nodes t ON t.id = e.target JOIN acts a ON a.id = e.act""",
+        (node, limit + offset + 1, limit + 1, offset),
+    )
+    links = tuple(
+        Link(source, target, kind, basis, height, transaction.hex()) for source, target, kind, basis, height, transaction in rows[:limit]
+    )
+    others = sorted({end for link in links for end in (link.source, link.target)} - {node})
+    names = msgspec.json.encode(others).decode()
+    beside = things(store, "WHERE n.name IN (SELECT value FROM json_each(?)) ORDER BY n.id", (names,))
+    same = (
+        things(store, "WHERE n.digest = ? AND n.name <> ? ORDER BY n.id LIMIT ?", (bytes.fromhex(found.digest), node, limit))
+        if found.digest
+        else ()
+    )
+    return Neighbours(found, links, beside, same, len(rows) > limit)
+
+
+def search(store: Store, text: str, limit: int = 50) -> tuple[Thing, ...]:
+    """Nodes whose name, label or digest has every word of `text`, each as a beginning; runs of OpenLineage jobs by identifier only."""
+    words = _WORD.findall(text)
+    if not words:
+        return ()
+    match = " ".join(f'"{word}"*' for word in words)
+    found = things(
+        store,
+        "WHERE n.id IN (SELECT rowid FROM words WHERE words MATCH ? LIMIT ?) ORDER BY n.kind LIKE 'lineage%', n.id DESC",
+        (match, limit),
+    )
+    runs = things(
+        store,
+        "WHERE n.name >= ?1 AND n.name < ?1 || 'g' ORDER BY n.name LIMIT ?2",
+        (f"lineage/run/{text.strip().lower()}", limit - len(found)),
+    )
+    digests = _with_digest(store, text.strip().lower(), limit)
+    return tuple({item.id: item for item in (*digests, *found, *runs)}.values())[:limit]
+
+
+def approvals(store: Store, about: str = "", limit: int = 500) -> tuple[ActRow, ...]:
+    """Who decided what: the last `limit` decisions, in order.
+
+    about: a node; the decisions about it, the run and round behind it and the tables and consents of that run, or of that party;
+    "" for everybody's. Raises `NotOnRecordError`.
+    """
+    kinds = msgspec.json.encode(DECISIONS).decode()
+    decided = "a.kind IN (SELECT value FROM json_each(?))"
+    if not about:
+        union = " UNION ALL ".join(["SELECT * FROM (SELECT id FROM acts WHERE kind = ? ORDER BY id DESC LIMIT ?)"] * len(DECISIONS))
+        parameters = [item for kind in DECISIONS for item in (kind, limit)]
+        found = acts(store, f"WHERE a.id IN ({union}) ORDER BY a.id DESC LIMIT ?", (*parameters, limit))
+    elif (node := thing(store, about)).kind in {"site", "party"}:
+        found = acts(store, f"WHERE a.author = ? AND {decided} ORDER BY a.id DESC LIMIT ?", (about, kinds, limit))
+    else:
+        run = node.text("run") or (node.label if node.kind == "run" else "")
+        found = acts(
+            store,
+            f"""WHERE a.id IN (
+                SELECT id FROM acts WHERE subject = ? UNION SELECT id FROM acts WHERE run = ? AND run <> ''
+                UNION SELECT o.id FROM nodes r JOIN edges e ON e.source = r.id AND e.basis = 'context' AND e.kind IN ('declares', 'under')
+                JOIN nodes t ON t.id = e.target JOIN acts o ON o.subject = t.name WHERE r.name = ?
+            ) AND {decided} ORDER BY a.id DESC LIMIT ?""",
+            (about, run, f"run/{run}", kinds, limit),
+        )
+    return tuple(reversed(found))
+
+
+def without_evidence(store: Store, limit: int = 500) -> Gaps:
+    """Which entries lack what an auditor expects beside them.
+
+    A committed round: a release or more, lineage events, and a validated table behind each sealed submission. A run: code that is a
+    clean commit, events of its own. A run of a job that an event started: its end. A line of a batch: that it is an event at all.
+    """
+    rows = store.rows(
+        """WITH rounds AS (
+            SELECT n.id AS id, n.name AS name, json_extract(n.attributes, '$.sealed_sites') AS sealed FROM nodes n
+            WHERE n.kind = 'round' AND json_extract(n.attributes, '$.status') = 'committed'
+        ), gaps AS (
+            SELECT id, name, 'release' AS missing, 1 AS expected, 0 AS found FROM rounds r
+                WHERE NOT EXISTS (SELECT 1 FROM evidence v WHERE v.node = r.id AND v.what = 'release')
+            UNION ALL SELECT id, name, 'lineage', 1, 0 FROM rounds r
+                WHERE NOT EXISTS (SELECT 1 FROM evidence v WHERE v.node = r.id AND v.what = 'event')
+            UNION ALL SELECT * FROM (SELECT id, name, 'validation', sealed AS expected,
+                coalesce((SELECT amount FROM evidence v WHERE v.node = r.id AND v.what = 'validation'), 0) AS found FROM rounds r)
+                WHERE found < expected
+            UNION ALL SELECT id, name, 'lineage', 1, 0 FROM nodes r WHERE kind = 'run' AND json_extract(attributes, '$.status') <> 'open'
+                AND NOT EXISTS (SELECT 1 FROM evidence v WHERE v.node = r.id AND v.what = 'event')
+            UNION ALL SELECT id, name, 'clean commit', 1, 0 FROM nodes WHERE kind = 'run'
+                AND (json_extract(attributes, '$.code_commit') = 'unversioned' OR json_extract(attributes, '$.code_commit') LIKE '%-dirty')
+            UNION ALL SELECT n.id, n.name, 'end', 1, 0 FROM unfinished u JOIN nodes n ON n.id = u.run
+            UNION ALL SELECT n.id, n.name, 'readable event', count(*), 0 FROM events e JOIN acts a ON a.id = e.act
+                JOIN nodes n ON n.name = a.subject WHERE e.type = 'UNREADABLE' GROUP BY n.id
+        ) SELECT name, missing, expected, found FROM gaps ORDER BY id, missing"""
+    )
+    totals: dict[str, int] = {}
+    for row in rows:
+        totals[row[1]] = totals.get(row[1], 0) + 1
+    return Gaps(tuple(Gap(*row) for row in rows[:limit]), totals)
+
+
+def _with_digest(store: Store, prefix: str, limit: int) -> tuple[Thing, ...]:
+    if not 8 <= len(prefix) <= 64 or set(prefix) - set("0123456789abcdef"):
+        return ()
+    low, high = bytes.fromhex(prefix.ljust(64, "0")), bytes.fromhex(prefix.ljust(64, "f"))
+    return things(store, "WHERE n.digest BETWEEN ? AND ? ORDER BY n.id LIMIT ?", (low, high, limit))
