@@ -20,6 +20,8 @@ from openlineage.client.facet_v2 import (
     tags_run,
 )
 
+from openlineage.client.serde import Serde
+
 from cifer_tasks.lineage.datasets import Version
 
 PRODUCER: Final = "urn:cifer:lineage:1"
@@ -84,6 +86,19 @@ def run_event(
         inputs=[InputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in inputs],
         outputs=[OutputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in outputs],
     )
+
+
+def event_lines(event: RunEvent, *others: RunEvent) -> bytes:
+    """Events as the log and the ledger hold them: newline-delimited JSON, keys in the client's order, ASCII."""
+    return b"".join(Serde.to_json(item).encode("ascii") + b"\n" for item in (event, *others))
+
+
+def completed_lines(
+    scope: Scope, times: tuple[str, str], engine_version: str, inputs: Sequence[Version], outputs: Sequence[Version]
+) -> bytes:
+    """The two lines of a run that went well: its START and its COMPLETE, at `times`."""
+    start = run_event(RunState.START, scope, times[0], engine_version, inputs=inputs)
+    return event_lines(start, run_event(RunState.COMPLETE, scope, times[1], engine_version, inputs=inputs, outputs=outputs))
 
 
 def scope_of(event: Mapping[str, Any]) -> Scope:

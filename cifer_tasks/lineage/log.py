@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Final
 
 from openlineage.client.event_v2 import RunEvent, RunState
-from openlineage.client.serde import Serde
 
 from cifer_tasks.errors import StorageError
-from cifer_tasks.lineage.events import RunKey, Scope, run_event, scope_of
+from cifer_tasks.lineage.events import RunKey, Scope, event_lines, run_event, scope_of
 from cifer_tasks.records import RunRef
 
 MOST_BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -101,7 +100,7 @@ class LineageLog:
         """Append an event. Never raises: an event that cannot be written is counted in `lost`, and one warning is logged."""
         with self._lock:
             try:
-                self._file.write(Serde.to_json(event).encode("ascii") + b"\n")
+                self._file.write(event_lines(event))
             except Exception as error:
                 self._note_loss(error)
             if event.eventType in _ENDS:

@@ -101,7 +101,7 @@ def search(store: Store, text: str, limit: int = 50) -> tuple[Thing, ...]:
     match = " ".join(f'"{word}"*' for word in words)
     found = things(
         store,
-        "WHERE n.id IN (SELECT rowid FROM words WHERE words MATCH ? LIMIT ?) ORDER BY n.kind LIKE 'lineage%', n.id DESC",
+        "WHERE n.id IN (SELECT rowid FROM words WHERE words MATCH ? LIMIT ?) ORDER BY n.id & 31, n.id DESC",
         (match, limit),
     )
     runs = things(
@@ -148,30 +148,26 @@ def without_evidence(store: Store, limit: int = 500) -> Gaps:
     clean commit, events of its own. A run of a job that an event started: its end. A line of a batch: that it is an event at all.
     """
     rows = store.rows(
-        """WITH rounds AS (
-            SELECT n.id AS id, n.name AS name, json_extract(n.attributes, '$.sealed_sites') AS sealed FROM nodes n
-            WHERE n.kind = 'round' AND json_extract(n.attributes, '$.status') = 'committed'
-        ), gaps AS (
-            SELECT id, name, 'release' AS missing, 1 AS expected, 0 AS found FROM rounds r
-                WHERE NOT EXISTS (SELECT 1 FROM evidence v WHERE v.node = r.id AND v.what = 'release')
-            UNION ALL SELECT id, name, 'lineage', 1, 0 FROM rounds r
-                WHERE NOT EXISTS (SELECT 1 FROM evidence v WHERE v.node = r.id AND v.what = 'event')
-            UNION ALL SELECT * FROM (SELECT id, name, 'validation', sealed AS expected,
-                coalesce((SELECT amount FROM evidence v WHERE v.node = r.id AND v.what = 'validation'), 0) AS found FROM rounds r)
-                WHERE found < expected
-            UNION ALL SELECT id, name, 'lineage', 1, 0 FROM nodes r WHERE kind = 'run' AND json_extract(attributes, '$.status') <> 'open'
-                AND NOT EXISTS (SELECT 1 FROM evidence v WHERE v.node = r.id AND v.what = 'event')
-            UNION ALL SELECT id, name, 'clean commit', 1, 0 FROM nodes WHERE kind = 'run'
+        """WITH gaps AS (
+            SELECT node AS id, 'release' AS missing, 1 AS expected, 0 AS found FROM evidence WHERE committed AND releases = 0
+            UNION ALL SELECT node, 'lineage', 1, 0 FROM evidence WHERE committed AND events = 0
+            UNION ALL SELECT node, 'validation', sealed, validations FROM evidence WHERE committed AND validations < sealed
+            UNION ALL SELECT r.id, 'lineage', 1, 0 FROM nodes r LEFT JOIN evidence v ON v.node = r.id
+                WHERE r.kind = 'run' AND json_extract(r.attributes, '$.status') <> 'open' AND coalesce(v.events, 0) = 0
+            UNION ALL SELECT id, 'clean commit', 1, 0 FROM nodes WHERE kind = 'run'
                 AND (json_extract(attributes, '$.code_commit') = 'unversioned' OR json_extract(attributes, '$.code_commit') LIKE '%-dirty')
-            UNION ALL SELECT n.id, n.name, 'end', 1, 0 FROM unfinished u JOIN nodes n ON n.id = u.run
-            UNION ALL SELECT n.id, n.name, 'readable event', count(*), 0 FROM events e JOIN acts a ON a.id = e.act
+            UNION ALL SELECT run, 'end', 1, 0 FROM unfinished
+            UNION ALL SELECT n.id, 'readable event', count(*), 0 FROM events e INDEXED BY unreadable JOIN acts a ON a.id = e.act
                 JOIN nodes n ON n.name = a.subject WHERE e.type = 'UNREADABLE' GROUP BY n.id
-        ) SELECT name, missing, expected, found FROM gaps ORDER BY id, missing"""
+        ) SELECT id, missing, expected, found FROM gaps ORDER BY id, missing"""
     )
     totals: dict[str, int] = {}
     for row in rows:
         totals[row[1]] = totals.get(row[1], 0) + 1
-    return Gaps(tuple(Gap(*row) for row in rows[:limit]), totals)
+    shown = rows[:limit]
+    ids = msgspec.json.encode(sorted({row[0] for row in shown})).decode()
+    names = dict(store.rows("SELECT id, name FROM nodes WHERE id IN (SELECT value FROM json_each(?))", (ids,)))
+    return Gaps(tuple(Gap(names[id_], missing, expected, found) for id_, missing, expected, found in shown), totals)
 
 
 def _with_digest(store: Store, prefix: str, limit: int) -> tuple[Thing, ...]:

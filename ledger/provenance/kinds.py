@@ -43,19 +43,24 @@ class Slice:
         self._known = known
 
     def party(self, public_key: bytes) -> str:
+        """Whose key it is; see `Known`."""
         return self.parties.get(public_key) or self._known.party(public_key)
 
     def version(self, digest: bytes) -> str | None:
+        """The last registered version with these bytes; see `Known`."""
         return self.versions.get(digest) or self._known.version(digest)
 
     def current(self, run: str) -> str:
+        """The node of a run's current model; see `Known`."""
         return self.models.get(run) or self._known.current(run)
 
     def node(self, id_: str, kind: str, label: str, digest: bytes | None = None, **attributes: str | int | bool) -> str:
+        """Add a node; returns its id."""
         self.nodes.append(Node(id_, kind, label, digest, attributes))
         return id_
 
     def link(self, source: str, kind: str, *targets: str, basis: str = CONTEXT) -> None:
+        """Add an edge from `source` to each target."""
         self.edges += [Edge(source, target, kind, basis) for target in targets]
 
 

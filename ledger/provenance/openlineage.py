@@ -176,7 +176,7 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
         edges += _version_edge(item)
         edges.append(Edge(user, _version_or_dataset(item), "reads", CLAIM))
         if event.eventType == "COMPLETE" and item.name.endswith("/table") and job.name.endswith(_VALIDATING):
-            validated = _version_of(item)
+            validated = _version_of(item) if _digest(_version_of(item)) is not None else ""
     for item in event.outputs:
         nodes += _dataset_nodes(item, time_us)
         edges += _version_edge(item)
@@ -185,8 +185,8 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
     return Event(line, time_us, kind, user if event.run is not None else "", job_node, validated), nodes, edges
 
 
-_VALIDATING: Final = (".validate_data", ".site")
-"""The steps that end well only when a table has passed its suite."""
+_VALIDATING: Final = (".validate_data", ".fused_site")
+"""The steps in which a table is put to its suite; one that fails it is left out of the round, and its site is not sealed."""
 _MICROSECOND: Final = datetime.resolution
 
 

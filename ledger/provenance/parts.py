@@ -13,6 +13,29 @@ DATA: Final = "data"
 CONTEXT: Final = "context"
 CLAIM: Final = "claim"
 
+KINDS: Final = (
+    "party",
+    "site",
+    "dataset",
+    "consent",
+    "run",
+    "round",
+    "submission",
+    "exclusion",
+    "aggregate",
+    "release",
+    "rejection",
+    "weights",
+    "model",
+    "version",
+    "validator-change",
+    "lineage-run",
+    "lineage-job",
+    "lineage-dataset",
+    "lineage-version",
+)
+"""Every kind of node; a new one goes to the end."""
+
 Scalar = str | int | bool
 
 

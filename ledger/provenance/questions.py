@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from ledger.provenance.index import Store
-from ledger.provenance.parts import Scalar
+from ledger.provenance.parts import KINDS, Scalar
 from ledger.provenance.things import ActRow, Thing, acts, find_dataset, find_run, find_site, find_version, thing, things
+from ledger.provenance.writer import KIND_BITS
 
 MOST_CLAIMS: Final = 200
 
@@ -20,28 +21,22 @@ _UP: Final = """WITH RECURSIVE reached (id) AS (
     SELECT id FROM nodes WHERE name = ?
     UNION SELECT e.target FROM reached r CROSS JOIN edges e ON e.source = r.id AND e.basis = 'data'
 )"""
-_DOWN: Final = """WITH RECURSIVE reached (id) AS (
-    SELECT id FROM nodes WHERE name = ?
-    UNION SELECT e.source FROM reached r CROSS JOIN edges e INDEXED BY edges_by_target ON e.target = r.id AND e.basis = 'data'
+_MADE_FROM: Final = """WITH RECURSIVE tainted (run, since) AS ({start}), reached (id) AS (
+    SELECT v.id FROM tainted t CROSS JOIN edges m ON m.target = t.run AND m.basis = 'context' AND m.kind = 'made_in'
+    JOIN nodes v ON v.id = m.source WHERE json_extract(v.attributes, '$.round') >= t.since
+    UNION SELECT m.source FROM reached r CROSS JOIN edges s ON s.target = r.id AND s.basis = 'data' AND s.kind = 'starts_from'
+    CROSS JOIN edges d ON d.source = s.source AND d.basis = 'context' AND d.kind = 'declared_by'
+    CROSS JOIN edges m ON m.target = d.target AND m.basis = 'context' AND m.kind = 'made_in'
 )"""
-
-_UP_TO_RUNS: Final = f"""{_UP}, runs (run) AS (
-    SELECT DISTINCT e.target FROM reached r JOIN nodes x ON x.id = r.id AND x.kind = 'version'
-    JOIN edges e ON e.source = x.id AND e.basis = 'context' AND e.kind = 'made_in'
-)"""
-_DOWN_FROM_CONSENT: Final = """WITH RECURSIVE governed (run) AS (
-    SELECT substr(r.name, 5) FROM nodes c JOIN edges e ON e.target = c.id AND e.basis = 'context' AND e.kind = 'under'
-    JOIN nodes r ON r.id = e.source WHERE c.name = ?
-), reached (id) AS (
-    SELECT e.source FROM nodes d JOIN edges e ON e.target = d.id AND e.basis = 'data' AND e.kind = 'trained_on'
-    JOIN acts a ON a.id = e.act WHERE d.name = ? AND a.run IN (SELECT run FROM governed)
-    UNION SELECT e.source FROM reached r CROSS JOIN edges e INDEXED BY edges_by_target ON e.target = r.id AND e.basis = 'data'
-)"""
+"""The versions that hold something of the runs in `start`, each tainted from its round `since` on: within a run every accepted round
+builds on the accepted ones before, and a run may start from a version. The same as walking down the ``data`` edges, in fewer steps."""
 _CLAIMED: Final = """WITH RECURSIVE claimed (id) AS (
-    SELECT id FROM nodes WHERE digest = ? AND kind = 'lineage-version'
+    SELECT id FROM nodes WHERE digest = ? AND +kind = 'lineage-version'
     UNION SELECT e.target FROM claimed c CROSS JOIN edges e ON e.source = c.id AND e.basis = 'claim' AND e.kind IN ('written_by', 'reads')
 )"""
-_VERSIONS_REACHED: Final = "JOIN reached r ON r.id = n.id WHERE n.kind = 'version' ORDER BY n.id"
+_KIND: Final = f"id & {(1 << KIND_BITS) - 1}"
+_REACHED: Final = f"""SELECT {_KIND} AS kind, count(*), CASE WHEN {_KIND} IN (?, ?) THEN json_group_array(id) END
+FROM reached GROUP BY kind"""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -67,13 +62,21 @@ class Ancestors(msgspec.Struct, frozen=True):
     claims: tuple[Thing, ...]
 
 
+class Use(msgspec.Struct, frozen=True):
+    """How one run used a table: updates submitted from it, accepted rounds that hold one, the first of these (0 for none)."""
+
+    run: str
+    submitted: int
+    accepted: int
+    since: int
+
+
 class Descendants(msgspec.Struct, frozen=True):
-    """What came out of a table: registered versions, runs with the number of its submissions, counts of nodes reached by kind."""
+    """What came out of a table: the registered versions that hold something of it, and the runs that used it."""
 
     dataset: Thing
     models: tuple[Thing, ...]
-    runs: Mapping[str, int]
-    counts: Mapping[str, int]
+    runs: tuple[Use, ...]
 
 
 class AffectedRun(msgspec.Struct, frozen=True):
@@ -157,28 +160,24 @@ class Timeline(msgspec.Struct, frozen=True):
 def ancestors(store: Store, model: str) -> Ancestors:
     """What made a version, given as `find_version` takes it. Raises `NotOnRecordError`."""
     version = find_version(store, model)
-    sources = tuple(
-        Source(table, table.text("owner"), _consents_used(store, version.id, table.id), submissions)
-        for table, submissions in _tables_behind(store, version.id)
-    )
-    runs = things(store, "WHERE n.id IN (SELECT run FROM runs) ORDER BY n.id", (version.id,), walk=_UP_TO_RUNS)
-    earlier = things(
-        store, "JOIN reached r ON r.id = n.id WHERE n.kind = 'version' AND n.name <> ? ORDER BY n.id", (version.id,) * 2, walk=_UP
-    )
+    reached = _reach(store, _UP, (version.id,))
+    models = reached.things(store, "version")
+    runs = tuple(dict.fromkeys(item.text("run") for item in models))
+    sources = _sources(store, version, reached, runs)
     claims = tuple(claim for source in sources for claim in _claimed_sources(store, source.dataset))
-    return Ancestors(version, earlier, runs, sources, _counts(store, _UP, version.id), claims)
+    earlier = tuple(item for item in models if item.id != version.id)
+    return Ancestors(version, earlier, tuple(find_run(store, run) for run in runs), sources, reached.counts, claims)
 
 
 def descendants(store: Store, dataset: str) -> Descendants:
     """What came out of a table, given as `find_dataset` takes it. Raises `NotOnRecordError`."""
     table = find_dataset(store, dataset)
-    models = _models_from(store, table.id)
     runs = store.rows(
-        """SELECT a.run, count(*) FROM nodes d JOIN edges e ON e.target = d.id AND e.basis = 'data' AND e.kind = 'trained_on'
-        JOIN acts a ON a.id = e.act WHERE d.name = ? GROUP BY a.run ORDER BY min(a.id)""",
+        """SELECT r.label, u.submitted, u.accepted, coalesce(u.since, 0) FROM nodes d JOIN uses u ON u.dataset = d.id
+        JOIN nodes r ON r.id = u.run WHERE d.name = ? ORDER BY r.id""",
         (table.id,),
     )
-    return Descendants(table, models, dict(runs), _counts(store, _DOWN, table.id))
+    return Descendants(table, _made_from(store, table), tuple(Use(*row) for row in runs))
 
 
 def consequences(store: Store, consent: str) -> Consequences:
@@ -193,7 +192,7 @@ def consequences(store: Store, consent: str) -> Consequences:
         WHERE c.name = ? AND e.basis = 'context' AND e.kind = 'under' ORDER BY n.id""",
         (found.id,),
     )
-    tainted = things(store, _VERSIONS_REACHED, (found.id, dataset.id), walk=_DOWN_FROM_CONSENT)
+    tainted = _made_from(store, dataset, under=found.id)
     open_runs = tuple(_affected(store, run, found.id) for run in runs if run.text("status") == "open")
     return Consequences(found, dataset, tainted, _published(store, tainted), open_runs, len(runs) - len(open_runs))
 
@@ -203,26 +202,12 @@ def contributions(store: Store, site: str) -> Contributions:
     found = find_site(store, site)
     datasets = _pointing_at(store, found.id, "owned_by", "dataset")
     rows = store.rows(
-        """WITH mine AS (
-            SELECT a.run AS run, a.round AS round, a.kind AS kind, n.id AS node, json_extract(n.attributes, '$.size_bytes') AS size
-            FROM acts a LEFT JOIN nodes n ON n.name = a.subject AND a.kind = 'round.submit'
-            WHERE a.author = ?1 AND a.kind IN ('round.submit', 'round.release')
-        ), judged AS (
-            SELECT m.*, s.source AS sum, json_extract(w.attributes, '$.accepted') AS accepted FROM mine m
-            LEFT JOIN edges s ON s.target = m.node AND s.basis = 'data' AND s.kind = 'sums'
-            LEFT JOIN nodes w ON w.name = 'run/' || m.run || '/round/' || m.round AND m.kind = 'round.submit'
-        ), left_out AS (
-            SELECT a.run AS run, count(*) AS rounds FROM nodes p JOIN edges e ON e.target = p.id AND e.basis = 'context' AND e.kind = 'of'
-            JOIN nodes x ON x.id = e.source AND x.kind = 'exclusion' JOIN acts a ON a.id = e.act WHERE p.name = ?1 GROUP BY a.run
-        ), runs AS (SELECT run FROM judged UNION SELECT run FROM left_out)
-        SELECT r.run, json_extract(n.attributes, '$.purpose'), json_extract(n.attributes, '$.status'),
-            coalesce(sum(j.kind = 'round.submit'), 0), count(j.sum), coalesce(sum(j.sum IS NOT NULL AND j.accepted = 1), 0),
-            coalesce(sum(j.size), 0), coalesce(sum(j.kind = 'round.release'), 0), coalesce(x.rounds, 0)
-        FROM runs r JOIN nodes n ON n.name = 'run/' || r.run LEFT JOIN judged j ON j.run = r.run LEFT JOIN left_out x ON x.run = r.run
-        GROUP BY r.run ORDER BY n.id""",
+        """SELECT r.label, json_extract(r.attributes, '$.purpose'), json_extract(r.attributes, '$.status'),
+            s.submitted, s.sealed, s.accepted, s.update_bytes, s.released, s.excluded
+        FROM nodes p JOIN shares s ON s.site = p.id JOIN nodes r ON r.id = s.run WHERE p.name = ? ORDER BY r.id""",
         (found.id,),
     )
-    models = {model.id: model for table in datasets for model in _models_from(store, table.id)}
+    models = {model.id: model for table in datasets for model in _made_from(store, table)}
     consents = _pointing_at(store, found.id, "given_by", "consent")
     return Contributions(found, datasets, consents, tuple(Contribution(*row) for row in rows), tuple(models.values()))
 
@@ -231,7 +216,7 @@ def difference(store: Store, first: str, second: str) -> Difference:
     """How two versions differ. Raises `NotOnRecordError`."""
     versions = (find_version(store, first), find_version(store, second))
     described = [_described(store, version) for version in versions]
-    tables = [{table.id: table for table, _ in _tables_behind(store, version.id)} for version in versions]
+    tables = [{table.id: table for table in _reach(store, _UP, (version.id,)).things(store, "dataset")} for version in versions]
     keys = sorted({key for one in described for key in one})
     changes = tuple(
         Change(key, described[0].get(key, ""), described[1].get(key, "")) for key in keys if described[0].get(key) != described[1].get(key)
@@ -258,29 +243,60 @@ def timeline(store: Store, run: str) -> Timeline:
     return Timeline(found, tuple(sorted((*own, *consents), key=lambda act: (act.height, act.index))))
 
 
-def _tables_behind(store: Store, version: str) -> list[tuple[Thing, int]]:
-    counted = dict(
+class _Reached(msgspec.Struct, frozen=True):
+    """What a walk reached: how many nodes of each kind, and the numbers of the versions and tables among them."""
+
+    counts: Mapping[str, int]
+    ids: Mapping[str, str]
+
+    def things(self, store: Store, kind: str) -> tuple[Thing, ...]:
+        """The versions, or the tables, in the order in which they were committed."""
+        return things(store, "WHERE n.id IN (SELECT value FROM json_each(?)) ORDER BY n.id", (self.ids.get(kind, "[]"),))
+
+
+def _made_from(store: Store, dataset: Thing, under: str = "") -> tuple[Thing, ...]:
+    """The versions that hold something of a table, used in any run, or in those under one consent."""
+    start = "SELECT u.run, u.since FROM nodes d JOIN uses u ON u.dataset = d.id WHERE d.name = ? AND u.since IS NOT NULL"
+    if under:
+        start += """ AND u.run IN (SELECT e.source FROM nodes c JOIN edges e ON e.target = c.id AND e.basis = 'context' AND e.kind = 'under'
+        WHERE c.name = ?)"""
+    walk = _MADE_FROM.replace("{start}", start)
+    return things(store, "WHERE n.id IN (SELECT id FROM reached) ORDER BY n.id", (dataset.id, under) if under else (dataset.id,), walk=walk)
+
+
+def _reach(store: Store, walk: str, start: tuple[str, ...]) -> _Reached:
+    rows = store.rows(f"{walk} {_REACHED}", (*start, KINDS.index("version"), KINDS.index("dataset")))
+    counts = {KINDS[kind]: count for kind, count, _ in rows}
+    return _Reached(dict(sorted(counts.items())), {KINDS[kind]: ids for kind, _, ids in rows if ids is not None})
+
+
+def _sources(store: Store, version: Thing, reached: _Reached, runs: tuple[str, ...]) -> tuple[Source, ...]:
+    """The tables that were reached, each with the consents under which the runs used it."""
+    submissions = dict(
         store.rows(
-            f"""{_UP} SELECT n.name, (SELECT count(*) FROM edges e JOIN reached r2 ON r2.id = e.source
-                WHERE e.target = n.id AND e.basis = 'data' AND e.kind = 'trained_on')
-            FROM reached r JOIN nodes n ON n.id = r.id WHERE n.kind = 'dataset'""",
-            (version,),
+            f"""{_UP} SELECT t.name, count(*) FROM reached r
+            CROSS JOIN edges e ON e.source = r.id AND e.basis = 'data' AND e.kind = 'trained_on'
+            JOIN nodes t ON t.id = e.target GROUP BY t.id""",
+            (version.id,),
         )
     )
-    found = things(store, "JOIN reached r ON r.id = n.id WHERE n.kind = 'dataset' ORDER BY n.id", (version,), walk=_UP)
-    return [(table, counted[table.id]) for table in found]
-
-
-def _consents_used(store: Store, version: str, dataset: str) -> tuple[Thing, ...]:
-    """The consents about a table under which the runs behind a version used it."""
-    return things(
+    names = msgspec.json.encode([f"run/{run}" for run in runs]).decode()
+    consents = things(
         store,
-        """JOIN edges a ON a.source = n.id AND a.basis = 'context' AND a.kind = 'about' JOIN nodes d ON d.id = a.target AND d.name = ?
-        WHERE n.kind = 'consent' AND EXISTS (
-            SELECT 1 FROM runs JOIN edges u ON u.source = runs.run AND u.basis = 'context' AND u.kind = 'under' AND u.target = n.id
+        """WHERE n.id IN (
+            SELECT u.target FROM nodes r JOIN edges u ON u.source = r.id AND u.basis = 'context' AND u.kind = 'under'
+            WHERE r.name IN (SELECT value FROM json_each(?))
         ) ORDER BY n.id""",
-        (version, dataset),
-        walk=_UP_TO_RUNS,
+        (names,),
+    )
+    return tuple(
+        Source(
+            table,
+            table.text("owner"),
+            tuple(item for item in consents if item.id.startswith(f"consent/{table.digest}/")),
+            submissions[table.id],
+        )
+        for table in reached.things(store, "dataset")
     )
 
 
@@ -289,19 +305,10 @@ def _claimed_sources(store: Store, table: Thing) -> tuple[Thing, ...]:
     digest = bytes.fromhex(table.digest)
     return things(
         store,
-        f"JOIN claimed c ON c.id = n.id WHERE n.kind = 'lineage-version' AND n.digest IS NOT ? ORDER BY n.id LIMIT {MOST_CLAIMS}",
+        f"WHERE n.id IN (SELECT id FROM claimed) AND +n.kind = 'lineage-version' AND n.digest IS NOT ? ORDER BY n.id LIMIT {MOST_CLAIMS}",
         (digest, digest),
         walk=_CLAIMED,
     )
-
-
-def _models_from(store: Store, dataset: str) -> tuple[Thing, ...]:
-    return things(store, _VERSIONS_REACHED, (dataset,), walk=_DOWN)
-
-
-def _counts(store: Store, walk: str, start: str) -> dict[str, int]:
-    query = f"{walk} SELECT n.kind, count(*) FROM reached r JOIN nodes n ON n.id = r.id GROUP BY n.kind ORDER BY n.kind"
-    return {kind: count for kind, count in store.rows(query, (start,))}
 
 
 def _affected(store: Store, run: Thing, consent: str) -> AffectedRun:

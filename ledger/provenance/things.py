@@ -10,8 +10,8 @@ import msgspec
 from ledger.errors import NotOnRecordError
 from ledger.provenance.index import Store
 from ledger.provenance.parts import Scalar, model_id, run_id
+from ledger.provenance.writer import ACT_BITS
 
-_ACT_BITS: Final = 20
 COLUMNS: Final = "n.name, n.kind, n.label, n.digest, n.attributes, n.act, n.changed"
 ACT_COLUMNS: Final = 'a.id, a."transaction", a.author, a.kind, a.run, a.round, a.subject, a.text'
 
@@ -70,7 +70,7 @@ def acts(store: Store, where: str, parameters: Iterable[object] = ()) -> tuple[A
     """The transactions `a` that `where` gives."""
     query = f"SELECT {ACT_COLUMNS} FROM acts a {where}"
     return tuple(
-        ActRow(id_ >> _ACT_BITS, id_ & (1 << _ACT_BITS) - 1, transaction.hex(), author, kind, run, round_, subject, text)
+        ActRow(id_ >> ACT_BITS, id_ & (1 << ACT_BITS) - 1, transaction.hex(), author, kind, run, round_, subject, text)
         for id_, transaction, author, kind, run, round_, subject, text in store.rows(query, tuple(parameters))
     )
 
@@ -154,9 +154,9 @@ def _thing(row: tuple[Any, ...]) -> Thing:
         label or name,
         "" if digest is None else digest.hex(),
         msgspec.json.decode(attributes),
-        act >> _ACT_BITS,
+        act >> ACT_BITS,
         transaction.hex(),
-        changed >> _ACT_BITS,
+        changed >> ACT_BITS,
     )
 
 
