@@ -10,6 +10,7 @@ import msgspec
 
 from ledger.provenance.index import Store
 from ledger.provenance.things import ActRow, Thing, acts, thing, things
+from ledger.provenance.writer import ACT_BITS
 
 DECISIONS: Final = (
     "identity.register",
@@ -23,6 +24,8 @@ DECISIONS: Final = (
     "validator.change",
     "validator.report",
 )
+_LINK: Final = f"""SELECT s.name, t.name, e.kind, e.basis, e.act >> {ACT_BITS}, a."transaction" FROM edges e
+JOIN nodes s ON s.id = e.source JOIN nodes t ON t.id = e.target JOIN acts a ON a.id = e.act"""
 _WORD: Final = re.compile(r"[^\W_]+(?:_[^\W_]+)*", re.ASCII)
 
 
@@ -38,7 +41,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Neighbours(msgspec.Struct, frozen=True):
-    """A node, up to `limit` edges in either direction from `offset` on, and the nodes at their other ends.
+    """A node, `limit` of its edges from number `offset` on, outgoing ones first, and the nodes at their other ends.
 
     more: whether there are further ones.  same_bytes: other nodes with the node's own digest.
     """
@@ -69,15 +72,11 @@ class Gaps(msgspec.Struct, frozen=True):
 def neighbours(store: Store, node: str, limit: int = 100, offset: int = 0) -> Neighbours:
     """What is beside a node. Raises `NotOnRecordError`."""
     found = thing(store, node)
-    rows = store.rows(
-        """SELECT s.name, t.name, e.kind, e.basis, e.act >> 20, a."transaction" FROM (
-            SELECT * FROM (SELECT e.* FROM edges e JOIN nodes n ON n.id = e.source WHERE n.name = ?1 LIMIT ?2)
-            UNION SELECT * FROM (
-                SELECT e.source, e.kind, e.target, e.basis, e.act FROM nodes n JOIN edges e INDEXED BY edges_by_target ON e.target = n.id
-                WHERE n.name = ?1 LIMIT ?2
-            ) LIMIT ?3 OFFSET ?4
-        ) e JOIN nodes s ON s.id = e.source JOIN nodes t ON t.id = e.target JOIN acts a ON a.id = e.act""",
-        (node, limit + offset + 1, limit + 1, offset),
+    ((id_, outgoing),) = store.rows("SELECT n.id, (SELECT count(*) FROM edges WHERE source = n.id) FROM nodes n WHERE n.name = ?", (node,))
+    rows = store.rows(f"{_LINK} WHERE e.source = ? ORDER BY e.basis, e.kind, e.target LIMIT ? OFFSET ?", (id_, limit + 1, offset))
+    rows += store.rows(
+        f"{_LINK} WHERE e.target = ? ORDER BY e.basis, e.kind, e.source LIMIT ? OFFSET ?",
+        (id_, limit + 1 - len(rows), max(0, offset - outgoing)),
     )
     links = tuple(
         Link(source, target, kind, basis, height, transaction.hex()) for source, target, kind, basis, height, transaction in rows[:limit]

@@ -130,7 +130,7 @@ def test_the_index_holds_what_the_obvious_store_holds(story: Any, index: Index) 
     nodes, edges = contents(index)
     assert nodes == memory.nodes
     assert edges == memory.edges
-    assert len(nodes) == 38 and len(edges) > 90
+    assert len(nodes) == 38 and len(edges) == 77
 
 
 class Upto:
