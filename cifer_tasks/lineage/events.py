@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
@@ -19,12 +20,11 @@ from openlineage.client.facet_v2 import (
     processing_engine_run,
     tags_run,
 )
-
 from openlineage.client.serde import Serde
 
 from cifer_tasks.lineage.datasets import Version
+from cifer_tasks.lineage.facets import PRODUCER
 
-PRODUCER: Final = "urn:cifer:lineage:1"
 ADAPTER_VERSION: Final = "1"
 RUN_TAG: Final = "cifer.run"
 
@@ -33,7 +33,7 @@ RUN_TAG: Final = "cifer.run"
 class RunKey:
     """A flow or task run: Prefect's identifier (a UUID in its hyphenated form), the job's namespace and name, ``FLOW`` or ``TASK``.
 
-    training: the training run it belongs to.
+    training: the training run it belongs to, "" for none.
     """
 
     run_id: str
@@ -65,14 +65,17 @@ def run_event(
     inputs: Sequence[Version] = (),
     outputs: Sequence[Version] = (),
     error: str = "",
+    extra: Mapping[str, RunFacet] = MappingProxyType({}),
 ) -> RunEvent:
     """One event of a run's life.
 
-    time: ISO 8601 with offset.  error: what a person may read about a failure, "" for none.
+    time: ISO 8601 with offset.  error: what a person may read about a failure, "" for none.  extra: further run facets by name.
     Raises ValueError when `time` is no date-time or the run's identifier is no UUID.
     """
     key = scope.key
-    facets: dict[str, RunFacet] = {"processing_engine": _engine(engine_version), "tags": _tags(key.training)}
+    facets: dict[str, RunFacet] = {**extra, "processing_engine": _engine(engine_version)}
+    if key.training:
+        facets["tags"] = _tags(key.training)
     if scope.parent is not None:
         facets["parent"] = _parent(scope.parent, scope.root or scope.parent)
     if error:

@@ -26,7 +26,7 @@ def append(state: State, author: Identity, origin: Origin, body: AppendLineage) 
         checks.coordinated(run, author)
         rounds = run.rounds_opened
     if not 0 <= body.round <= rounds:
-        checks.refuse("A1", RoundStateError, f"{where}: there are rounds 1 to {rounds} so far, and 0 for what belongs to no round; use these")
+        checks.refuse("A1", RoundStateError, f"{where}: rounds go to {rounds} so far, 0 is for what belongs to none; use these")
     plain = decompress(where, body.events)
     if sha256(plain).digest() != body.sha256:
         checks.refuse("A3", LineageError, f"{where}: the events are not those of digest {body.sha256.hex()[:16]}; send the plain digest")
