@@ -16,7 +16,7 @@ from ledger.codec import decode
 from ledger.digests import header_digest
 from ledger.provenance.graph import Act, Derived, derive
 from ledger.provenance.openlineage import ENDS
-from ledger.provenance.parts import KINDS, round_id, run_id
+from ledger.provenance.parts import CLAIM, KINDS, round_id, run_id
 from ledger.state.transition import decode_transaction
 from ledger.types import AppendLineage, CommittedBlock, Genesis, Header, Transaction
 
@@ -55,6 +55,10 @@ CREATE TABLE events (
 CREATE INDEX events_by_time ON events (time_us);
 CREATE INDEX events_by_run ON events (run, time_us);
 CREATE INDEX unreadable ON events (act) WHERE type = 'UNREADABLE';
+CREATE TABLE flows (
+    job INTEGER NOT NULL, dataset INTEGER NOT NULL, writes INTEGER NOT NULL, PRIMARY KEY (job, dataset, writes)
+) WITHOUT ROWID;
+CREATE INDEX flows_by_dataset ON flows (dataset, writes, job);
 CREATE TABLE unfinished (run INTEGER PRIMARY KEY);
 CREATE TABLE validated (node INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (node, sha256)) WITHOUT ROWID;
 CREATE TABLE evidence (
@@ -192,6 +196,7 @@ class Writer:
         if not isinstance(body, AppendLineage):
             raise TypeError(f"{type(body).__name__} has no events")
         self._db.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", (number, act.run, act.round, body.events))
+        self._add_flows(derived, number)
         rows = [
             (
                 number,
@@ -209,6 +214,24 @@ class Writer:
                 self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (row[4],))
             elif row[3] in ENDS:
                 self._db.execute("DELETE FROM unfinished WHERE run = ?", (row[4],))
+
+    def _add_flows(self, derived: Derived, number: int) -> None:
+        """Which job reads and writes which dataset, whatever the run and the version."""
+        job_of = {edge.source: edge.target for edge in derived.edges if edge.kind == "run_of"}
+        dataset_of = {edge.source: edge.target for edge in derived.edges if edge.kind == "version_of" and edge.basis == CLAIM}
+        found = {
+            (job_of.get(edge.source, edge.source), dataset_of.get(edge.target, edge.target), 0)
+            for edge in derived.edges
+            if edge.kind == "reads"
+        } | {
+            (job_of.get(edge.target, edge.target), dataset_of.get(edge.source, edge.source), 1)
+            for edge in derived.edges
+            if edge.kind == "written_by"
+        }
+        self._db.executemany(
+            "INSERT OR IGNORE INTO flows VALUES (?, ?, ?)",
+            ((self._id(job, number), self._id(dataset, number), writes) for job, dataset, writes in sorted(found)),
+        )
 
     def _add_evidence(self, derived: Derived, number: int) -> None:
         """Count what a round, or the run as a whole, has to show for itself, each site's share in the run, and each table's use by it."""
