@@ -97,11 +97,17 @@ def event_lines(event: RunEvent, *others: RunEvent) -> bytes:
 
 
 def completed_lines(
-    scope: Scope, times: tuple[str, str], engine_version: str, inputs: Sequence[Version], outputs: Sequence[Version]
+    scope: Scope,
+    times: tuple[str, str],
+    engine_version: str,
+    inputs: Sequence[Version],
+    outputs: Sequence[Version],
+    extra: Mapping[str, RunFacet] = MappingProxyType({}),
 ) -> bytes:
     """The two lines of a run that went well: its START and its COMPLETE, at `times`."""
-    start = run_event(RunState.START, scope, times[0], engine_version, inputs=inputs)
-    return event_lines(start, run_event(RunState.COMPLETE, scope, times[1], engine_version, inputs=inputs, outputs=outputs))
+    start = run_event(RunState.START, scope, times[0], engine_version, inputs=inputs, extra=extra)
+    end = run_event(RunState.COMPLETE, scope, times[1], engine_version, inputs=inputs, outputs=outputs, extra=extra)
+    return event_lines(start, end)
 
 
 def scope_of(event: Mapping[str, Any]) -> Scope:

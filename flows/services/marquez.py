@@ -265,10 +265,9 @@ def _version(store: Store, item: Thing) -> Json:
         "namespace": item.text("namespace"),
         "sourceName": item.text("namespace"),
         "fields": [],
-        "tags": [],
         "description": "",
         "createdByRun": _run(store, makers[0]) if makers and makers[0].kind == "lineage-run" else None,
-        "facets": {"version": {"datasetVersion": item.text("version")}},
+        "facets": _output_facets(store, makers[0], item) if makers else {},
     }
 
 
@@ -361,6 +360,15 @@ def _last_event(store: Store, run_: Thing) -> Json:
     )
     found: Json = json.loads(store.event(*rows[0])) if rows else {}
     return found
+
+
+def _output_facets(store: Store, maker: Thing, item: Thing) -> Json:
+    """The facets that the run which wrote a version gave it."""
+    for output in _last_event(store, maker).get("outputs", ()):
+        if (output["namespace"], output["name"]) == (item.text("namespace"), item.text("name")):
+            found: Json = output.get("facets", {})
+            return found
+    return {}
 
 
 def _candidates(store: Store, space: str, name: str, which: str) -> Iterable[Thing]:
