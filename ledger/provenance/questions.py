@@ -233,7 +233,7 @@ def difference(store: Store, first: str, second: str) -> Difference:
 def timeline(store: Store, run: str) -> Timeline:
     """What happened in a run, and to the consents it rests on, in order. Raises `NotOnRecordError`."""
     found = find_run(store, run)
-    own = acts(store, "WHERE a.run = ? ORDER BY a.id", (found.label,))
+    own = acts(store, "WHERE a.run = ? AND a.run <> '' ORDER BY a.id", (found.label,))
     consents = acts(
         store,
         """JOIN nodes c ON c.name = a.subject JOIN edges e ON e.target = c.id AND e.basis = 'context' AND e.kind = 'under'
