@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,28 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from jsonschema import Draft202012Validator
 from schemathesis.checks import not_a_server_error
 
-from cifer_tasks.lineage.datasets import Version
-from cifer_tasks.lineage.events import RunKey, Scope, completed_lines
-from cifer_tasks.lineage.facets import Facts, facets_of
 from flows.services.lineage_api import application
 from ledger.author import Author
 from ledger.backends.embedded import EmbeddedLedger
-from ledger.backends.network import create_network
-from ledger.crypto import SigningKey
 from ledger.provenance.index import Index
-from ledger.types import (
-    AppendLineage,
-    CommitRound,
-    DatasetUse,
-    GrantConsent,
-    OpenRound,
-    OpenRun,
-    RegisterDataset,
-    RegisterIdentity,
-    RegisterModel,
-    SealRound,
-    SubmitUpdate,
-)
 
 SPEC = Path(os.environ.get("CIFER_MARQUEZ_SPEC", Path(__file__).parents[4] / "shared" / "marquez-spec")) / "openapi.yml"
 NAMESPACE = "cifer/0123456789abcdef"
@@ -61,6 +42,7 @@ class Api:
     client: TestClient
     ledger: EmbeddedLedger
     index: Index
+    lines: bytes
 
 
 def _author(request: Request, authors: dict[str, Author]) -> Author:
@@ -77,49 +59,17 @@ def _reader(request: Request) -> str:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """One round of one site, its events, and a producer `etl` that may post."""
-    folder = tmp_path_factory.mktemp("api")
-    names = ("administrator", "coordinator", "hospital-a", "etl")
-    keys = {name: SigningKey.from_seed(sha256(name.encode()).digest()) for name in names}
-    setup = create_network("api", [keys["administrator"].public])
-    with EmbeddedLedger.create(folder / "ledger", setup.genesis, setup.keys) as ledger:
-        author = {name: Author(key, ledger) for name, key in keys.items()}
-        roles = (("coordinator", "coordinator"), ("hospital-a", "site"), ("etl", "auditor"))
-        author["administrator"].send_all([RegisterIdentity(name, role, keys[name].public) for name, role in roles])
-        author["hospital-a"].send_all([RegisterDataset("table", TABLE, "md5:0", 10, TABLE), GrantConsent(TABLE, "study")])
-        lead, use = author["coordinator"], DatasetUse("hospital-a", TABLE)
-        base = sha256(b"m0").digest()
-        lead.send_all(
-            [OpenRun("run-1", "study", TABLE, "abc", TABLE, "plain", "{}", 3, base, 1, 1, (use,)), OpenRound("run-1", 1, base, TABLE)]
-        )
-        author["hospital-a"].send(SubmitUpdate("run-1", 1, TABLE, 10, sha256(b"c").digest(), 100))
-        lines = _lines()
-        lead.send_all(
-            [
-                SealRound("run-1", 1, ("hospital-a",)),
-                CommitRound("run-1", 1, TABLE, TABLE, MODEL, True, "", ()),
-                RegisterModel("study", 1, "champion", MODEL, "run-1", 1),
-                AppendLineage("run-1", 1, lines.count(b"\n"), sha256(lines).digest(), zlib.compress(lines)),
-            ]
-        )
-        with Index.open(folder / "index.sqlite", ledger.genesis) as index:
+def api(recorded: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The application over the recorded ledger, with a producer `etl` that may post."""
+    ledger, authors = recorded.ledger, {"etl": recorded.authors["etl"]}
+    with Index.open(tmp_path_factory.mktemp("api") / "index.sqlite", ledger.genesis) as index:
 
-            def fresh() -> Index:
-                index.update(ledger)
-                return index
+        def fresh() -> Index:
+            index.update(ledger)
+            return index
 
-            app = application(fresh, authorise=_reader, producer=lambda request: _author(request, {"etl": author["etl"]}))
-            yield Api(app, TestClient(app, headers={"x-reader": "auditor"}), ledger, index)
-
-
-def _lines() -> bytes:
-    flow = RunKey("3f9c0a17-0000-4000-8000-000000000009", NAMESPACE, "study.round", "FLOW", "run-1")
-    scope = Scope(flow, None, None).below(RunKey(RUN_ID, NAMESPACE, "study.train", "TASK", "run-1"))
-    table, model = Version("site/hospital-a/table", TABLE.hex()), Version("artifact/model", MODEL.hex())
-    extra = facets_of(Facts(NAMESPACE.partition("/")[2], "run-1", "abc"))
-    times = ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:02+00:00")
-    return completed_lines(scope, times, "3", (table,), (model, Version("registry/study", "1")), extra)
+        app = application(fresh, authorise=_reader, producer=lambda request: _author(request, authors))
+        yield Api(app, TestClient(app, headers={"x-reader": "auditor"}), ledger, index, recorded.lines)
 
 
 def event(**changes: Any) -> dict[str, Any]:
@@ -243,7 +193,7 @@ def test_a_graph_is_walked_as_far_as_asked(api: Api) -> None:
 
 def test_events_are_those_that_were_committed(api: Api) -> None:
     """Events come back byte for byte in meaning, in either order, page by page, between two instants."""
-    committed = [json.loads(line) for line in _lines().splitlines()]
+    committed = [json.loads(line) for line in api.lines.splitlines()]
 
     def ask(**parameters: Any) -> list[Any]:
         return list(api.client.get("/api/v1/events/lineage", params={"before": "2026-01-31T00:00:00Z", **parameters}).json()["events"])
