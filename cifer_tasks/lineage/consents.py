@@ -10,7 +10,6 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
 
 from openlineage.client.event_v2 import RunEvent, RunState
 
@@ -18,8 +17,6 @@ from cifer_tasks.lineage.datasets import Version
 from cifer_tasks.lineage.events import RunKey, Scope, event_lines, run_event
 from cifer_tasks.lineage.facets import PRODUCER, CiferConsentRunFacet
 from ledger import AppendLineage, Author, GrantConsent, Receipt, WithdrawConsent
-
-ENGINE_VERSION: Final = "1"
 
 
 def record_consents(
@@ -47,4 +44,4 @@ def _event(site: str, network: bytes, body: GrantConsent | WithdrawConsent, rece
     key = RunKey(run_id, f"cifer/{network.hex()[:16]}", f"{body.purpose}.consent", "DECISION", "")
     table = Version(f"site/{site}/table", body.dataset.hex())
     now = datetime.now(UTC).isoformat()
-    return run_event(RunState.COMPLETE, Scope(key, None, None), now, ENGINE_VERSION, inputs=(table,), extra={"cifer_consent": facet})
+    return run_event(RunState.COMPLETE, Scope(key, None, None), now, "", inputs=(table,), extra={"cifer_consent": facet})

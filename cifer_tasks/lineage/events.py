@@ -69,11 +69,14 @@ def run_event(
 ) -> RunEvent:
     """One event of a run's life.
 
-    time: ISO 8601 with offset.  error: what a person may read about a failure, "" for none.  extra: further run facets by name.
+    time: ISO 8601 with offset.  engine_version: Prefect's, "" for what ran without it.  error: what a person may read about a failure,
+    "" for none.  extra: further run facets by name.
     Raises ValueError when `time` is no date-time or the run's identifier is no UUID.
     """
     key = scope.key
-    facets: dict[str, RunFacet] = {**extra, "processing_engine": _engine(engine_version)}
+    facets: dict[str, RunFacet] = dict(extra)
+    if engine_version:
+        facets["processing_engine"] = _engine(engine_version)
     if key.training:
         facets["tags"] = _tags(key.training)
     if scope.parent is not None:
@@ -85,7 +88,7 @@ def run_event(
         eventTime=time,
         producer=PRODUCER,
         run=Run(runId=key.run_id, facets=facets),
-        job=Job(namespace=key.namespace, name=key.job, facets=_job_facets(key.job_type)),
+        job=Job(namespace=key.namespace, name=key.job, facets=_job_facets(key.job_type, "PREFECT" if engine_version else "CIFER")),
         inputs=[InputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in inputs],
         outputs=[OutputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in outputs],
     )
@@ -142,9 +145,9 @@ def _tags(training: str) -> RunFacet:
 
 
 @cache
-def _job_facets(job_type: str) -> dict[str, JobFacet]:
+def _job_facets(job_type: str, integration: str) -> dict[str, JobFacet]:
     return {
-        "jobType": job_type_job.JobTypeJobFacet(processingType="BATCH", integration="PREFECT", jobType=job_type, producer=PRODUCER),
+        "jobType": job_type_job.JobTypeJobFacet(processingType="BATCH", integration=integration, jobType=job_type, producer=PRODUCER),
     }
 
 

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,7 +22,8 @@ from ledger.provenance.openlineage import lines_of
 from ledger.provenance.writer import SCHEMA, Blocks, Writer
 from ledger.types import Genesis
 
-FORMAT: Final = "1"
+FORMAT: Final = f"1-{sha256(SCHEMA.encode()).hexdigest()[:16]}"
+"""Of what the tables hold: count it up when the same tables are filled with something else."""
 _CACHED_BATCHES: Final = 64
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR})
 

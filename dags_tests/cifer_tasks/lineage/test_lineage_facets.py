@@ -200,3 +200,5 @@ def test_a_consent_change_is_an_event_of_its_owner(validate: Callable[[Any], Non
     assert [item["run"]["facets"]["cifer_consent"]["status"] for item in events] == ["granted", "withdrawn"]
     assert events[1]["run"]["facets"]["cifer_consent"]["reason"] == "patient asked"
     assert len({item["run"]["runId"] for item in events}) == 2
+    assert {item["job"]["facets"]["jobType"]["integration"] for item in events} == {"CIFER"}
+    assert all(set(item["run"]["facets"]) == {"cifer_consent"} for item in events)
