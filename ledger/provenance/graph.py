@@ -14,6 +14,8 @@ it is derived from: an `Act`. What an edge rests on is its `basis`:
     run/<run>/round/<n>                   and below it: /submission/<site>  /exclusion/<site>  /aggregate  /release/<site>
                                           /model, accepted, or /rejection, the candidate that was not
     validators/<height>/<index>           a change of the validator set, or evidence against one
+    anchor/<height>/<index>               something outside the ledger, at a time
+    anchor/<height>/<index>               digest of something outside the ledger
     lineage/...                           see `ledger.provenance.openlineage`
 """
 

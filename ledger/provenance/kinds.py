@@ -8,6 +8,7 @@ from typing import Any, Final
 from ledger.provenance.parts import CONTEXT, DATA, Edge, Known, Node, dataset_id, model_id, party_id, round_id, run_id
 from ledger.state.entries import SITE, VALIDATOR
 from ledger.types import (
+    Anchor,
     Body,
     ChangeValidator,
     CloseRun,
@@ -271,6 +272,14 @@ def _report(slice_: Slice, body: ReportEquivocation) -> tuple[str, str]:
     return change, text
 
 
+def _anchor(slice_: Slice, body: Anchor) -> tuple[str, str]:
+    text = f"{slice_.author.partition('/')[2]} anchors {body.data.hex()[:16]}"
+    digest = body.data if len(body.data) == 32 else None
+    anchor = slice_.node(f"anchor/{slice_.height}/{slice_.index}", "anchor", text, digest, data=body.data.hex())
+    slice_.link(anchor, "by", slice_.author)
+    return anchor, text
+
+
 _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     RegisterIdentity: _register_identity,
     RegisterKey: _register_key,
@@ -288,6 +297,7 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     RegisterModel: _register_model,
     ChangeValidator: _change_validator,
     ReportEquivocation: _report,
+    Anchor: _anchor,
 }
 
 

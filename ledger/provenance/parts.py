@@ -33,6 +33,7 @@ KINDS: Final = (
     "lineage-job",
     "lineage-dataset",
     "lineage-version",
+    "anchor",
 )
 """Every kind of node; a new one goes to the end."""
 
