@@ -8,7 +8,8 @@ so a block pays for each node it leaves behind once, however often its transacti
 
 Why this one: a list or a flat hash costs O(n) a block; an append-only Merkle tree cannot show that something is absent; a full
 sparse tree of depth 256 makes proofs and writes ten times longer. It is the binary case of the Jellyfish Merkle tree (Gao, Hu and Wu,
-2021), without versioned storage. Keys are never removed: what is over is marked, so the record stays provable. Rules T1-T4 of SPEC.md.
+2021), without versioned storage. Nodes refer downwards only, so no garbage collector looks
+at them. Keys are never removed: what is over is marked, so the record stays provable. Rules T1-T4 of SPEC.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final
+
+import msgspec
 
 from ledger.codec import encode
 from ledger.crypto import Domain, domain_prefix
@@ -43,14 +46,11 @@ class StateProof(Record, frozen=True):
     leaf: LeafDigest | None
 
 
-class _Leaf:
-    __slots__ = ("_hash", "bits", "path", "record")
-
-    def __init__(self, path: bytes, bits: int, record: Any) -> None:
-        self.path = path
-        self.bits = bits
-        self.record = record
-        self._hash: bytes | None = None
+class _Leaf(msgspec.Struct, eq=False, gc=False):
+    path: bytes
+    bits: int
+    record: Any
+    _hash: bytes | None = None
 
     def hash(self) -> bytes:
         if self._hash is None:
@@ -58,13 +58,10 @@ class _Leaf:
         return self._hash
 
 
-class _Branch:
-    __slots__ = ("_hash", "left", "right")
-
-    def __init__(self, left: _Node, right: _Node) -> None:
-        self.left = left
-        self.right = right
-        self._hash: bytes | None = None
+class _Branch(msgspec.Struct, eq=False, gc=False):
+    left: _Leaf | _Branch | None
+    right: _Leaf | _Branch | None
+    _hash: bytes | None = None
 
     def hash(self) -> bytes:
         if self._hash is None:
