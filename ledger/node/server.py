@@ -53,6 +53,7 @@ HEIGHT_TICKS: Final = 4
 LONGEST_SILENCE_TICKS: Final = 8
 CATCH_UP_SECONDS: Final = 0.5
 HANDSHAKE_SECONDS: Final = 10.0
+JUDGE_SECONDS: Final = 0.2
 TIMEOUTS: Final = Timeouts(propose_ms=500, prevote_ms=250, precommit_ms=250, growth_ms=400)
 
 
@@ -80,6 +81,7 @@ class ValidatorServer:
             raise
         self.clients = Clients(self)
         self.heard: dict[str, int] = {}
+        self._judging: asyncio.TimerHandle | None = None
         self._hearing: Counter[str] = Counter()
         self._links: dict[str, Link] = {}
         self._gossip: list[bytes] = []
@@ -201,9 +203,15 @@ class ValidatorServer:
     def _on_final(self, committed: CommittedBlock) -> None:
         self.metrics.blocks.inc()
         self.metrics.transactions.inc(len(committed.block.transactions))
-        for transaction, error in self.node.pool.judge() if self.clients.waits() and len(self.node.pool) else ():
-            self._on_refused(transaction, error)
         self.clients.on_final(committed)
+        if self._judging is None and self.clients.waits() and len(self.node.pool):
+            self._judging = asyncio.get_running_loop().call_later(JUDGE_SECONDS, self._judge)
+
+    def _judge(self) -> None:
+        """Tell clients which of their transactions the rules refuse since something else was decided: not after every block."""
+        self._judging = None
+        for transaction, error in self.node.pool.judge():
+            self._on_refused(transaction, error)
 
     def _on_refused(self, transaction: bytes, error: RejectedError) -> None:
         self.metrics.refused.labels(error.code).inc()

@@ -8,7 +8,8 @@ so a block pays for each node it leaves behind once, however often its transacti
 
 Why this one: a list or a flat hash costs O(n) a block; an append-only Merkle tree cannot show that something is absent; a full
 sparse tree of depth 256 makes proofs and writes ten times longer. It is the binary case of the Jellyfish Merkle tree (Gao, Hu and Wu,
-2021), without versioned storage. Keys are never removed: what is over is marked, so the record stays provable. Rules T1-T4 of SPEC.md.
+2021), without versioned storage. Nodes refer downwards only, so no garbage collector looks
+at them. Keys are never removed: what is over is marked, so the record stays provable. Rules T1-T4 of SPEC.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final
+
+import msgspec
 
 from ledger.codec import encode
 from ledger.crypto import Domain, domain_prefix
@@ -43,14 +46,11 @@ class StateProof(Record, frozen=True):
     leaf: LeafDigest | None
 
 
-class _Leaf:
-    __slots__ = ("_hash", "bits", "path", "record")
-
-    def __init__(self, path: bytes, bits: int, record: Any) -> None:
-        self.path = path
-        self.bits = bits
-        self.record = record
-        self._hash: bytes | None = None
+class _Leaf(msgspec.Struct, eq=False, gc=False):
+    path: bytes
+    bits: int
+    record: Any
+    _hash: bytes | None = None
 
     def hash(self) -> bytes:
         if self._hash is None:
@@ -58,19 +58,16 @@ class _Leaf:
         return self._hash
 
 
-class _Branch:
-    __slots__ = ("_hash", "left", "right")
-
-    def __init__(self, left: _Node, right: _Node) -> None:
-        self.left = left
-        self.right = right
-        self._hash: bytes | None = None
+class _Branch(msgspec.Struct, eq=False, gc=False):
+    left: _Leaf | _Branch | None
+    right: _Leaf | _Branch | None
+    _hash: bytes | None = None
 
     def hash(self) -> bytes:
         if self._hash is None:
-            left = EMPTY if self.left is None else self.left.hash()
-            right = EMPTY if self.right is None else self.right.hash()
-            self._hash = sha256(_NODE + left + right).digest()
+            left, right = self.left, self.right
+            below = (EMPTY if left is None else left._hash or left.hash()) + (EMPTY if right is None else right._hash or right.hash())
+            self._hash = sha256(_NODE + below).digest()
         return self._hash
 
 
@@ -98,27 +95,12 @@ class Tree:
 
     def set(self, path: bytes, record: Any) -> Tree:
         """The map with `record` at `path`; this one stays as it is."""
-        bits = int.from_bytes(path, "big")
-        node = self._top
-        above: list[_Branch] = []
-        shift = DEPTH - 1
-        while type(node) is _Branch:
-            above.append(node)
-            node = node.right if bits >> shift & 1 else node.left
-            shift -= 1
-        leaf = _Leaf(path, bits, record)
-        new: _Leaf | _Branch = leaf
-        if type(node) is _Leaf and node.bits != bits:
-            new = _split(leaf, node, bits, shift)
-        for branch in reversed(above):
-            shift += 1
-            new = _Branch(branch.left, new) if bits >> shift & 1 else _Branch(new, branch.right)
-        return Tree(new)
+        return Tree(_put(self._top, _Leaf(path, int.from_bytes(path, "big"), record), DEPTH - 1))
 
     def update(self, records: Mapping[bytes, Any]) -> Tree:
         """The map with these records, by path: what `set` one after the other gives, with each node above them copied once."""
-        leaves = [_Leaf(path, int.from_bytes(path, "big"), record) for path, record in sorted(records.items())]
-        return Tree(_merge(self._top, leaves, DEPTH - 1)) if leaves else self
+        leaves = [_Leaf(path, int.from_bytes(path, "big"), records[path]) for path in sorted(records)]
+        return Tree(_merge(self._top, leaves, [leaf.bits for leaf in leaves], 0, len(leaves), DEPTH - 1)) if leaves else self
 
     def root(self) -> bytes:
         """32 bytes that commit to every key and value; 32 zero bytes for the empty map."""
@@ -181,25 +163,41 @@ def _leaf_hash(path: bytes, value_digest: bytes) -> bytes:
     return sha256(_LEAF + path + value_digest).digest()
 
 
-def _merge(node: _Node, leaves: list[_Leaf], shift: int) -> _Node:
-    """`node`, whose branching bit is `shift`, with these leaves, in ascending order of path, put below it."""
-    if not leaves:
-        return node
+def _put(node: _Node, leaf: _Leaf, shift: int) -> _Leaf | _Branch:
+    """`node`, whose branching bit is `shift`, with one leaf put below it, in place of the one of its path."""
+    bits = leaf.bits
+    above: list[_Branch] = []
+    while type(node) is _Branch:
+        above.append(node)
+        node = node.right if bits >> shift & 1 else node.left
+        shift -= 1
+    new: _Leaf | _Branch = leaf
+    if type(node) is _Leaf and node.bits != bits:
+        new = _split(leaf, node, bits, shift)
+    for branch in reversed(above):
+        shift += 1
+        new = _Branch(branch.left, new) if bits >> shift & 1 else _Branch(new, branch.right)
+    return new
+
+
+def _merge(node: _Node, leaves: list[_Leaf], paths: list[int], start: int, stop: int, shift: int) -> _Leaf | _Branch:
+    """`node`, whose branching bit is `shift`, with leaves `start` to `stop` put below it: at least one. `paths`: their bits, ascending."""
+    if stop - start == 1:
+        return _put(node, leaves[start], shift)
     if type(node) is _Leaf:
-        if len(leaves) == 1 and leaves[0].bits == node.bits:
-            return leaves[0]
-        if all(leaf.bits != node.bits for leaf in leaves):
-            leaves = sorted([*leaves, node], key=_bits)
-        node = None
-    if node is None and len(leaves) == 1:
-        return leaves[0]
-    middle = bisect_left(leaves, 1, key=lambda leaf: leaf.bits >> shift & 1)
-    below: tuple[_Node, _Node] = (node.left, node.right) if type(node) is _Branch else (None, None)
-    return _Branch(_merge(below[0], leaves[:middle], shift - 1), _merge(below[1], leaves[middle:], shift - 1))
-
-
-def _bits(leaf: _Leaf) -> int:
-    return leaf.bits
+        leaves, paths = leaves[start:stop], paths[start:stop]
+        at = bisect_left(paths, node.bits)
+        if at == len(paths) or paths[at] != node.bits:
+            leaves.insert(at, node)
+            paths.insert(at, node.bits)
+        node, start, stop = None, 0, len(leaves)
+    middle = bisect_left(paths, (paths[start] >> shift | 1) << shift, start, stop)
+    left, right = (node.left, node.right) if type(node) is _Branch else (None, None)
+    if start < middle:
+        left = _merge(left, leaves, paths, start, middle, shift - 1)
+    if middle < stop:
+        right = _merge(right, leaves, paths, middle, stop, shift - 1)
+    return _Branch(left, right)
 
 
 def _split(new: _Leaf, old: _Leaf, bits: int, shift: int) -> _Branch:

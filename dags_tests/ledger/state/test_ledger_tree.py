@@ -63,7 +63,7 @@ def test_the_root_is_the_oracles_in_any_order_of_writes(contents: dict[bytes, in
     assert sorted(tree.records()) == sorted(contents.values())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @example(NEIGHBOURS, {bytes(32): 3, bytes(31) + b"\x02": 4}, False)
 @given(CONTENTS, CONTENTS, st.booleans())
 def test_an_update_is_many_writes_one_by_one(contents: dict[bytes, int], more: dict[bytes, int], asked: bool) -> None:
