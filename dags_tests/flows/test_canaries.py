@@ -120,7 +120,7 @@ def key_canaries(home: Path, run: str, network: str) -> dict[str, set[bytes]]:
     settings = json.loads((home / "runs" / run / "settings.json").read_text())
     keys = Keystore.open(home / "keys")
     found: dict[str, set[bytes]] = {}
-    for name, kind in keys.names():
+    for name, kind, _ in keys.labels():
         bound = "" if name.startswith(("validator", "administrator")) else network
         if kind == "signing":
             found[f"seed of {name}"] = encodings(keys.get(name, kind, bound))
