@@ -34,6 +34,7 @@ copies.mkdir(exist_ok=True)
 
 
 def spying(self, name, data):
+    data = data if isinstance(data, bytes) else b"".join(data)
     (copies / f"{self.site}.{name}").write_bytes(data)
     return put(self, name, data)
 
@@ -106,7 +107,7 @@ def update_canaries(folder: Path) -> dict[str, set[bytes]]:
         found[path.name] = encodings(content[:24]) | encodings(content[-24:]) | texts
     for path in folder.glob("*.encoded"):
         content = path.read_bytes()
-        values = np.frombuffer(content, "<i8").tolist()
+        values = np.frombuffer(content, "<i4").tolist()
         pairs = {f"{a}{comma}{b}".encode() for comma in (",", ", ") for a, b in pairwise(values) if len(f"{a}{b}") > 12}
         found[path.name] = encodings(content[:24]) | encodings(content[-24:]) | pairs
     return found
