@@ -17,6 +17,7 @@ TOPICS = (
     "audit",
     "bench",
     "exports",
+    "keys",
     "ledger",
     "lineage",
     "services",
