@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -28,7 +29,8 @@ from ledger.digests import transaction_id
 from ledger.errors import CorruptionError, LedgerError, RejectedError, StorageError, UnavailableError
 from ledger.node.cluster import Cluster
 from ledger.node.effects import Accuse
-from ledger.node.replay import replay
+from ledger.node.replay import Replayed, replay
+from ledger.node.snapshots import Snapshots
 from ledger.node.validator import ValidatorNode
 from ledger.state.transition import decode_transaction
 from ledger.state.view import State
@@ -68,6 +70,8 @@ class EmbeddedLedger:
         self._inbox: SimpleQueue[_Submission | _Command | None] = SimpleQueue()
         self._closing = Lock()
         self._closed = self._ended = False
+        self._first: Replayed | None = None
+        self._snapshots: dict[str, Snapshots] = {}
         self._process = os.getpid()
         self._lock = FolderLock(folder)
         self._cluster = Cluster(self)
@@ -188,6 +192,8 @@ class EmbeddedLedger:
         best = self._cluster.best()
         if best is not None and best.tip.height > self._tip.height:
             self._tip = best.tip
+            for snapshots in self._snapshots.values():
+                snapshots.count(len(committed.block.transactions))
         for index, data in enumerate(committed.block.transactions):
             identity = transaction_id(decode_transaction(data))
             for receipt in self._waiting.pop(identity, ()):
@@ -275,6 +281,7 @@ class EmbeddedLedger:
         try:
             if self._waiting:
                 self._cluster.run(lambda: bool(self._waiting))
+                self._save_snapshot(Snapshots.due)
         except LedgerError as error:
             self._abandon(self._with_causes(error))
         except Exception as error:
@@ -282,6 +289,12 @@ class EmbeddedLedger:
             stopped.__cause__ = error
             self._abandon(stopped)
             self._inbox.put(None)
+
+    def _save_snapshot(self, wanted: Callable[[Snapshots, int], bool]) -> None:
+        """One validator's is enough: the others take its state where their chain ends in the same block."""
+        name, node = next(iter(self._cluster.nodes.items()), ("", None))
+        if node is not None and node.durable_height == node.tip.height and wanted(self._snapshots[name], node.tip.height):
+            self._snapshots[name].save(node.tip)
 
     def _abandon(self, error: LedgerError) -> None:
         lost = list(self._waiting)
@@ -318,12 +331,16 @@ class EmbeddedLedger:
         try:
             if store.genesis != self._genesis:
                 raise CorruptionError(f"{store.place} belongs to another network than {self._folder}: put the right file back")
-            donor = self._cluster.best()
-            tip = replay(store, self._cache.verify, donor.tip if donor else None)
+            best = self._cluster.best()
+            donor = replace(self._first, tip=best.tip) if best is not None and self._first is not None else None
+            found = replay(store, self._cache.verify, donor)
+            tip = found.tip
             node = ValidatorNode(self._keys[name], store, tip, self._cache.verify)
         except BaseException:
             store.close()
             raise
+        self._first = self._first or found
+        self._snapshots[name] = Snapshots(store, found.saved)
         self._failures.pop(name, None)
         if tip.height > self._tip.height:
             self._tip = tip
@@ -375,6 +392,8 @@ class EmbeddedLedger:
         return UnavailableError(f"{error} (stopped: {causes})")
 
     def _release(self) -> None:
+        with suppress(LedgerError):  # a start without it takes longer, and nothing else is lost
+            self._save_snapshot(Snapshots.worth_while)
         self._cluster.close()
         self._lock.release()
 

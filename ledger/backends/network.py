@@ -18,7 +18,8 @@ from ledger.codec import decode, encode
 from ledger.crypto import VERIFIER, SigningKey
 from ledger.errors import CorruptionError, GenesisError, KeyMismatchError, LedgerError, MalformedError, StorageError
 from ledger.state.view import SALT_BYTES, check_genesis
-from ledger.storage.sqlite import REMEDY, SqliteStore
+from ledger.storage.checks import REMEDY
+from ledger.storage.sqlite import SqliteStore
 from ledger.types import Genesis, Validator
 
 GENESIS_FILE: Final = "genesis.bin"

@@ -33,7 +33,7 @@ class ReadonlyLedger:
         self._backend = backend
         self._folder = folder
         self._store = store
-        self._tip: Tip = replay(store, VerificationCache().verify)
+        self._tip: Tip = replay(store, VerificationCache().verify, whole=True).tip
 
     @property
     def genesis(self) -> Genesis:

@@ -71,13 +71,18 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one validator takes: transactions per connection and per author, client connections, waiting transactions."""
+    """What one validator takes: transactions per connection and per author, client connections, waiting transactions.
+
+    snapshot_blocks: it writes a snapshot at least every so many blocks.  snapshot_lag: further behind than that, it fetches one.
+    """
 
     connection: Rate = _CONNECTION
     author: Rate = _AUTHOR
     clients: int = 64
     pool: int = 20_000
     pool_per_author: int = 8_000
+    snapshot_blocks: int = 1_000
+    snapshot_lag: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,16 +240,18 @@ def _members(path: Path, genesis: Genesis) -> Members:
 
 def _limits(raw: Mapping[str, Any]) -> Limits:
     default = Limits()
-    unknown = set(raw) - {"connection", "author", "clients", "pool", "pool_per_author"}
+    counts = ("clients", "pool", "pool_per_author", "snapshot_blocks", "snapshot_lag")
+    unknown = set(raw) - {"connection", "author", *counts}
     if unknown:
         raise ValueError(f"unknown limit {sorted(unknown)[0]!r}")
-    return Limits(
+    found = Limits(
         connection=Rate(*map(int, raw["connection"])) if "connection" in raw else default.connection,
         author=Rate(*map(int, raw["author"])) if "author" in raw else default.author,
-        clients=int(raw.get("clients", default.clients)),
-        pool=int(raw.get("pool", default.pool)),
-        pool_per_author=int(raw.get("pool_per_author", default.pool_per_author)),
+        **{name: int(raw[name]) for name in counts if name in raw},
     )
+    if bad := [name for name in counts if getattr(found, name) < 1]:
+        raise ValueError(f"limit {bad[0]!r} is {getattr(found, bad[0])}; use 1 or more")
+    return found
 
 
 def _sealed(key: SigningKey) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ledger.codec import encode
+from ledger.consensus.blocks import Tip
 from ledger.consensus.events import Timeout
 from ledger.consensus.messages import Message, Proposal, Vote
 from ledger.consensus.timers import Timeouts
@@ -26,6 +27,7 @@ from ledger.node.folder import STORE_FILE, PeerAddress, ValidatorFolder
 from ledger.node.links import Link
 from ledger.node.observe import Log, Metrics, serve_http
 from ledger.node.replay import replay
+from ledger.node.sync import SnapshotSync
 from ledger.node.validator import ValidatorNode
 from ledger.state.transition import decode_transaction
 from ledger.storage.lock import FolderLock
@@ -37,16 +39,20 @@ from ledger.transport.wire import (
     MOST_REPLY_BYTES,
     VERSION,
     AskBlocks,
+    AskParts,
+    AskSnapshot,
     Blocks,
     FrameError,
+    GaveUp,
     Height,
     Hello,
+    Parts,
     Transactions,
     Wire,
     frame,
     read_message,
 )
-from ledger.types import CommittedBlock, SignedTransaction
+from ledger.types import CommittedBlock, SignedTransaction, Snapshot
 
 TICK_SECONDS: Final = 0.25
 HEIGHT_TICKS: Final = 4
@@ -69,18 +75,17 @@ class ValidatorServer:
             self.store = SqliteStore.open(folder.path / STORE_FILE)
             if self.store.genesis != folder.genesis:
                 raise CorruptionError(f"{self.store.place} belongs to another network than genesis.bin beside it: put the right file back")
-            verify = VerificationCache().verify
-            limits = folder.limits
-            tip = replay(self.store, verify)
-            self.node = ValidatorNode(folder.key, self.store, tip, verify, timeouts, grouped=True)
-            self.node.pool.limit(limits.pool, limits.pool_per_author)
+            self.verify, self._timeouts = VerificationCache().verify, timeouts
+            found = replay(self.store, self.verify)
+            self.node = self._node(found.tip)
         except BaseException:
             self._lock.release()
             self.log.close()
             raise
         self.clients = Clients(self)
+        self.sync = SnapshotSync(self, found.saved)
         self.heard: dict[str, int] = {}
-        self._links: dict[str, Link] = {}
+        self.links: dict[str, Link] = {}
         self._gossip: list[bytes] = []
         self._flushing = False
         self._handlers: set[asyncio.Task[None]] = set()
@@ -102,7 +107,7 @@ class ValidatorServer:
             dialing = tls.context(credential, authorities, server=False)
             for peer in self.folder.members.peers:
                 if peer.name != self.folder.name:
-                    link = self._links[peer.name] = Link(peer, dialing, self.folder.network, lambda: self.node.tip.height, self._on_link)
+                    link = self.links[peer.name] = Link(peer, dialing, self.folder.network, lambda: self.node.tip.height, self._on_link)
                     tasks.append(loop.create_task(link.keep_up()))
             tasks.append(loop.create_task(self._tick()))
             self.log.info("serving", host=self.folder.host, port=self.folder.port, height=self.node.tip.height)
@@ -118,6 +123,8 @@ class ValidatorServer:
                 task.cancel()
             await asyncio.gather(*tasks, *self._handlers, return_exceptions=True)
             self.clients.close()
+            with suppress(LedgerError):  # the next start takes longer without it; nothing else is lost
+                self.sync.save(stopping=True)
             self.store.close()
             self._lock.release()
             self.log.info("stopped", height=self.node.tip.height)
@@ -129,14 +136,15 @@ class ValidatorServer:
         """Write and say what is to be said once the messages at hand are read."""
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def gossip(self, data: bytes) -> None:
         """Tell the other validators of a transaction that was admitted here."""
         self._gossip.append(data)
         self.schedule()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was signed and decided in one durable step, then say it."""
         self._flushing = False
         try:
             if self._gossip:
@@ -147,6 +155,7 @@ class ValidatorServer:
                 with self.metrics.flush_seconds.time():
                     effects = self.node.flush()
                 self._carry_out(effects)
+            self.sync.save()
         except LedgerError as error:
             self.stop(error)
 
@@ -186,6 +195,7 @@ class ValidatorServer:
     def _on_final(self, committed: CommittedBlock) -> None:
         self.metrics.blocks.inc()
         self.metrics.transactions.inc(len(committed.block.transactions))
+        self.sync.snapshots.count(len(committed.block.transactions))
         for transaction, error in self.node.pool.judge() if self.clients.waits() and len(self.node.pool) else ():
             self._on_refused(transaction, error)
         self.clients.on_final(committed)
@@ -200,11 +210,22 @@ class ValidatorServer:
             "accused", validator=accusation.first.validator.hex(), height=accusation.first.height, round=accusation.first.round
         )
 
+    def take_up(self, tip: Tip) -> None:
+        """Go on from another end of the chain, which the store holds: of a snapshot that was fetched."""
+        self.node = self._node(tip)
+        self.node.start()
+        self.schedule()
+
+    def _node(self, tip: Tip) -> ValidatorNode:
+        node = ValidatorNode(self.folder.key, self.store, tip, self.verify, self._timeouts, grouped=True)
+        node.pool.limit(self.folder.limits.pool, self.folder.limits.pool_per_author)
+        return node
+
     # ------------------------------------------------------------------------------------------------- the others
 
     def _broadcast(self, message: Wire) -> None:
         data = frame(message)
-        for link in self._links.values():
+        for link in self.links.values():
             link.send(data)
 
     def _on_link(self, peer: PeerAddress, reason: str) -> None:
@@ -229,15 +250,22 @@ class ValidatorServer:
                 for data in items:
                     self._on_transaction(data)
             case AskBlocks(height):
-                link = self._links.get(name)
+                link = self.links.get(name)
                 if link is not None and height <= self.node.tip.height:
-                    link.send(frame(Blocks(self.blocks_from(height))))
+                    link.send(frame(self.blocks_from(height)))
+            case GaveUp(floor):
+                self.sync.floors[name] = floor
+                self._asked = (0, -1.0)
+                self._catch_up(name)
             case Blocks(items):
                 self._on_blocks(name, items)
+            case AskSnapshot() | AskParts():
+                self.sync.on_question(name, message)
+            case Snapshot() | Parts():
+                self.sync.on_answer(name, message)
             case Height(height, _):
                 self.heard[name] = height
-                if height > self.node.tip.height:
-                    self._ask(self.node.height, None)
+                self._catch_up(name)
             case _:
                 raise FrameError(f"{name} sent {type(message).__name__}, which validators do not say to each other")
 
@@ -250,7 +278,17 @@ class ValidatorServer:
         except (RejectedError, BusyError):
             return  # whoever admitted it keeps it, and proposes it when it leads
 
+    def _catch_up(self, name: str) -> None:
+        """C11, N-5: by blocks, or by snapshot when that is far."""
+        behind = self.heard.get(name, 0) - self.node.tip.height
+        if behind > self.folder.limits.snapshot_lag:
+            self.sync.begin([name])
+        elif behind > 0 and not self.sync.active:
+            self._ask(self.node.height, None)
+
     def _on_blocks(self, name: str, items: tuple[CommittedBlock, ...]) -> None:
+        if self.sync.on_blocks(name, items):
+            return
         try:
             for committed in items:
                 self.node.on_block(committed)
@@ -259,17 +297,17 @@ class ValidatorServer:
             return
         if items:
             self._asked = (0, -1.0)
-        if self.heard.get(name, 0) > self.node.tip.height:
-            self._ask(self.node.height, None)
+        self._catch_up(name)
 
-    def blocks_from(self, height: int) -> tuple[CommittedBlock, ...]:
+    def blocks_from(self, height: int) -> Blocks | GaveUp:
         """As many certified blocks as fit one frame, from `height` on, of those that are durable."""
-        size, found = 0, []
-        while size < MOST_REPLY_BYTES and (committed := self.store.block(height)) is not None:
+        found: list[CommittedBlock] = []
+        size = 0
+        while size < MOST_REPLY_BYTES and (committed := self.store.block(height + len(found))) is not None:
             found.append(committed)
             size += sum(map(len, committed.block.transactions)) + 1024
-            height += 1
-        return tuple(found)
+        floor = self.store.floor()
+        return GaveUp(floor) if not found and height < floor else Blocks(tuple(found))
 
     def _ask(self, height: int, validator: bytes | None) -> None:
         """C11: ask one who is ahead; not again for the same height before some time has passed."""
@@ -277,14 +315,17 @@ class ValidatorServer:
         if self._asked[0] == height and now - self._asked[1] < CATCH_UP_SECONDS:
             return
         names = {member.public_key: member.name for member in self.node.tip.validators.members}
-        ahead = sorted(name for name, known in self.heard.items() if known >= height and name in self._links)
+        ahead = sorted(name for name, known in self.heard.items() if known >= height and name in self.links)
+        if self.sync.given_up and all(self.sync.floors.get(name, 1) > height for name in ahead):
+            self.sync.begin(ahead)
+            return
         turn = self._asks % len(ahead) if ahead else 0  # not the same one twice: it may be stopped, and its connection still open
         wanted = [*ahead[turn:], *ahead[:turn]]
         if validator in names and self._asked[0] != height:
             wanted.insert(0, names[validator])
         self._asks += 1
         for name in wanted:
-            if name in self._links and self._links[name].send(frame(AskBlocks(height))):
+            if name in self.links and self.links[name].send(frame(AskBlocks(height))):
                 self._asked = (height, now)
                 return
 
@@ -294,6 +335,7 @@ class ValidatorServer:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             ticks += 1
+            self.sync.on_tick()
             if ticks % HEIGHT_TICKS == 0:
                 self._broadcast(Height(self.node.tip.height, 0))
             height, silent = self._silent
@@ -359,7 +401,7 @@ class ValidatorServer:
     @property
     def peers_up(self) -> tuple[str, ...]:
         """Validators that this one reaches, by name."""
-        return tuple(name for name, link in self._links.items() if link.up)
+        return tuple(name for name, link in self.links.items() if link.up)
 
     def health(self) -> dict[str, Any]:
         """What `/health` answers: ``ok`` when a quorum is connected and this validator has what they have, else why not."""

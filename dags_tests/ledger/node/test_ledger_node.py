@@ -72,7 +72,7 @@ def node(folder: Path, number: int) -> ValidatorNode:
     """Validator `number` on its own file, new or not."""
     path = folder / f"v{number}.sqlite"
     store = SqliteStore.open(path) if path.exists() else SqliteStore.create(path, GENESIS)
-    return ValidatorNode(KEYS[number], store, replay(store, crypto.verify), crypto.verify)
+    return ValidatorNode(KEYS[number], store, replay(store, crypto.verify).tip, crypto.verify)
 
 
 class Watcher:
