@@ -32,9 +32,9 @@ from ledger.crypto import SigningKey
 from ledger.digests import transaction_id
 from ledger.errors import UnavailableError
 from ledger.node import control
-from ledger.node.folder import PEERS_FILE, STORE_FILE, Place, create_folders, read_validator
+from ledger.node.folder import PEERS_FILE, Place, create_folders, read_validator, validator_store
 from ledger.state.transition import decode_transaction
-from ledger.storage import SqliteStore
+from ledger.storage import open_reader
 from ledger.types import RegisterDataset, RegisterIdentity
 
 PATIENCE_SECONDS = 60.0
@@ -243,7 +243,7 @@ class Chaos:
         """Raise AssertionError unless every promise holds."""
         chains = []
         for folder in self.folders:
-            store = SqliteStore.open_reader(folder / STORE_FILE)
+            store = open_reader(validator_store(folder))
             chains.append(list(store.blocks()))
             store.close()
         longest = max(chains, key=len)

@@ -19,6 +19,7 @@ TOPICS = (
     "ledger",
     "services",
     "training",
+    "upkeep",
 )
 """The modules of this package; importing one adds its commands to `cli`."""
 

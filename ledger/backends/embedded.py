@@ -34,8 +34,7 @@ from ledger.node.snapshots import Snapshots
 from ledger.node.validator import ValidatorNode
 from ledger.state.transition import decode_transaction
 from ledger.state.view import State
-from ledger.storage.lock import FolderLock
-from ledger.storage.sqlite import SqliteStore
+from ledger.storage import DEFAULT, BlockStore, FolderLock, open_store
 from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
 
 T = TypeVar("T")
@@ -84,10 +83,11 @@ class EmbeddedLedger:
         self._worker.start()
 
     @classmethod
-    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey]) -> EmbeddedLedger:
+    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], store: str = DEFAULT) -> EmbeddedLedger:
         """Start a ledger in `folder`, which is made if need be.
 
-        keys: every validator's signing key, by the name it has in the genesis; they are never written. Raises `LedgerError` when
+        keys: every validator's signing key, by the name it has in the genesis; they are never written.  store: of which kind the
+        validators' are, one of `ledger.storage.KINDS`. Raises `LedgerError` when
         there is a ledger already, `KeyMismatchError`, `GenesisError`, `LockedError`, `StorageError`.
         """
         check_keys(genesis, keys)
@@ -97,7 +97,7 @@ class EmbeddedLedger:
             raise StorageError(f"{folder} cannot be made ({error.strerror}): choose a folder that can be written") from error
         lock = FolderLock(folder)
         try:
-            start_folder(folder, genesis)
+            start_folder(folder, genesis, store)
         finally:
             lock.release()
         return cls(folder, genesis, keys)
@@ -327,7 +327,7 @@ class EmbeddedLedger:
     def _start(self, name: str) -> None:
         if name in self._cluster.nodes:
             return
-        store = SqliteStore.open(store_path(self._folder, name))
+        store = open_store(store_path(self._folder, name))
         try:
             if store.genesis != self._genesis:
                 raise CorruptionError(f"{store.place} belongs to another network than {self._folder}: put the right file back")
@@ -368,9 +368,9 @@ class EmbeddedLedger:
         if name not in self._keys:
             raise LedgerError(f"there is no validator {name!r}: name one of {', '.join(self._keys)}")
 
-    def _reader(self) -> SqliteStore:
+    def _reader(self) -> BlockStore:
         best = self._cluster.best()
-        if best is None or not isinstance(best.store, SqliteStore):
+        if best is None:
             raise UnavailableError(f"no validator of the ledger in {self._folder} is up: start one")
         return best.store
 
@@ -398,10 +398,10 @@ class EmbeddedLedger:
         self._lock.release()
 
 
-def open_backend(folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genesis | None = None) -> EmbeddedLedger:
-    """The entry point ``embedded``: open, or start when `genesis` is given and the folder holds no ledger yet."""
+def open_backend(folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genesis | None = None, store: str = DEFAULT) -> EmbeddedLedger:
+    """The entry point ``embedded``: open, or start when `genesis` is given and the folder holds no ledger yet, with stores of a kind."""
     if genesis is not None and not has_ledger(folder):
-        return EmbeddedLedger.create(folder, genesis, keys)
+        return EmbeddedLedger.create(folder, genesis, keys, store)
     return EmbeddedLedger.open(folder, keys)
 
 

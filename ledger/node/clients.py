@@ -21,7 +21,6 @@ from ledger.transport.wire import (
     Blocks,
     Follow,
     FrameError,
-    GaveUp,
     Height,
     Refusal,
     StatusAnswer,

@@ -5,7 +5,7 @@ peers.json       every validator's address and authority certificate, and the ad
 validator.json   a validator's own name, where it listens, and its limits
 validator.key    a validator's secret (PKCS 8, PEM, mode 0600; encrypted when CIFER_PASSPHRASE is set)
 client.pem       a client's key and certificate (PEM, mode 0600)
-validator.sqlite the chain; a client keeps its checked copy in replica.sqlite
+validator.sqlite the chain, or validator.lmdb; a client keeps its checked copy in replica.sqlite
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ledger.codec import encode
 from ledger.crypto import SigningKey
 from ledger.digests import network_id
 from ledger.errors import CorruptionError, KeyMismatchError, LedgerError, StorageError
-from ledger.storage.sqlite import SqliteStore
+from ledger.storage import DEFAULT, create_store, store_file
 from ledger.transport import tls
 from ledger.transport.limits import Rate
 from ledger.transport.tls import ADMINISTRATOR, VALIDATOR, Credential
@@ -35,7 +35,7 @@ PEERS_FILE: Final = "peers.json"
 VALIDATOR_FILE: Final = "validator.json"
 KEY_FILE: Final = "validator.key"
 CLIENT_FILE: Final = "client.pem"
-STORE_FILE: Final = "validator.sqlite"
+STORE_NAME: Final = "validator"
 REPLICA_FILE: Final = "replica.sqlite"
 PASSPHRASE_VARIABLE: Final = "CIFER_PASSPHRASE"  # noqa: S105 - the name of a variable
 
@@ -129,9 +129,12 @@ class Place:
     health_port: int
 
 
-def create_folders(directory: Path, setup: NetworkSetup, administrator: SigningKey, places: Mapping[str, Place]) -> None:
+def create_folders(
+    directory: Path, setup: NetworkSetup, administrator: SigningKey, places: Mapping[str, Place], store: str = DEFAULT
+) -> None:
     """Write a folder per validator, and one for a client, below `directory`, which must hold no network yet.
 
+    store: of which kind the validators' are, one of `ledger.storage.KINDS`.
     administrator: the key of the first administrator of the genesis; it signs the client's certificate. Raises `LedgerError`
     when there is a network already, `KeyMismatchError` when the key is not the first administrator's, `StorageError`.
     """
@@ -162,7 +165,7 @@ def create_folders(directory: Path, setup: NetworkSetup, administrator: SigningK
             _write(folder / PEERS_FILE, members)
             _write(folder / VALIDATOR_FILE, json.dumps(own, indent=1).encode())
             _write(folder / KEY_FILE, _sealed(key), private=True)
-            SqliteStore.create(folder / STORE_FILE, setup.genesis).close()
+            create_store(folder / f"{STORE_NAME}.{store}", setup.genesis).close()
             _write(folder / GENESIS_FILE, encode(setup.genesis))
         folder = directory / "client"
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -208,6 +211,11 @@ def read_client(path: Path) -> ClientFolder:
     if not key or not start:
         raise CorruptionError(f"{path / CLIENT_FILE} holds no key and certificate: restore it from a backup, or have it issued again")
     return ClientFolder(path, genesis, _members(path, genesis), Credential(start + certificate, key))
+
+
+def validator_store(path: Path) -> Path:
+    """The file of the chain in a validator's folder."""
+    return store_file(path, STORE_NAME)
 
 
 def is_client(path: Path) -> bool:

@@ -23,15 +23,16 @@ from ledger.errors import BusyError, CorruptionError, LedgerError, RejectedError
 from ledger.node.clients import Clients
 from ledger.node.effects import Accuse, Ask, Effect, Refused, Reported, Send, SetTimer
 from ledger.node.effects import Final as FinalBlock
-from ledger.node.folder import STORE_FILE, PeerAddress, ValidatorFolder
+from ledger.node.folder import PeerAddress, ValidatorFolder, validator_store
 from ledger.node.links import Link
 from ledger.node.observe import Log, Metrics, serve_http
 from ledger.node.replay import replay
 from ledger.node.sync import SnapshotSync
 from ledger.node.validator import ValidatorNode
+from ledger.node.watching import end_watching, hear, watch_of
 from ledger.state.transition import decode_transaction
+from ledger.storage import open_store
 from ledger.storage.lock import FolderLock
-from ledger.storage.sqlite import SqliteStore
 from ledger.transport import tls
 from ledger.transport.wire import (
     MOST_CLIENT_FRAME_BYTES,
@@ -72,10 +73,11 @@ class ValidatorServer:
         self._lock = FolderLock(folder.path)
         self.log = Log(folder.path, folder.name)
         try:
-            self.store = SqliteStore.open(folder.path / STORE_FILE)
+            self.store = open_store(validator_store(folder.path))
             if self.store.genesis != folder.genesis:
                 raise CorruptionError(f"{self.store.place} belongs to another network than genesis.bin beside it: put the right file back")
             self.verify, self._timeouts = VerificationCache().verify, timeouts
+            self.watch = watch_of(self.store)
             found = replay(self.store, self.verify)
             self.node = self._node(found.tip)
         except BaseException:
@@ -216,8 +218,20 @@ class ValidatorServer:
         self.node.start()
         self.schedule()
 
+    def _keep_watch(self) -> None:
+        """Z7: sign again once the chain is past everything that may have been signed before the store was put back."""
+        if self.watch is None:
+            return
+        self.watch = hear(self.store, self.watch, self.node.tip, self.heard)
+        if 0 < self.watch.until <= self.node.durable_height:
+            self.flush()
+            end_watching(self.store)
+            self.watch = None
+            self.log.info("signs again", height=self.node.tip.height)
+            self.take_up(self.node.tip)
+
     def _node(self, tip: Tip) -> ValidatorNode:
-        node = ValidatorNode(self.folder.key, self.store, tip, self.verify, self._timeouts, grouped=True)
+        node = ValidatorNode(self.folder.key, self.store, tip, self.verify, self._timeouts, grouped=True, watching=self.watch is not None)
         node.pool.limit(self.folder.limits.pool, self.folder.limits.pool_per_author)
         return node
 
@@ -279,7 +293,7 @@ class ValidatorServer:
             return  # whoever admitted it keeps it, and proposes it when it leads
 
     def _catch_up(self, name: str) -> None:
-        """C11, N-5: by blocks, or by snapshot when that is far."""
+        """C11, Z5: by blocks, or by snapshot when that is far."""
         behind = self.heard.get(name, 0) - self.node.tip.height
         if behind > self.folder.limits.snapshot_lag:
             self.sync.begin([name])
@@ -336,6 +350,7 @@ class ValidatorServer:
             await asyncio.sleep(TICK_SECONDS)
             ticks += 1
             self.sync.on_tick()
+            self._keep_watch()
             if ticks % HEIGHT_TICKS == 0:
                 self._broadcast(Height(self.node.tip.height, 0))
             height, silent = self._silent
@@ -409,7 +424,7 @@ class ValidatorServer:
         names = {*self.peers_up, self.folder.name}
         power = validators.power(member.public_key for member in validators.members if member.name in names)
         behind = max([0, *self.heard.values()]) - self.node.tip.height
-        status = "no-quorum" if power < validators.quorum else "catching-up" if behind > 1 else "ok"
+        status = "no-quorum" if power < validators.quorum else "catching-up" if behind > 1 else "watching" if self.watch else "ok"
         self.metrics.height.set(self.node.tip.height)
         self.metrics.waiting.set(len(self.node.pool))
         self.metrics.waiting_bytes.set(self.node.pool.size_bytes)

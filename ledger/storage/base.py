@@ -96,5 +96,8 @@ class BlockStore(Protocol):
     def copy(self, target: Path) -> None:
         """Write a consistent copy of everything to the new file `target`, durably, while others go on writing here."""
 
+    def compact(self) -> None:
+        """Give disk space that is not needed any more back, where the store can."""
+
     def close(self) -> None:
         """Let go of the file. Closing twice is harmless."""

@@ -200,6 +200,28 @@ class SqliteStore:
         with _translated(target), closing(_connect(uri, journal="DELETE")) as copy, self._mutex:
             self._open_connection().backup(copy)
 
+    def compact(self) -> None:
+        """Rewrite the file without its free pages."""
+        self._rows("VACUUM")
+
+    @staticmethod
+    def upgrade(path: Path) -> tuple[int, int, Path | None]:
+        """Bring a file of an older format up to date: its format before and now, and where a copy of the old file is, if it was older.
+
+        Only while nobody has it open. Raises `FormatError` for a newer one, `CorruptionError`, `StorageError`.
+        """
+        _require(path)
+        with _translated(path), closing(_connect(f"{path.absolute().as_uri()}?mode=rw")) as connection:
+            before = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            if before != 1:
+                require_format(path, before, FORMAT)
+                return before, FORMAT, None
+            kept = path.with_name(f"{path.name}.format-{before}")
+            with closing(_connect(f"{kept.absolute().as_uri()}?mode=rwc", journal="DELETE")) as copy:
+                connection.backup(copy)
+            connection.executescript(f"BEGIN IMMEDIATE;{_SECOND}{_MARKS}COMMIT;")
+        return before, FORMAT, kept
+
     def close(self) -> None:
         """Let go of the file."""
         with self._mutex:

@@ -21,12 +21,12 @@ from ledger.codec import encode
 from ledger.crypto import SigningKey, verify
 from ledger.errors import CorruptionError, KeyMismatchError, LedgerError, LockedError, PrunedError, SnapshotError, UnavailableError
 from ledger.node import control
-from ledger.node.folder import KEY_FILE, PEERS_FILE, STORE_FILE, VALIDATOR_FILE, Place, create_folders, read_client, read_validator
+from ledger.node.folder import KEY_FILE, PEERS_FILE, VALIDATOR_FILE, Place, create_folders, read_client, read_validator, validator_store
 from ledger.node.replay import replay
 from ledger.node.snapshots import prune, save
 from ledger.node.sync import SnapshotSync
 from ledger.provenance import prove, verify_ledger, verify_transaction
-from ledger.storage import SqliteStore
+from ledger.storage import open_reader, open_store
 from ledger.transport import tls
 from ledger.transport.wire import MOST_CLIENT_FRAME_BYTES, VERSION, Hello, Refusal, Submit, frame, parse
 from ledger.types import RegisterIdentity
@@ -39,7 +39,7 @@ def site(label: str) -> RegisterIdentity:
 
 def chain_of(folder: Path) -> list[bytes]:
     """The blocks in a validator's store."""
-    store = SqliteStore.open_reader(folder / STORE_FILE)
+    store = open_reader(validator_store(folder))
     try:
         return [committed.certificate.block for committed in store.blocks()]
     finally:
@@ -273,7 +273,7 @@ def lose_blocks(served: Any, names: list[str], keep: int) -> None:
     for name in names:
         served.stop(name)
     for name in names:
-        store = SqliteStore.open(served.directory / name / STORE_FILE)
+        store = open_store(validator_store(served.directory / name))
         found = replay(store, verify)
         saved = save(store, found.tip, store.transactions(), found.saved)
         prune(store, saved, keep)
@@ -291,7 +291,7 @@ def wait_for(server: Any, height: int) -> None:
 
 
 def test_a_replica_whose_blocks_nobody_has_takes_a_snapshot(served: Any) -> None:
-    """N-5: a validator that missed blocks which the others gave up, and a new client, take the state instead, and go on with the others."""
+    """Z5: a validator that missed blocks which the others gave up, and a new client, take the state instead, and go on with the others."""
     with ProcessesLedger.open(served.client) as ledger:
         author = Author(served.administrator, ledger)
         author.send(site("before"))
@@ -318,7 +318,7 @@ def test_a_replica_whose_blocks_nobody_has_takes_a_snapshot(served: Any) -> None
 
 
 def test_one_that_is_far_behind_takes_a_snapshot_though_blocks_are_there(served: Any) -> None:
-    """N-5: more than `snapshot_lag` behind, a validator fetches the state; its folder says how far that is."""
+    """Z5: more than `snapshot_lag` behind, a validator fetches the state; its folder says how far that is."""
     path = served.directory / "validator-4" / VALIDATOR_FILE
     served.stop("validator-4")
     path.write_text(json.dumps({**json.loads(path.read_text()), "limits": {"snapshot_lag": 2}}))
@@ -335,7 +335,7 @@ def test_one_that_is_far_behind_takes_a_snapshot_though_blocks_are_there(served:
 
 
 def test_nobody_is_made_to_give_its_blocks_up(served: Any) -> None:
-    """N-5: a snapshot that is not needed is refused, and so is one asked of nobody: one faulty validator cannot erase others' history."""
+    """Z5: a snapshot that is not needed is refused, and so is one asked of nobody: one faulty validator cannot erase others' history."""
     with ProcessesLedger.open(served.client) as ledger:
         Author(served.administrator, ledger).send_all([site("a"), site("b")])
     server, donor = served.servers["validator-1"][0], served.servers["validator-2"][0]
