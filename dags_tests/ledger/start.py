@@ -2,8 +2,8 @@
 
     python dags_tests/ledger/start.py --transactions 100000 [--store lmdb] [--whole]
 
-The chain is real: every transaction (a dataset that a site registers) is signed, every block certified by four keys, every state root computed.
-`--whole` also runs every block from genesis, as a start without a snapshot does.
+The chain is real: every transaction (a dataset that a site registers) is signed, every block certified by four keys, every state root
+computed. `--whole` also runs every block from genesis, as a start without a snapshot does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SITE_KEYS = [SigningKey.from_seed(b"site %027d" % number) for number in range(SI
 
 
 def make(path: Path, transactions: int) -> tuple[bytes, float, list[float]]:
-    """A store with so many transactions, as a validator leaves it that was killed; the state's root, and CPU seconds of all and of snapshots."""
+    """A store with so many transactions, as a killed validator leaves it; the state's root, CPU seconds of all, and of each snapshot."""
     members = tuple(Validator(f"v{number}", key.public, 1) for number, key in enumerate(KEYS))
     genesis = Genesis("start", "libsodium", bytes(16), members, (ADMINISTRATOR.public,))
     store, tip = create_store(path, genesis), genesis_tip(genesis)
