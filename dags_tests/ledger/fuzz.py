@@ -184,8 +184,7 @@ def main() -> int:
     except ImportError:
         sys.stderr.write('cifer: the fuzzer needs Atheris: pip install "cifer[fuzz]"\n')
         return 1
-    for function in (decode, decode_transaction, apply_transaction, verify_transaction, wire.parse, TARGETS[given.target]):
-        atheris.instrument_func(function)
+    atheris.instrument_all()
     with tempfile.TemporaryDirectory(prefix="cifer-fuzz-") as folder:
         for number, data in enumerate(seeds()):
             (Path(folder) / f"seed-{number}").write_bytes(data)

@@ -24,7 +24,7 @@ from ledger.backends.network import GENESIS_FILE, NetworkSetup, read_genesis
 from ledger.codec import encode
 from ledger.crypto import SigningKey
 from ledger.digests import network_id
-from ledger.errors import CorruptionError, KeyMismatchError, LedgerError, StorageError
+from ledger.errors import CorruptionError, FormatError, KeyMismatchError, LedgerError, StorageError
 from ledger.storage import DEFAULT, create_store, store_file
 from ledger.transport import tls
 from ledger.transport.limits import Rate
@@ -36,6 +36,8 @@ VALIDATOR_FILE: Final = "validator.json"
 KEY_FILE: Final = "validator.key"
 CLIENT_FILE: Final = "client.pem"
 STORE_NAME: Final = "validator"
+FORMAT: Final = 1
+"""Of peers.json and validator.json; files without one have this one."""
 REPLICA_FILE: Final = "replica.sqlite"
 PASSPHRASE_VARIABLE: Final = "CIFER_PASSPHRASE"  # noqa: S105 - the name of a variable
 
@@ -151,7 +153,7 @@ def create_folders(
         }
         for name, key in setup.keys.items()
     ]
-    members = json.dumps({"peers": peers, "administrators": [pem.decode() for pem in authorities]}, indent=1).encode()
+    members = json.dumps({"format": FORMAT, "peers": peers, "administrators": [pem.decode() for pem in authorities]}, indent=1).encode()
     try:
         for name in (*setup.keys, "client"):
             folder = directory / name
@@ -161,7 +163,7 @@ def create_folders(
             folder = directory / name
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             place = places[name]
-            own = {"name": name, "host": place.host, "port": place.port, "health_port": place.health_port, "limits": {}}
+            own = {"format": FORMAT, "name": name, "host": place.host, "port": place.port, "health_port": place.health_port, "limits": {}}
             _write(folder / PEERS_FILE, members)
             _write(folder / VALIDATOR_FILE, json.dumps(own, indent=1).encode())
             _write(folder / KEY_FILE, _sealed(key), private=True)
@@ -197,6 +199,10 @@ def read_validator(path: Path) -> ValidatorFolder:
         raise CorruptionError(
             f"{path / VALIDATOR_FILE} is damaged ({type(error).__name__}: {error}): restore it from a backup or write it again"
         ) from error
+    if found.port == found.health_port or not all(0 < port < 65_536 for port in (found.port, found.health_port)):
+        raise CorruptionError(
+            f"{path / VALIDATOR_FILE} names ports {found.port} and {found.health_port}: use two different ones, 1 to 65535"
+        )
     named = next((peer for peer in found.members.peers if peer.name == found.name), None)
     if named is None or tls.public_key_of(named.authority, found.network) != found.key.public:
         raise KeyMismatchError(f"{path / KEY_FILE} is not the key that {PEERS_FILE} gives for {found.name!r}: put the right file back")
@@ -243,6 +249,10 @@ def _members(path: Path, genesis: Genesis) -> Members:
         raise CorruptionError(f"{path / PEERS_FILE} names an administrator that the genesis does not: restore it from a backup")
     if len({peer.name for peer in peers}) != len(peers):
         raise CorruptionError(f"{path / PEERS_FILE} names a validator twice: give each its own name")
+    if len({tls.public_key_of(peer.authority, network) for peer in peers}) != len(peers):
+        raise CorruptionError(f"{path / PEERS_FILE} gives two validators one key: put each one's own certificate there")
+    if bad := [peer for peer in peers if not 0 < peer.port < 65_536]:
+        raise CorruptionError(f"{path / PEERS_FILE}: {bad[0].name} is at port {bad[0].port}: use 1 to 65535")
     return Members(peers, administrators)
 
 
@@ -293,6 +303,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise CorruptionError(f"{path} is damaged ({error}): restore it from a backup") from error
     if not isinstance(found, dict):
         raise CorruptionError(f"{path} is damaged (no JSON object): restore it from a backup")
+    if found.get("format", FORMAT) != FORMAT:
+        raise FormatError(f"{path} has format {found['format']!r}, this program knows {FORMAT}: run the version of Cifer that wrote it")
     return found
 
 
