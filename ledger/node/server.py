@@ -191,10 +191,13 @@ class ValidatorServer:
     def _on_timeout(self, timeout: Timeout) -> None:
         if timeout.height == self.node.height:
             self.metrics.timeouts.inc()
+            self.log.info("timeout", height=timeout.height, round=timeout.round, step=timeout.step.name.lower())
             self.node.on_timeout(timeout)
             self.schedule()
 
     def _on_final(self, committed: CommittedBlock) -> None:
+        header, round_ = committed.block.header, committed.certificate.round
+        self.log.info("committed", height=header.height, round=round_, transactions=header.transactions_count)
         self.metrics.blocks.inc()
         self.metrics.transactions.inc(len(committed.block.transactions))
         self.sync.snapshots.count(len(committed.block.transactions))

@@ -239,6 +239,9 @@ def test_health_and_metrics(served: Any) -> None:
         urllib.request.urlopen(base + "/other", timeout=20)
     for line in (server.folder.path / "log.jsonl").read_text().splitlines():
         assert {"time", "level", "event"} <= set(json.loads(line))
+    lines = [json.loads(line) for line in (server.folder.path / "log.jsonl").read_text().splitlines()]
+    assert [(line["height"], line["transactions"]) for line in lines if line["event"] == "committed"] == [(1, 1)]
+    assert all(line["round"] >= 0 and line["height"] == 1 for line in lines if line["event"] in {"committed", "timeout"})
 
 
 def test_processes_start_stop_and_restart(tmp_path: Path, make_processes: Any) -> None:
