@@ -185,6 +185,8 @@ class Chaos:
             for _ in range(actions):
                 self._disturb(self.random.choice(kinds))
             self.history.wait_for_more(2 * WRITERS)
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped early: checking what was done so far\n")
         finally:
             self.stopping.set()
             for writer in writers:

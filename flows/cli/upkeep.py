@@ -12,9 +12,7 @@ from flows.cli.ledger import ledger
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-@command(
-    ledger, "backup", "cifer ledger backup network/validator-2 -o validator-2.backup\ncifer ledger backup .cifer/ledger -o ledger.backup"
-)
+@command(ledger, "backup", "cifer ledger backup network/validator-2 -o v2.backup\ncifer ledger backup .cifer/ledger -o ledger.backup")
 @click.argument("directory", type=FOLDER)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write; it must be new.")
 @as_json
