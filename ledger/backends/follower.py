@@ -308,7 +308,7 @@ class Follower:
     # -------------------------------------------------------------------------------------------------- snapshots
 
     def _on_given_up(self, one: _Connection) -> None:
-        """Z5: somebody else may have these blocks; when nobody has, a snapshot takes their place."""
+        """SN5: somebody else may have these blocks; when nobody has, a snapshot takes their place."""
         if not self._follow_holder() and self._fetch is None:
             one.send(AskSnapshot(self.tip.height))
 

@@ -3,7 +3,7 @@
 A backup is one tar file of regular members: ``backup.json`` (format, what it is of, the height, and the SHA-256 of every other member) and
 the files of a folder, its store among them as one consistent copy. A validator's backup holds its secret key as the folder does.
 
-A restored validator does not know what it signed after the backup. It watches, and signs again when it cannot have signed there (Z7).
+A restored validator does not know what it signed after the backup. It watches, and signs again when it cannot have signed there (SN7).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def back_up(folder: Path, target: Path) -> Backup:
 
 
 def restore(source: Path, folder: Path) -> Backup:
-    """Put a backup's files into `folder`, which must be new or empty. A validator watches at first (Z7); of an embedded ledger, what came
+    """Put a backup's files into `folder`, which must be new or empty. A validator watches at first (SN7); of an embedded ledger, what came
     after the backup is gone.
 
     Raises `CorruptionError` for a file that is no whole backup, `FormatError` for one of a newer version, `LedgerError`, `StorageError`.
@@ -94,7 +94,7 @@ def restore(source: Path, folder: Path) -> Backup:
 def rebuild(folder: Path) -> Path | None:
     """Put an empty store in place of a validator's lost or damaged one, which is moved aside.
 
-    It fetches the chain from the others, and watches at first (Z7). Raises `LedgerError`, and `LockedError` when the validator runs.
+    It fetches the chain from the others, and watches at first (SN7). Raises `LedgerError`, and `LockedError` when the validator runs.
     Returns where the old store went, None when there was none.
     """
     validator = read_validator(folder)

@@ -1,4 +1,4 @@
-"""A snapshot on its way between validators: who gives it holds still what it offered, who takes it believes nothing. Rules Z1 to Z5."""
+"""A snapshot on its way between validators: who gives it holds still what it offered, who takes it believes nothing. Rules SN1 to SN5."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Replayed:
 def replay(store: BlockStore, verify: Verify, donor: Replayed | None = None, *, whole: bool = False) -> Replayed:
     """The end of a store's chain, checked from genesis as a validator would: links, certificates, rules, roots.
 
-    Where the store holds a snapshot, the blocks up to it are not run again: a quorum certified the state behind them (Z1 to Z4); they
+    Where the store holds a snapshot, the blocks up to it are not run again: a quorum certified the state behind them (SN1 to SN4); they
     are checked when they are read. whole: run every block nevertheless; of a store that gave up blocks, all behind them.
     donor: another chain of this process, with its own snapshot. Where this store's chain ends in the very same header, the donor's state
     is its state too, since the header names the state's root: links, certificates and transaction roots behind the donor's snapshot are

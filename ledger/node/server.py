@@ -222,7 +222,7 @@ class ValidatorServer:
         self.schedule()
 
     def _keep_watch(self) -> None:
-        """Z7: sign again once the chain is past everything that may have been signed before the store was put back."""
+        """SN7: sign again once the chain is past everything that may have been signed before the store was put back."""
         if self.watch is None:
             return
         self.watch = hear(self.store, self.watch, self.node.tip, self.heard)
@@ -296,7 +296,7 @@ class ValidatorServer:
             return  # whoever admitted it keeps it, and proposes it when it leads
 
     def _catch_up(self, name: str) -> None:
-        """C11, Z5: by blocks, or by snapshot when that is far."""
+        """C11, SN5: by blocks, or by snapshot when that is far."""
         behind = self.heard.get(name, 0) - self.node.tip.height
         if behind > self.folder.limits.snapshot_lag:
             self.sync.begin([name])

@@ -3,7 +3,7 @@
 A snapshot is a certified header and the state's parts at depth `DEPTH` (T5). On disk it lies in the store's rows, written by the validator
 now and then so that a start runs only the blocks behind it; between validators it travels part by part to one that is far behind. Either
 way nothing is taken on trust: the header's certificate is a quorum's of the validators that the genesis leads to, the parts
-give the header's state root, and what is read of a part must give that part's root. Rules Z1 to Z6 of SPEC.md.
+give the header's state root, and what is read of a part must give that part's root. Rules SN1 to SN6 of SPEC.md.
 
 On disk: row ``t`` is the snapshot itself, ``p`` + place a part as it was at some snapshot, ``c`` + number what changed between two
 snapshots. Each snapshot writes what changed since the last one, and 1 of `TURNS` of the parts anew: so its cost follows what changed, every
@@ -99,7 +99,7 @@ def check_snapshot(
     block: Anchors,
     verify: Verify,
 ) -> Tip:
-    """Z1 to Z4: the end of a chain, if the snapshot holds against the genesis alone.
+    """SN1 to SN4: the end of a chain, if the snapshot holds against the genesis alone.
 
     read: the paths and entries of a part; what it gives is checked whenever it is asked, now or later.  block: the block of a height, asked
     for where the validators changed. Raises `SnapshotError` with what does not hold, and what `read` and `block` raise.
@@ -189,7 +189,7 @@ def save(store: BlockStore, tip: Tip, transactions: int, before: Saved | None) -
 
 
 def adopt(store: BlockStore, tip: Tip, anchors: Iterable[CommittedBlock]) -> Saved:
-    """Z5: make a checked snapshot that came from elsewhere the store's own, in one durable step: the blocks below are given up.
+    """SN5: make a checked snapshot that came from elsewhere the store's own, in one durable step: the blocks below are given up.
 
     anchors: the blocks where the validators changed. What this validator signed above the snapshot stays on record (C6).
     """
@@ -210,7 +210,7 @@ def adopt(store: BlockStore, tip: Tip, anchors: Iterable[CommittedBlock]) -> Sav
 
 
 def prune(store: BlockStore, saved: Saved, keep: int) -> int:
-    """Z6: give up all but the last `keep` blocks (1 or more) of those that the snapshot covers. Returns how many were given up."""
+    """SN6: give up all but the last `keep` blocks (1 or more) of those that the snapshot covers. Returns how many were given up."""
     below = min(saved.tip.height + 1, max(store.floor(), store.height() + 1 - keep))
     before = store.floor()
     if below <= before:

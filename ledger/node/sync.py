@@ -1,4 +1,4 @@
-"""One validator's snapshots: it writes its own, gives them to who is far behind, and takes one when it is itself. Rules Z1 to Z6."""
+"""One validator's snapshots: it writes its own, gives them to who is far behind, and takes one when it is itself. Rules SN1 to SN6."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class SnapshotSync:
         return True
 
     def _require_needed(self, height: int) -> None:
-        """Z5: one faulty validator cannot have others give their blocks up for a snapshot that they do not need."""
+        """SN5: one faulty validator cannot have others give their blocks up for a snapshot that they do not need."""
         tip, lag = self._server.node.tip, self._server.folder.limits.snapshot_lag
         if height <= tip.height or (height - tip.height <= lag and not self.given_up):
             raise SnapshotError(f"the snapshot at height {height} is not needed {height - tip.height} blocks behind: blocks are asked for")

@@ -1,4 +1,4 @@
-"""Work on stores that nobody has open: giving old blocks up, and bringing files of an older format up to date. Rule Z6 of SPEC.md."""
+"""Work on stores that nobody has open: giving old blocks up, and bringing files of an older format up to date. Rule SN6 of SPEC.md."""
 
 from __future__ import annotations
 

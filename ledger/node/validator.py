@@ -70,7 +70,7 @@ class ValidatorNode:
     ) -> None:
         """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`).
 
-        watching: it follows the others and signs nothing, for it may have signed what `store` does not know (Z7).
+        watching: it follows the others and signs nothing, for it may have signed what `store` does not know (SN7).
         """
         self.grouped = grouped
         self.key = key

@@ -1,4 +1,4 @@
-"""A validator whose store was put back to an earlier time signs nothing it may have signed differently before. Rule Z7 of SPEC.md."""
+"""A validator whose store was put back to an earlier time signs nothing it may have signed differently before. Rule SN7 of SPEC.md."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Validators say `Hello`, consensus messages, `Transactions`, `AskBlocks`, `Blocks` and `Height` to each other. A client says `Hello`,
 `Submit`, `Follow`, `AskBlocks`, `AskHeight` and `AskStatus`, and hears `Blocks`, `Height`, `Refusal` and `StatusAnswer`. Whoever is far
 behind says `AskSnapshot` and `AskParts`, and hears `Snapshot` and `Parts`. Nothing a peer says is trusted: blocks and snapshots come with
-certificates, messages and transactions with signatures. Rules W1 to W3 and Z1 to Z5 of SPEC.md.
+certificates, messages and transactions with signatures. Rules W1 to W3 and SN1 to SN5 of SPEC.md.
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ def wait_for(server: Any, height: int) -> None:
 
 
 def test_a_replica_whose_blocks_nobody_has_takes_a_snapshot(served: Any) -> None:
-    """Z5: a validator that missed blocks which the others gave up, and a new client, take the state instead, and go on with the others."""
+    """SN5: a validator that missed blocks which the others gave up, and a new client, take the state instead, and go on with the others."""
     with ProcessesLedger.open(served.client) as ledger:
         author = Author(served.administrator, ledger)
         author.send(site("before"))
@@ -321,7 +321,7 @@ def test_a_replica_whose_blocks_nobody_has_takes_a_snapshot(served: Any) -> None
 
 
 def test_one_that_is_far_behind_takes_a_snapshot_though_blocks_are_there(served: Any) -> None:
-    """Z5: more than `snapshot_lag` behind, a validator fetches the state; its folder says how far that is."""
+    """SN5: more than `snapshot_lag` behind, a validator fetches the state; its folder says how far that is."""
     path = served.directory / "validator-4" / VALIDATOR_FILE
     served.stop("validator-4")
     path.write_text(json.dumps({**json.loads(path.read_text()), "limits": {"snapshot_lag": 2}}))
@@ -338,7 +338,7 @@ def test_one_that_is_far_behind_takes_a_snapshot_though_blocks_are_there(served:
 
 
 def test_nobody_is_made_to_give_its_blocks_up(served: Any) -> None:
-    """Z5: a snapshot that is not needed is refused, and so is one asked of nobody: one faulty validator cannot erase others' history."""
+    """SN5: a snapshot that is not needed is refused, and so is one asked of nobody: one faulty validator cannot erase others' history."""
     with ProcessesLedger.open(served.client) as ledger:
         Author(served.administrator, ledger).send_all([site("a"), site("b")])
     server, donor = served.servers["validator-1"][0], served.servers["validator-2"][0]

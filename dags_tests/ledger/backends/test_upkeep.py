@@ -1,4 +1,4 @@
-"""Backups, restored and rebuilt validators, pruning and upgrades by command. Rules Z6 and Z7 of ledger/SPEC.md."""
+"""Backups, restored and rebuilt validators, pruning and upgrades by command. Rules SN6 and SN7 of ledger/SPEC.md."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def replace_folder(served: Any, name: str, source: Path) -> None:
 
 
 def test_a_restored_validator_watches_and_then_signs_again(served: Any, tmp_path: Path) -> None:
-    """Z7: backed up while it runs, restored later, it signs nothing until it is two blocks past the others, and then takes part."""
+    """SN7: backed up while it runs, restored later, it signs nothing until it is two blocks past the others, and then takes part."""
     backup = tmp_path / "v4.backup"
     with ProcessesLedger.open(served.client) as ledger:
         author = Author(served.administrator, ledger)
@@ -82,7 +82,7 @@ def test_a_restored_validator_watches_and_then_signs_again(served: Any, tmp_path
 
 
 def test_a_rebuilt_validator_fetches_the_chain_and_watches(served: Any) -> None:
-    """Z7: with its store lost, an empty one takes its place; not while it runs; the old one is kept aside."""
+    """SN7: with its store lost, an empty one takes its place; not while it runs; the old one is kept aside."""
     with ProcessesLedger.open(served.client) as ledger:
         Author(served.administrator, ledger).send(site("a"))
         folder = served.directory / "validator-2"
@@ -98,7 +98,7 @@ def test_a_rebuilt_validator_fetches_the_chain_and_watches(served: Any) -> None:
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_without_the_mark_a_restored_validator_would_sign_twice(tmp_path: Path, served: Any, marked: bool) -> None:
-    """C6, Z7: the mutant, a store put back without its mark, votes for another block where it had voted; the marked one says nothing."""
+    """C6, SN7: the mutant, a store put back without its mark, votes for another block where it had voted; the marked one says nothing."""
     folder = read_validator(served.directory / "validator-1")
     said: list[list[Vote]] = []
     blocks = []
@@ -122,7 +122,7 @@ def test_without_the_mark_a_restored_validator_would_sign_twice(tmp_path: Path, 
 
 @pytest.mark.parametrize(("validators", "power"), [(1, 1), (2, 1), (3, 1), (4, 3), (5, 3), (6, 3), (7, 5), (10, 7)])
 def test_enough_others_are_asked(tmp_path: Path, make_processes: Any, validators: int, power: int) -> None:
-    """Z7: of so many others one is correct and was in any quorum, whatever f of all do; fewer fix nothing; what is fixed stays."""
+    """SN7: of so many others one is correct and was in any quorum, whatever f of all do; fewer fix nothing; what is fixed stays."""
     genesis = make_processes(tmp_path / "n", validators).genesis
     store = create_store(tmp_path / "s.sqlite", genesis)
     begin_watching(store)
@@ -214,7 +214,7 @@ def test_a_backup_cannot_write_elsewhere(bench: Any, tmp_path: Path) -> None:
 
 
 def test_pruning_a_folder(served: Any) -> None:
-    """Z6: every validator's store of a network is pruned; not while one runs; what is left opens, and the network goes on."""
+    """SN6: every validator's store of a network is pruned; not while one runs; what is left opens, and the network goes on."""
     with ProcessesLedger.open(served.client) as ledger:
         author = Author(served.administrator, ledger)
         receipts = [author.send(site(f"s{number}")) for number in range(5)]

@@ -32,7 +32,7 @@ from ledger.errors import (
 )
 from ledger.node import Cluster, Mempool, ValidatorNode
 from ledger.node.effects import Accuse, Final, Refused, Send, SetTimer
-from ledger.node.replay import replay
+from ledger.node.replay import Replayed, replay
 from ledger.state.entries import Jail
 from ledger.state.transition import apply_transaction
 from ledger.storage import SqliteStore
@@ -410,8 +410,8 @@ def test_a_chain_with_changes_is_replayed(cluster: Cluster, watcher: Watcher, tm
         decide(cluster, watcher, signed(sequence))
     end = cluster.nodes["v1"].tip
     store = SqliteStore.open_reader(tmp_path / "v2.sqlite")
-    for donor in (None, end):
-        found = replay(store, crypto.verify, donor)
+    for donor in (None, Replayed(None, end, 1)):
+        found = replay(store, crypto.verify, donor).tip
         assert (found.block, found.validators.members) == (end.block, GENESIS.validators[1:])
     store.close()
 

@@ -1,4 +1,4 @@
-"""A chain taken up without its blocks: rules Z1 to Z6 of ledger/SPEC.md."""
+"""A chain taken up without its blocks: rules SN1 to SN6 of ledger/SPEC.md."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def store(tmp_path: Path) -> Iterable[SqliteStore]:
 
 
 def test_a_snapshot_is_the_end_of_its_chain() -> None:
-    """Z1 to Z4: checked against the genesis alone, over a change of validators, it gives the tip that running every block gives."""
+    """SN1 to SN4: checked against the genesis alone, over a change of validators, it gives the tip that running every block gives."""
     for height in (1, CHANGED_AT, CHANGED_AT + 1, CHANGED_AT + 2, LENGTH):
         tip = CHAIN.tips[height]
         found = check_snapshot(GENESIS, snapshot_of(tip), read_of(tip), CHAIN.own, crypto.verify)
@@ -121,7 +121,7 @@ LIES = {
 
 @pytest.mark.parametrize("what", LIES)
 def test_a_forged_snapshot_is_refused_by_name(what: str) -> None:
-    """Z1 to Z4: whatever is changed of a snapshot, it does not hold."""
+    """SN1 to SN4: whatever is changed of a snapshot, it does not hold."""
     tip = CHAIN.tips[LENGTH]
     with pytest.raises(SnapshotError, match=LIES[what]):
         check_snapshot(GENESIS, forge(snapshot_of(tip), what), read_of(tip), CHAIN.own, crypto.verify)
@@ -143,7 +143,7 @@ def usurped(monkeypatch: pytest.MonkeyPatch) -> tuple[Snapshot, Any]:
 
 
 def test_strangers_cannot_certify_a_state_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Z3: a state consistent in itself, certified by the validators it names, is refused: the genesis does not lead to them.
+    """SN3: a state consistent in itself, certified by the validators it names, is refused: the genesis does not lead to them.
 
     The mutant that takes the validators from the state believes it.
     """
@@ -156,7 +156,7 @@ def test_strangers_cannot_certify_a_state_of_their_own(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("what", ["missing", "another block", "certificate"])
 def test_a_change_of_validators_is_shown_by_its_block(what: str) -> None:
-    """Z3: the block that names the next validators must be there, be that block, and be certified by those before."""
+    """SN3: the block that names the next validators must be there, be that block, and be certified by those before."""
 
     def block(height: int) -> CommittedBlock | None:
         found = CHAIN.own(height)
@@ -264,7 +264,7 @@ def test_a_snapshot_of_another_chain_is_named(store: SqliteStore, tmp_path: Path
 
 
 def test_pruning_keeps_what_is_left_provable(store: SqliteStore) -> None:
-    """Z6: blocks behind the last five go, entries they made are still proved, and a start comes to the same end."""
+    """SN6: blocks behind the last five go, entries they made are still proved, and a start comes to the same end."""
     saved = save(store, CHAIN.tips[LENGTH], store.transactions(), None)
     before = [transaction_id_of(block, 0) for block in CHAIN.blocks]
     assert prune(store, saved, 5) == 7
@@ -288,7 +288,7 @@ def test_pruning_keeps_what_is_left_provable(store: SqliteStore) -> None:
 
 
 def test_pruning_stops_at_the_snapshot(store: SqliteStore) -> None:
-    """Z6: a block that no snapshot covers is not given up, whatever was asked for."""
+    """SN6: a block that no snapshot covers is not given up, whatever was asked for."""
     saved = save(store, CHAIN.tips[8], store.transactions(until=8), None)
     assert prune(store, saved, 1) == 8
     assert (store.floor(), replay(store, crypto.verify).tip.height) == (9, LENGTH)
@@ -325,7 +325,7 @@ def carry(fetch: Fetch, offers: Offers, lie: Any = lambda parts: parts) -> tuple
 
 
 def test_a_snapshot_travels_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Z5: fetched in many answers, with the block where the validators changed, taken into an empty store, it is where that one starts."""
+    """SN5: fetched in many answers, with the block where the validators changed, taken into an empty store, it is where that one starts."""
     monkeypatch.setattr("ledger.node.fetch.MOST_REPLY_BYTES", 500)
     offers = Offers()
     assert offers.offer(CHAIN.tips[LENGTH], LENGTH, 0.0) is None
@@ -362,7 +362,7 @@ def test_an_offer_stands_while_it_is_fetched() -> None:
 
 
 def test_a_forged_part_is_refused_on_arrival() -> None:
-    """Z4, Z5: a part that is not the offered one is named at once, before the others are fetched."""
+    """SN4, SN5: a part that is not the offered one is named at once, before the others are fetched."""
     offers = Offers()
     offer = offers.offer(CHAIN.tips[LENGTH], 0, 0.0)
     assert offer is not None
@@ -378,7 +378,7 @@ def test_a_forged_part_is_refused_on_arrival() -> None:
 
 
 def test_what_was_signed_above_a_snapshot_stays_on_record(tmp_path: Path) -> None:
-    """C6, Z5: taking a snapshot forgets what was signed up to its height and nothing above it."""
+    """C6, SN5: taking a snapshot forgets what was signed up to its height and nothing above it."""
     from ledger.consensus.messages import SignedVote
     from ledger.storage import VoteRecord
 

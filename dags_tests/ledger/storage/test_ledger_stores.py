@@ -131,7 +131,7 @@ def test_a_write_is_whole_or_not_at_all(path: Path) -> None:
 
 
 def test_what_is_forgotten_is_named(path: Path) -> None:
-    """Z6: blocks below the floor are gone but for those to keep, with their index; reading one says that it was given up."""
+    """SN6: blocks below the floor are gone but for those to keep, with their index; reading one says that it was given up."""
     store = open_store(path)
     store.write([Forget(4, (2,))])
     assert (store.floor(), store.height(), store.transactions()) == (4, LENGTH, 8)
@@ -147,7 +147,7 @@ def test_what_is_forgotten_is_named(path: Path) -> None:
 
 
 def test_a_pruned_store_starts_from_its_snapshot(path: Path) -> None:
-    """Z6: in either kind, a start from a pruned store comes to the same state, and the blocks that are left are counted right."""
+    """SN6: in either kind, a start from a pruned store comes to the same state, and the blocks that are left are counted right."""
     store = open_store(path)
     store.write([Rows({}, (b"t", b"p\x00\x01"))])
     tip = replay(store, crypto.verify).tip
