@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from ledger.state import RoundView, State, apply_block, apply_transaction, verify_entry, verify_no_entry
     from ledger.types import (
+        Anchor,
         AppendLineage,
         Block,
         Body,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbsentSubmissionError",
+    "Anchor",
     "AppendLineage",
     "Author",
     "BadSignatureError",

@@ -25,6 +25,7 @@ from ledger.crypto import SigningKey
 from ledger.digests import header_digest, network_id, transactions_root, validators_hash
 from ledger.state import State, apply_transaction
 from ledger.types import (
+    Anchor,
     AppendLineage,
     Block,
     Body,
@@ -214,6 +215,7 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "validator-rotated", "administrator-0", validator("validator-1", power=2, public_key=key("validator-1b").public)
     yield "validator-removed", "administrator-0", validator("validator-0", power=0)
     yield "evidence", "validator-2", evidence()
+    yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
 
 
 ORDER_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
@@ -293,6 +295,8 @@ def refused_registrations() -> Iterator[Case]:
     yield "key_not_canonical", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31] + bytes((key_.public_key[31] | 128,)))
     yield "key_of_another", "Q3", "key-again", [], "site-b", exchange_key(0)
     yield "key_again", "Q3", "key-again", [], "site-a", exchange_key(7)
+    yield "anchor_empty", "Y1", "identity-site-a", [], "site-a", Anchor(b"")
+    yield "anchor_257_bytes", "Y1", "identity-site-a", [], "site-a", Anchor(bytes(257))
     yield "dataset_by_coordinator", "D1", "coordinator", [], "coordinator-a", dataset("site-x")
     yield "dataset_digest_short", "F2", "identity-site-d", [], "site-d", dataset("site-x", sha256=bytes(16))
     yield "dataset_without_rows", "F4", "identity-site-d", [], "site-d", dataset("site-x", rows=0)

@@ -16,9 +16,8 @@ from typing import Any, Final
 
 from ledger.codec import encode
 from ledger.consensus.messages import Lock, SignedVote
-from ledger.digests import transaction_id
 from ledger.errors import CorruptionError, LedgerError, LockedError, StorageError
-from ledger.state.transition import decode_transaction
+from ledger.state.transition import transaction_ids
 from ledger.storage.base import Forget, Rows, VoteRecord, Write
 from ledger.storage.checks import (
     REMEDY,
@@ -269,7 +268,7 @@ def _insert_vote(connection: sqlite3.Connection, record: VoteRecord) -> None:
 
 def _insert_block(connection: sqlite3.Connection, committed: CommittedBlock) -> None:
     height, body = committed.block.header.height, encode(committed)
-    index = [(transaction_id(decode_transaction(data)), height, position) for position, data in enumerate(committed.block.transactions)]
+    index = [(identity, height, position) for position, identity in enumerate(transaction_ids(committed.block.transactions))]
     connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (height, committed.certificate.block, body, digest(body)))
     connection.executemany("INSERT INTO transactions VALUES (?, ?, ?)", index)
     connection.execute("DELETE FROM votes WHERE height <= ?", (height,))
