@@ -25,7 +25,7 @@ def restore(source: Path, folder: Path) -> Report:
     found = backup.restore(source, folder)
     lines = [f"{folder} is {found.kind} {found.name} of network {found.network[:16]} as it was at height {found.height}"]
     if found.kind == backup.VALIDATOR:
-        lines.append("it may have signed what the backup does not know: it watches, and signs again two blocks behind the others (rule SN7)")
+        lines.append("it may have signed what the backup does not know: it watches, and signs again two blocks past the others (SN7)")
         lines.append(f"next: never start the old folder again; cifer ledger start {folder}")
     else:
         lines.append(f"what was committed behind height {found.height} is not in it")
@@ -39,7 +39,7 @@ def rebuild(folder: Path, validator: str | None) -> Report:
             msg = f"{folder} is one validator's folder; leave --validator out"
             raise UsageError(msg)
         moved, name = backup.rebuild(folder), folder.name
-        after = "it fetches the chain from the others, watches, and signs again two blocks behind them (rule SN7)"
+        after = "it fetches the chain from the others, watches, and signs again two blocks past them (SN7)"
     elif has_ledger(folder) and not is_client(folder):
         if validator is None:
             msg = f"{folder} holds every validator of an embedded ledger; say which with --validator NAME"
