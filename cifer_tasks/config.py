@@ -129,9 +129,13 @@ class Encryption(_Section):
 
 
 class LedgerSettings(_Section):
-    """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail."""
+    """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail.
+
+    store: what an embedded ledger's validators keep the chain in, `sqlite` or `lmdb`, when it is founded.
+    """
 
     backend: str = "embedded"
+    store: Literal["sqlite", "lmdb"] = "sqlite"
     validators: int = Field(default=4, ge=1, le=100)
 
 

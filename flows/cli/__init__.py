@@ -22,6 +22,7 @@ TOPICS = (
     "lineage",
     "services",
     "training",
+    "upkeep",
 )
 """The modules of this package; importing one adds its commands to `cli`."""
 

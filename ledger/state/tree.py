@@ -8,14 +8,17 @@ so a block pays for each node it leaves behind once, however often its transacti
 
 Why this one: a list or a flat hash costs O(n) a block; an append-only Merkle tree cannot show that something is absent; a full
 sparse tree of depth 256 makes proofs and writes ten times longer. It is the binary case of the Jellyfish Merkle tree (Gao, Hu and Wu,
-2021), without versioned storage. Nodes refer downwards only, so no garbage collector looks
-at them. Keys are never removed: what is over is marked, so the record stays provable. Rules T1-T4 of SPEC.md.
+2021), without versioned storage. Nodes refer downwards only, so no garbage collector looks at them. Keys are never removed: what is over is
+marked, so the record stays provable. Rules T1-T4 of SPEC.md.
+
+A map can be taken apart at a depth: `parts` says what stands there, `part` what is below, and `Tree.of_parts` is the same map again, whose
+parts are read and checked when somebody first looks into them (T5).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -23,6 +26,7 @@ import msgspec
 
 from ledger.codec import encode
 from ledger.crypto import Domain, domain_prefix
+from ledger.errors import CorruptionError
 from ledger.types import Record
 
 EMPTY: Final = bytes(32)
@@ -59,8 +63,8 @@ class _Leaf(msgspec.Struct, eq=False, gc=False):
 
 
 class _Branch(msgspec.Struct, eq=False, gc=False):
-    left: _Leaf | _Branch | None
-    right: _Leaf | _Branch | None
+    left: _Node
+    right: _Node
     _hash: bytes | None = None
 
     def hash(self) -> bytes:
@@ -71,7 +75,32 @@ class _Branch(msgspec.Struct, eq=False, gc=False):
         return self._hash
 
 
-_Node = _Leaf | _Branch | None
+class _Stub:
+    """A subtree of two leaves or more that is known by its hash, and read when somebody first looks into it."""
+
+    __slots__ = ("_hash", "_node", "_read")
+
+    def __init__(self, root: bytes, read: Callable[[], _Leaf | _Branch]) -> None:
+        self._hash = root
+        self._read = read
+        self._node: _Leaf | _Branch | None = None
+
+    def hash(self) -> bytes:
+        return self._hash
+
+    def open(self) -> _Leaf | _Branch:
+        if self._node is None:
+            self._node = self._read()
+        return self._node
+
+    def glance(self) -> _Leaf | _Branch:
+        """The subtree, without keeping it in memory."""
+        return self._read() if self._node is None else self._node
+
+
+_Node = _Leaf | _Branch | _Stub | None
+
+Items = Iterable[tuple[bytes, Any]]
 
 
 class Tree:
@@ -88,9 +117,13 @@ class Tree:
         node = self._top
         bits = int.from_bytes(path, "big")
         shift = DEPTH - 1
-        while type(node) is _Branch:
-            node = node.right if bits >> shift & 1 else node.left
-            shift -= 1
+        while True:
+            while type(node) is _Branch:
+                node = node.right if bits >> shift & 1 else node.left
+                shift -= 1
+            if type(node) is not _Stub:
+                break
+            node = node.open()
         return node.record if type(node) is _Leaf and node.bits == bits else None
 
     def set(self, path: bytes, record: Any) -> Tree:
@@ -112,22 +145,90 @@ class Tree:
         node = self._top
         bits = int.from_bytes(path, "big")
         shift = DEPTH - 1
-        while type(node) is _Branch:
-            node, sibling = (node.right, node.left) if bits >> shift & 1 else (node.left, node.right)
-            siblings.append(EMPTY if sibling is None else sibling.hash())
-            shift -= 1
+        while True:
+            while type(node) is _Branch:
+                node, sibling = (node.right, node.left) if bits >> shift & 1 else (node.left, node.right)
+                siblings.append(EMPTY if sibling is None else sibling.hash())
+                shift -= 1
+            if type(node) is not _Stub:
+                break
+            node = node.open()
         leaf = LeafDigest(node.path, sha256(encode(node.record)).digest()) if type(node) is _Leaf else None
         return StateProof(tuple(siblings), leaf)
 
     def records(self) -> Iterator[Any]:
         """Every record, in ascending order of path."""
+        return (leaf.record for leaf in _leaves(self._top))
+
+    def read_all(self) -> None:
+        """Read every part that was not needed yet. Raises what `get` would."""
         stack: list[_Node] = [self._top]
         while stack:
             node = stack.pop()
-            if type(node) is _Leaf:
-                yield node.record
+            if type(node) is _Stub:
+                node.open()
             elif type(node) is _Branch:
                 stack += (node.right, node.left)
+
+    def parts(self, depth: int) -> tuple[bytes, ...]:
+        """T5: what stands at each of the 2**depth places at `depth` (1 to 256), by the first bits of path, in ascending order.
+
+        Nothing: no bytes.  One entry: its path and the SHA-256 of its value, 64 bytes.  More: the root of them, 32 bytes.
+        """
+        found = [b""] * (1 << depth)
+        stack: list[tuple[_Node, int, int]] = [(self._top, 0, 0)]
+        while stack:
+            node, level, place = stack.pop()
+            if type(node) is _Stub and level < depth:
+                node = node.open()
+            if type(node) is _Leaf:
+                found[node.bits >> (DEPTH - depth)] = node.path + sha256(encode(node.record)).digest()
+            elif node is not None and level == depth:
+                found[place] = node.hash()
+            elif type(node) is _Branch:
+                stack += ((node.right, level + 1, place << 1 | 1), (node.left, level + 1, place << 1))
+        return tuple(found)
+
+    def part(self, depth: int, place: int) -> list[tuple[bytes, Any]]:
+        """The paths and records whose first `depth` bits are `place`, in ascending order of path."""
+        node, level = self._top, 0
+        while level < depth and type(node) not in (_Leaf, type(None)):
+            if type(node) is _Stub:
+                node = node.open()
+            elif type(node) is _Branch:
+                node = node.right if place >> (depth - 1 - level) & 1 else node.left
+                level += 1
+        return [(leaf.path, leaf.record) for leaf in _leaves(node) if leaf.bits >> (DEPTH - depth) == place]
+
+    def changes(self, before: Tree) -> Iterator[tuple[bytes, Any]]:
+        """Every path and record here that `before`, which this map was made from by `set`, does not share; a few that it does as well."""
+        stack: list[tuple[_Node, _Node]] = [(before._top, self._top)]
+        while stack:
+            old, new = stack.pop()
+            if old is new or new is None:
+                continue
+            old = old.open() if type(old) is _Stub else old
+            new = new.open() if type(new) is _Stub else new
+            if old is new:
+                continue
+            if type(new) is _Leaf:
+                yield new.path, new.record
+            elif type(new) is _Branch:
+                left, right = (old.left, old.right) if type(old) is _Branch else (None, None)
+                stack += ((right, new.right), (left, new.left))
+
+    @staticmethod
+    def of_parts(parts: Sequence[bytes], read: Callable[[int], Items]) -> Tree:
+        """T5: the map whose `parts` at depth log2(len(parts)) these are; `read` gives the paths and records at a place.
+
+        A place with one entry is read now, the others when they are first needed. What `read` gives must have the root its part says:
+        `CorruptionError` otherwise. The root of the whole is for the caller to compare.
+        """
+        depth = len(parts).bit_length() - 1
+        level: list[_Node] = [_part_of(part, place, depth, read) for place, part in enumerate(parts)]
+        while len(level) > 1:
+            level = [_joined(level[place], level[place + 1]) for place in range(0, len(level), 2)]
+        return Tree(level[0])
 
 
 def verify_presence(root: bytes, path: bytes, value: bytes, proof: StateProof) -> bool:
@@ -167,10 +268,14 @@ def _put(node: _Node, leaf: _Leaf, shift: int) -> _Leaf | _Branch:
     """`node`, whose branching bit is `shift`, with one leaf put below it, in place of the one of its path."""
     bits = leaf.bits
     above: list[_Branch] = []
-    while type(node) is _Branch:
-        above.append(node)
-        node = node.right if bits >> shift & 1 else node.left
-        shift -= 1
+    while True:
+        while type(node) is _Branch:
+            above.append(node)
+            node = node.right if bits >> shift & 1 else node.left
+            shift -= 1
+        if type(node) is not _Stub:
+            break
+        node = node.open()
     new: _Leaf | _Branch = leaf
     if type(node) is _Leaf and node.bits != bits:
         new = _split(leaf, node, bits, shift)
@@ -184,6 +289,8 @@ def _merge(node: _Node, leaves: list[_Leaf], paths: list[int], start: int, stop:
     """`node`, whose branching bit is `shift`, with leaves `start` to `stop` put below it: at least one. `paths`: their bits, ascending."""
     if stop - start == 1:
         return _put(node, leaves[start], shift)
+    if type(node) is _Stub:
+        node = node.open()
     if type(node) is _Leaf:
         leaves, paths = leaves[start:stop], paths[start:stop]
         at = bisect_left(paths, node.bits)
@@ -207,3 +314,56 @@ def _split(new: _Leaf, old: _Leaf, bits: int, shift: int) -> _Branch:
     for level in range(fork + 1, shift + 1):
         node = _Branch(None, node) if bits >> level & 1 else _Branch(node, None)
     return node
+
+
+def check_part(part: bytes, place: int, depth: int, items: Items) -> None:
+    """Raise `CorruptionError` unless these paths and records are the part at `place` of a map divided at `depth` (T5)."""
+    node = _part_of(part, place, depth, lambda _: items)
+    if type(node) is _Stub:
+        node.glance()
+
+
+def _leaves(top: _Node) -> Iterator[_Leaf]:
+    """In ascending order of path; what was not read before is not kept."""
+    stack: list[_Node] = [top]
+    while stack:
+        node = stack.pop()
+        node = node.glance() if type(node) is _Stub else node
+        if type(node) is _Leaf:
+            yield node
+        elif type(node) is _Branch:
+            stack += (node.right, node.left)
+
+
+def _part_of(part: bytes, place: int, depth: int, read: Callable[[int], Items]) -> _Node:
+    def opened() -> _Leaf | _Branch:
+        leaves = sorted((_Leaf(path, int.from_bytes(path, "big"), record) for path, record in read(place)), key=lambda leaf: leaf.bits)
+        node = _grown(leaves, DEPTH - 1 - depth) if all(leaf.bits >> (DEPTH - depth) == place for leaf in leaves) else None
+        expected = part if len(part) == len(EMPTY) else _leaf_hash(part[:32], part[32:])
+        if node is None or node.hash() != expected:
+            have, wanted = (EMPTY if node is None else node.hash()).hex()[:16], expected.hex()[:16]
+            raise CorruptionError(f"part {place} of the state has root {have}, its snapshot says {wanted}: fetch or restore it again")
+        return node
+
+    if not part:
+        return None
+    return _Stub(part, opened) if len(part) == len(EMPTY) else opened()
+
+
+def _joined(left: _Node, right: _Node) -> _Node:
+    """A leaf without a neighbour stands at the shortest prefix that it shares with nobody."""
+    if left is None and (right is None or type(right) is _Leaf):
+        return right
+    if right is None and type(left) is _Leaf:
+        return left
+    return _Branch(left, right)
+
+
+def _grown(leaves: Sequence[_Leaf], shift: int) -> _Leaf | _Branch | None:
+    """The subtree of leaves in ascending order of path, which share all bits above `shift`."""
+    if len(leaves) < 2:
+        return leaves[0] if leaves else None
+    if leaves[0].bits == leaves[-1].bits:
+        return None  # one path twice
+    ones = bisect_left(leaves, 1, key=lambda leaf: leaf.bits >> shift & 1)
+    return _Branch(_grown(leaves[:ones], shift - 1), _grown(leaves[ones:], shift - 1))
