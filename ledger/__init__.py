@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from ledger.state import RoundView, State, apply_block, apply_transaction, verify_entry, verify_no_entry
     from ledger.types import (
+        AcceptInvitation,
         AppendLineage,
         Block,
         Body,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         Genesis,
         GrantConsent,
         Header,
+        InviteIdentity,
         Metric,
         OpenRound,
         OpenRun,
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbsentSubmissionError",
+    "AcceptInvitation",
     "AppendLineage",
     "Author",
     "BadSignatureError",
@@ -116,6 +119,7 @@ __all__ = [
     "GrantConsent",
     "Header",
     "InvalidBlockError",
+    "InviteIdentity",
     "KeyMismatchError",
     "Ledger",
     "LedgerError",

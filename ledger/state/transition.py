@@ -29,6 +29,7 @@ from ledger.state import checks, consents, datasets, identities, keys, lineage, 
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
+    AcceptInvitation,
     AppendLineage,
     Block,
     ChangeValidator,
@@ -37,6 +38,7 @@ from ledger.types import (
     ExcludeSite,
     GrantConsent,
     Header,
+    InviteIdentity,
     OpenRound,
     OpenRun,
     RegisterDataset,
@@ -58,6 +60,8 @@ Rule = Callable[[State, Identity, Origin, Any], State]
 
 _RULES: Final[Mapping[type, Rule]] = {
     RegisterIdentity: identities.register,
+    InviteIdentity: identities.invite,
+    AcceptInvitation: identities.accept,
     RegisterKey: keys.register,
     RegisterDataset: datasets.register,
     GrantConsent: consents.grant,
@@ -136,8 +140,8 @@ def check_signature(state: State, signed: SignedTransaction, transaction: Transa
         )
     account = state.read(Account, transaction.author)
     author = None if account is None else state.read(Identity, account.name)
-    if account is None or author is None:
-        checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
+    if account is None or author is None or author.public_key != transaction.author:
+        checks.refuse("X4", UnknownAuthorError, f"key {key} is nobody's, or was replaced; an administrator has to register it first")
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
     return author, account
