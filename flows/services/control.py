@@ -107,7 +107,7 @@ def _service(home: Path, kind: Kind, known: Started | None, supervised: bool) ->
         name=kind.name,
         title=kind.title,
         state=state,
-        url=url_of(port),
+        url=url_of(port, kind.scheme),
         port=port,
         pid=known.process.pid if alive and known is not None and known.process is not None else None,
         since=known.since if alive and known is not None else "",
@@ -165,7 +165,7 @@ def _wait_ready(home: Path, supervisor: Identity, wanted: Mapping[str, int], pro
         for name in tuple(waiting):
             item = known.get(name)
             if item is not None and item.process is not None and item.process.alive() and healthy(KINDS[name], waiting[name], 1.0):
-                progress(f"{KINDS[name].title} is ready at {url_of(waiting.pop(name))}")
+                progress(f"{KINDS[name].title} is ready at {url_of(waiting.pop(name), KINDS[name].scheme)}")
             elif item is not None and item.restarts >= _TOO_MANY_RESTARTS:
                 trouble = _told(home, name, f"{KINDS[name].title} keeps ending")
             elif time.monotonic() > deadline:
