@@ -180,7 +180,7 @@ def test_tokens_end_and_are_not_made_by_hand(served: Any) -> None:
 
 
 def test_only_the_service_itself_is_talked_to(served: Any, tmp_path: Path, serve_artifacts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of another network, and a member who poses as the service, are left before anything is said; without the check they are not."""
+    """Another network's server, and a member posing as the service, are left before anything is said; without the check they are not."""
     with serve_artifacts(tmp_path / "other") as other:
         access = served.member("site-a")
         with pytest.raises(StorageError, match="certificate verify failed"):
@@ -224,7 +224,7 @@ def test_a_service_that_is_not_there_is_one_line(served: Any, monkeypatch: pytes
 
 
 def test_collecting_keeps_what_is_named_and_what_is_young(tmp_path: Path) -> None:
-    """Of four artifacts only the old one that nothing names goes; finding it again makes it young. The same on a folder and behind fsspec."""
+    """Only the old artifact that nothing names goes; finding one again makes it young. The same on a folder and behind fsspec."""
     for shelf in (LocalShelf(tmp_path / "a"), RemoteShelf(f"file://{tmp_path}/b")):
         digests = {}
         for name in ("named", "old", "young", "found"):

@@ -1,9 +1,10 @@
 """The artifact service as an ASGI application: `cifer_tasks.artifact_client` says what is asked, and is its only client.
 
 It serves the coordinator's own store (``<home>/artifacts``) to the members of the network that this folder is a client of: sites,
-coordinators and aggregators read and write, auditors read. Who may is the ledger's to say, which the service follows as a client of its own;
-a member proves its key by signing a challenge. An upload grows in ``<home>/artifacts/.uploads`` under its sender's name, survives
-restarts, and becomes an artifact when its bytes have the digest it was announced under. Nobody can make anything else of an address.
+coordinators and aggregators read and write, auditors read. Who may is the ledger's to say, which the service follows as a client of
+its own; a member proves its key by signing a challenge. An upload grows in ``<home>/artifacts/.uploads`` under its sender's name,
+survives restarts, and becomes an artifact when its bytes have the digest it was announced under. Nobody can make anything else of an
+address.
 """
 
 from __future__ import annotations
