@@ -145,6 +145,10 @@ class ThresholdScheme(Scheme):
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
         return sharing.smallest_set(sites)
 
+    def enough(self, public: PublicContext) -> int:
+        """t of the K holders."""
+        return self._roster(public).threshold
+
     def generate(self) -> tuple[PublicContext, SecretContext]:
         """A site's X25519 key pair, which opens the envelopes of all its rounds."""
         private = X25519PrivateKey.from_private_bytes(self._randomness(KEY_BYTES))
