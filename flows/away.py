@@ -39,6 +39,7 @@ PREPARE: Final = "site-prepare"
 ROUND: Final = "site-round"
 RELEASE: Final = "site-release"
 LOOK_SECONDS: Final = 0.2
+MOST_RUNS: Final = 200
 GRACE_SECONDS: Final = 2.0
 """How much longer than for enough releases a round waits for the rest: they are what a wrong one among the first is told by."""
 _PREFIX: Final = "Flow run encountered an exception: "
@@ -237,10 +238,13 @@ def _start(flow: str, site: str, given: Mapping[str, object]) -> UUID | None:
 def _wait(client: Any, started: Mapping[UUID, str], replies: dict[str, Reply], seconds: float, enough: int) -> dict[UUID, str]:
     """Collect replies until all have ended, enough have and the others had their grace, or time is up. Returns those that have not."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
 
     waiting, deadline = dict(started), time.monotonic() + seconds
     while waiting:
-        for found in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(waiting)))):
+        asked = list(waiting)[:MOST_RUNS]
+        chosen = FlowRunFilter(id=FlowRunFilterId(any_=asked))
+        for found in client.read_flow_runs(flow_run_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=MOST_RUNS):
             if found.state is not None and found.state.is_final():
                 site = waiting.pop(found.id)
                 text = (found.state.message or found.state.name).removeprefix(_PREFIX)

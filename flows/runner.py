@@ -21,6 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -34,6 +35,7 @@ from flows.station import FLOWS, Station
 LOOK_SECONDS: Final = 0.25
 BEAT_SECONDS: Final = 10.0
 LONGEST_WAIT_SECONDS: Final = 30.0
+MOST_RUNS: Final = 200
 
 _logger = logging.getLogger("cifer.site")
 
@@ -62,7 +64,8 @@ class Runner:
                     waited = LOOK_SECONDS
                     self._serve(client)
             except httpx.HTTPError as error:
-                self.say(f"Prefect at {self.site.prefect} does not answer ({type(error).__name__}); trying again in {waited:g} s")
+                what = str(error).partition("\n")[0][:200] or type(error).__name__
+                self.say(f"Prefect at {self.site.prefect}: {what}; trying again in {waited:g} s")
                 self.stopping.wait(waited)
                 waited = min(LONGEST_WAIT_SECONDS, waited * 2)
 
@@ -90,7 +93,9 @@ class Runner:
         """What an earlier process of this site began and did not end is scheduled again."""
         begun = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self.site.pool]))
-        for found in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=begun), work_pool_filter=pool):
+        for found in client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=begun), work_pool_filter=pool, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=MOST_RUNS
+        ):
             self.say(f"taking up {found.name} again")
             client.set_flow_run_state(found.id, Scheduled(message=f"{self.site.name} came back"), force=True)
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, ParamSpec, TypeVar
 
 import prefect
 from prefect.states import Completed
@@ -36,10 +37,14 @@ from cifer_tasks.statements import Order
 from cifer_tasks.workspace import Workspace, create_run, home_folder
 from flows.away import PREPARE, RELEASE, ROUND
 from flows.site import site_release, site_round
-from ledger import Ledger, LedgerError
+from ledger import Ledger, LedgerError, State
 from ledger.backends.network import read_genesis
 
 P = ParamSpec("P")
+T = TypeVar("T")
+
+ARRIVAL_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 0.1
 
 _logger = logging.getLogger("cifer.site")
 
@@ -80,11 +85,18 @@ class Station:
 
     def declared(self, name: str) -> Workspace:
         """The run as the ledger declares it. Raises `FailureError` when it does not, or this site has no place in it."""
-        run = self.ledger.state().run(name)
+        run = self.seen(lambda state: state.run(name))
         if run is None or run.dataset_of(self.site.name) is None:
             msg = f"run {name[:80]!r} is not on the ledger, or {self.site.name} has no place in it"
             raise FailureError(msg)
         return self.run(name, self.store.find("settings", run.config_digest.hex()))
+
+    def seen(self, look: Callable[[State], T | None]) -> T | None:
+        """What `look` finds on the ledger, waiting a little for it: who asks may be a block ahead of this copy."""
+        deadline = time.monotonic() + ARRIVAL_SECONDS
+        while (found := look(self.ledger.state())) is None and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+        return found
 
     def read_settings(self, ref: ArtifactRef) -> Settings:
         """A run's settings: their bytes are those of the digest, and the site offers a table for their purpose."""
@@ -111,12 +123,12 @@ class Station:
 
     def hear(self, run: str, digest: str, kind: type[Any]) -> Any:
         """A statement of the coordinator's. Raises `IntegrityError`."""
-        state = self.ledger.state()
-        identity = state.identity(COORDINATOR)
+        identity = self.seen(lambda state: state.identity(COORDINATOR))
         if identity is None or identity.role != COORDINATOR:
             msg = "the ledger knows no coordinator"
             raise IntegrityError(msg)
-        return statements.read(self.store.get(self.store.find("statement", digest)), state, COORDINATOR, run, kind)
+        content = self.store.get(self.store.find("statement", digest))
+        return statements.read(content, self.ledger.state(), COORDINATOR, run, kind)
 
 
 def discreet(function: Callable[P, str]) -> Callable[P, Any]:
@@ -175,7 +187,8 @@ def contribute(run: str, number: int) -> str:
     """The site's part in an open round, as far as it is not on the ledger yet."""
     station = Station.open()
     workspace = station.declared(run)
-    if workspace.record.round(number).sealed is not None:
+    opened = station.seen(lambda state: state.round(run, number))
+    if opened is not None and opened.sealed is not None:
         return "the round is sealed already"
     found = site_round(workspace.ref, number, station.site.name, workspace.opening(number))
     if isinstance(found, Exclusion):
@@ -188,6 +201,7 @@ def release(run: str, number: int, aggregate: str) -> str:
     """The site's part in opening the set that the ledger has sealed; it adds the submissions itself, and compares with `aggregate`."""
     station = Station.open()
     workspace = station.declared(run)
+    station.seen(lambda state: (opened := state.round(run, number)) and opened.sealed)
     total = station.store.find("aggregate", aggregate)
     found = site_release(workspace.ref, number, station.site.name, workspace.record.sealed_set(number), total)
     if found is None:

@@ -132,10 +132,7 @@ class ThresholdScheme(Scheme):
     """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests."""
 
     name = "threshold"
-    warning = (
-        "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update; "
-        "here all sites and their keys are on one machine"
-    )
+    warning = "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update"
     key_per_site = True
 
     def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:

@@ -19,6 +19,7 @@ TOPICS = (
     "bench",
     "ledger",
     "services",
+    "site",
     "training",
 )
 """The modules of this package; importing one adds its commands to `cli`."""

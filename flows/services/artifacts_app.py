@@ -49,6 +49,8 @@ LIMIT_VARIABLE: Final = "CIFER_LARGEST_ARTIFACT"
 LARGEST_BYTES: Final = 1024**3
 CHALLENGE_SECONDS: Final = 60.0
 SESSION_SECONDS: Final = 900.0
+ARRIVAL_SECONDS: Final = 3.0
+LOOK_SECONDS: Final = 0.1
 MOST_UPLOADS: Final = 64
 """Unfinished uploads of one member."""
 _WRITERS: Final = frozenset({"site", "coordinator", "aggregator"})
@@ -127,7 +129,10 @@ class Network:
                     if not is_client(own):
                         copy_client(self._home / "ledger", own)
                     self._ledger = ProcessesLedger.open(own)
-            return self._ledger.network, self._ledger.state().identity_of(key)
+            deadline = time.monotonic() + ARRIVAL_SECONDS
+            while (found := self._ledger.state().identity_of(key)) is None and time.monotonic() < deadline:
+                time.sleep(LOOK_SECONDS)  # whoever joined a moment ago may be a block ahead of this copy
+            return self._ledger.network, found
         except LedgerError as error:
             raise HTTPException(503, f"the ledger does not answer: {error}") from None
 

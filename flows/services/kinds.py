@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 HOST: Final = "127.0.0.1"
+ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - only for a service that was asked to be reachable
 
 QUIET: Final[Mapping[str, str]] = MappingProxyType(
     {
