@@ -20,6 +20,7 @@ Listener = Callable[[Progress], None]
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run's own view speaks to the terminal; the page keeps the logs
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # a page of "Finished in state Completed()" says nothing
+    "PREFECT_CLIENT_MAX_RETRIES": "30",  # of a request that SQLite was too busy for; one is over in some hundredths of a second
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
 }

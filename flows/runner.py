@@ -26,7 +26,6 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending, Scheduled
-from prefect.types._datetime import now
 from prefect.utilities.callables import parameter_schema
 
 from cifer_tasks.site_home import SiteHome
@@ -54,6 +53,7 @@ class Runner:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         Station.open().ledger.state()  # a damaged or foreign folder is named before anybody asks
+        threading.Thread(target=self._beat, daemon=True).start()
         waited = LOOK_SECONDS
         while not self.stopping.is_set():
             try:
@@ -91,23 +91,26 @@ class Runner:
 
     def _take_up_again(self, client: SyncPrefectClient) -> None:
         """What an earlier process of this site began and did not end is scheduled again."""
-        begun = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
-        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self.site.pool]))
-        for found in client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=begun), work_pool_filter=pool, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=MOST_RUNS
-        ):
+        for found in self._asked(client, StateType.PENDING, StateType.RUNNING):
             self.say(f"taking up {found.name} again")
             client.set_flow_run_state(found.id, Scheduled(message=f"{self.site.name} came back"), force=True)
 
     def _serve(self, client: SyncPrefectClient) -> None:
         """Run what is due, one after the other, until asked to stop."""
-        beating = threading.Thread(target=self._beat, daemon=True)
-        beating.start()
         while not self.stopping.is_set():
-            for due in client.get_scheduled_flow_runs_for_work_pool(self.site.pool, scheduled_before=now("UTC")):
+            for due in self._asked(client, StateType.SCHEDULED):
                 if not self.stopping.is_set():
-                    self._run(client, due.flow_run)
+                    self._run(client, due)
             self.stopping.wait(LOOK_SECONDS)
+
+    def _asked(self, client: SyncPrefectClient, *states: StateType) -> list[FlowRun]:
+        """The pool's runs in these states, the oldest first. Reads only: a worker's own way to ask is a write for every look, and on SQLite
+        the looks of a few sites get in the way of the round.
+        """
+        chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))))
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self.site.pool]))
+        order = FlowRunSort.EXPECTED_START_TIME_ASC
+        return client.read_flow_runs(flow_run_filter=chosen, work_pool_filter=pool, sort=order, limit=MOST_RUNS)
 
     def _run(self, client: SyncPrefectClient, due: FlowRun) -> None:
         """One run, unless Prefect says it is no longer wanted. Its failure is the run's state, and no matter for the worker."""
