@@ -1,5 +1,5 @@
-"""The README's "From demo to production", executed: a coordinator, four validators, and three sites that are processes and users with folders
-of their own; one is killed in the middle of a round and comes back.
+"""The README's "From demo to production", executed: a coordinator, four validators, and three sites that are processes and users with
+folders of their own; one is killed in the middle of a round and comes back.
 """
 
 from __future__ import annotations
