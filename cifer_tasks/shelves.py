@@ -53,7 +53,7 @@ class Shelf(Protocol):
         """Take an artifact off the shelf; absent is fine."""
 
 
-def digest_of(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
     """The hex SHA-256 that addresses these bytes."""
     return hashlib.sha256(content).hexdigest()
 
@@ -63,7 +63,7 @@ def _intact(shelf: Shelf, address: str, size_bytes: int) -> bool:
         content = shelf.read(address)
     except (OSError, StorageError):
         return False
-    return len(content) == size_bytes and address_of(digest_of(content)) == address
+    return len(content) == size_bytes and address_of(sha256_of(content)) == address
 
 
 class LocalShelf:

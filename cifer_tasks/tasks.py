@@ -168,8 +168,8 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
     folder = workspace.site_folder(site)
     plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
     seed = rounding_seed(workspace.settings.seed, number, site)
-    encoded, norm, clipped = workspace.encoding().encode(plain, update.rows, seed)
-    protected = folder.put(f"round-{number}.encoded", integers_to_bytes(encoded))
+    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, update.rows, seed)
+    protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
     folder.discard(update.update)
     return ProtectedUpdate(site, protected, update.rows, norm, clipped)
 
@@ -183,7 +183,7 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
     ciphertext = workspace.scheme.encrypt(values, binding, workspace.checked_context(number), site)
-    stored = workspace.store.put("ciphertext", ciphertext.to_bytes())
+    stored = workspace.store.put("ciphertext", ciphertext.pieces())
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows)
 
@@ -242,8 +242,8 @@ def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusio
 def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> ArtifactRef:
     """Add the ciphertexts of the sealed set. Has the public context only."""
     workspace = Workspace.of(run)
-    total = workspace.scheme.add(list(_submissions(workspace, number, sealed).values()), workspace.round_context(number))
-    return workspace.store.put("aggregate", total.to_bytes())
+    total = workspace.scheme.add(list(workspace.submissions(sealed).values()), workspace.round_context(number))
+    return workspace.store.put("aggregate", total.pieces())
 
 
 @step("release[{site}]", retries=1)
@@ -259,11 +259,9 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
         return done
     workspace.record.check_sealed(number, sealed)
     _promise(workspace, number, site, sealed)
-    released = workspace.scheme.release(
-        _submissions(workspace, number, sealed), site, workspace.round_context(number), workspace.secret_context(site)
-    )
-    claimed = Ciphertext.from_bytes(workspace.store.get(total), workspace.scheme.name, workspace.binding(number))
-    if released.aggregate != claimed.digest():
+    public, secret = workspace.round_context(number), workspace.secret_context(site)
+    released = workspace.scheme.release(workspace.submissions(sealed), site, public, secret)
+    if released.aggregate.hex() != total.digest:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
     opening = workspace.store.put("opening", released.to_bytes())
@@ -296,16 +294,17 @@ def open_aggregate(
     """
     workspace = Workspace.of(run)
     scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
-    ciphertext = Ciphertext.from_bytes(store.get(total), scheme.name, binding)
+    ciphertext = Ciphertext.from_bytes(store.open(total), scheme.name, binding)
     released, faults = _read_releases(workspace, binding, releases)
     public = workspace.round_context(number)
     faults |= scheme.faults(ciphertext, released, public)
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
-    integers = scheme.open(ciphertext, [item for item in released if item.opener not in faults], public)
-    mean = mean_update(integers, workspace.encoding(), {item.site: item.rows for item in sealed.submissions})
-    model = apply_update(store.get(opening.base), mean)
-    return Candidate(store.put("opened", integers_to_bytes(integers)), store.put("model", model))
+    integers = scheme.open_pieces(ciphertext, [item for item in released if item.opener not in faults], public)
+    opened = store.put("opened", map(integers_to_bytes, integers))
+    sums = integers_from_bytes(store.open(opened), binding.parameters)
+    mean = mean_update(sums, workspace.encoding(), {item.site: item.rows for item in sealed.submissions})
+    return Candidate(opened, store.put("model", apply_update(store.get(opening.base), mean)))
 
 
 def _read_releases(workspace: Workspace, binding: Binding, releases: tuple[Release, ...]) -> tuple[list[Released], dict[str, str]]:
@@ -443,12 +442,6 @@ def record_lineage(run: RunRef, number: int) -> int:
         log.acknowledge(batch)
         count += batch.count
     return count
-
-
-def _submissions(workspace: Workspace, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
-    """The sealed ciphertexts by site, each read by the digest on the ledger."""
-    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
-    return {item.site: Ciphertext.from_bytes(store.get(item.ciphertext), scheme.name, binding) for item in sealed.submissions}
 
 
 def _sites(sealed: SealedSet) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import COORDINATOR, author, connect, store_at
@@ -108,6 +108,7 @@ class Workspace:
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
+        self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
         record = self.folder / "run.json"
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
@@ -281,6 +282,15 @@ class Workspace:
         """The key holders who are asked to release what opens a sealed set."""
         return self.scheme.openers([item.site for item in sealed.submissions], self.round_context(sealed.round))
 
+    def submissions(self, sealed: SealedSet) -> dict[str, Ciphertext]:
+        """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
+        with self._lock:
+            if self._sealed[0] != sealed:
+                name, binding = self.scheme.name, self.binding(sealed.round)
+                made = {item.site: Ciphertext.from_bytes(self.store.open(item.ciphertext), name, binding) for item in sealed.submissions}
+                self._sealed = sealed, made
+            return self._sealed[1]
+
     def _opened(self, number: int) -> str:
         """Hex SHA-256 over the transaction that opened round `number` and the digest of its block.
 
@@ -289,7 +299,7 @@ class Workspace:
         """
         origin = self.record.round(number).opened
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return hashlib.sha256(b"cifer/round-opening/1:" + origin.transaction + header_digest(block.header)).hexdigest()
+        return opened_by(origin.transaction, header_digest(block.header))
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""
@@ -375,11 +385,15 @@ def create_run(settings: Settings, base: Path, home: Path, run: str, *, site: st
 
 def provenance(folder: Path) -> Provenance:
     """The git commit of `folder` or, failing that, of this package, and the digest of the installed distributions' names and versions."""
+    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
+    return Provenance(commit, hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest())
+
+
+def installed_packages() -> tuple[str, ...]:
+    """``name==version`` of every distribution in this environment, lower-case, ascending."""
     from importlib.metadata import distributions
 
-    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
-    installed = sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()})
-    return Provenance(commit, hashlib.sha256("\n".join(installed).encode()).hexdigest())
+    return tuple(sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()}))
 
 
 def _commit(folder: Path) -> str:

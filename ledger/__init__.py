@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ledger.state import RoundView, State, apply_block, apply_transaction, verify_entry, verify_no_entry
     from ledger.types import (
         AcceptInvitation,
+        Anchor,
         AppendLineage,
         Block,
         Body,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbsentSubmissionError",
     "AcceptInvitation",
+    "Anchor",
     "AppendLineage",
     "Author",
     "BadSignatureError",

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from cifer_tasks.encryption._shared import SharedKeyScheme
-from cifer_tasks.encryption.scheme import IntVector, PublicContext, SecretContext
-from cifer_tasks.encryption.vectors import integers_from_bytes, integers_to_bytes
+from cifer_tasks.encryption.scheme import PublicContext, SecretContext
+from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, integers_from_bytes, integers_to_bytes, pieces
+from cifer_tasks.files import Body
 
 
 class PlainScheme(SharedKeyScheme):
-    """Submissions are readable by everyone who can read the artifact store; 8 bytes a parameter.
+    """Submissions are readable by everyone who can read the artifact store; 4 bytes a parameter.
 
     Its contexts hold a random identifier, so that submissions of another run are refused as with a real key.
     """
@@ -26,14 +27,15 @@ class PlainScheme(SharedKeyScheme):
         public = PublicContext(self.name, b"cifer/plain/1:" + secrets.token_bytes(16))
         return public, SecretContext(self.name, public.digest())
 
-    def _encrypt(self, values: IntVector, public: PublicContext) -> bytes:
-        return integers_to_bytes(values)
+    def _encrypt(self, values: Vector, public: PublicContext) -> bytes:
+        return b"".join(map(integers_to_bytes, pieces(values)))
 
-    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext) -> bytes:
-        total = np.zeros(parameters, dtype=np.int64)
+    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext) -> bytes:
+        total = np.zeros(parameters, dtype=np.int32)
         for body in bodies:
-            total += integers_from_bytes(body, parameters)
+            for number, piece in enumerate(pieces(integers_from_bytes(body, parameters))):
+                total[number * PIECE : number * PIECE + piece.size] += piece
         return integers_to_bytes(total)
 
-    def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector:
-        return integers_from_bytes(body, parameters)
+    def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector:
+        return np.concatenate(list(pieces(integers_from_bytes(body, parameters))))

@@ -26,6 +26,7 @@ from ledger.digests import header_digest, network_id, transactions_root, validat
 from ledger.state import State, apply_transaction
 from ledger.types import (
     AcceptInvitation,
+    Anchor,
     AppendLineage,
     Block,
     Body,
@@ -231,6 +232,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "invited", "administrator-0", invite("site-e", invitation=key("an earlier invitation").public)
     yield "invited-again", "administrator-0", invite("site-e")
     yield "joined", "invitation of site-e", accept("site-e")
+    yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
+    yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
 
 
 ORDER_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
@@ -311,6 +314,8 @@ def refused_registrations() -> Iterator[Case]:
     yield "key_not_canonical", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31] + bytes((key_.public_key[31] | 128,)))
     yield "key_of_another", "Q3", "key-again", [], "site-b", exchange_key(0)
     yield "key_again", "Q3", "key-again", [], "site-a", exchange_key(7)
+    yield "anchor_empty", "Y1", "identity-site-a", [], "site-a", Anchor(b"")
+    yield "anchor_257_bytes", "Y1", "identity-site-a", [], "site-a", Anchor(bytes(257))
     yield "dataset_by_coordinator", "D1", "coordinator", [], "coordinator-a", dataset("site-x")
     yield "dataset_digest_short", "F2", "identity-site-d", [], "site-d", dataset("site-x", sha256=bytes(16))
     yield "dataset_without_rows", "F4", "identity-site-d", [], "site-d", dataset("site-x", rows=0)
@@ -481,6 +486,8 @@ def refused_outcomes() -> Iterator[Case]:
     yield "lineage_by_site", "R9", "committed-1", [], "site-a", lineage(EVENTS)
     yield "lineage_of_later_round", "A1", "committed-1", [], lead, lineage(EVENTS, 2)
     yield "lineage_of_negative_round", "A1", "committed-1", [], lead, lineage(EVENTS, -1)
+    yield "lineage_of_no_run_in_a_round", "A1", "committed-1", [], "site-a", lineage(EVENTS, 1, run="")
+    yield "lineage_of_unknown_run", "R8", "committed-1", [], "site-a", lineage(EVENTS, 0, run="run-9")
     whole = lineage(EVENTS)
     yield "lineage_not_zlib", "A2", "committed-1", [], lead, replace(whole, events=EVENTS)
     yield "lineage_cut", "A2", "committed-1", [], lead, replace(whole, events=whole.events[:-1])

@@ -45,7 +45,7 @@ NAMED = dict(
     A4="LineageError", J1="RoleError", J2="FieldError", J3="FieldError", J4="DuplicateError", J5="DuplicateError", J6="EvidenceError",
     J7="EvidenceError", J8="EvidenceError", J9="FieldError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
     I6="FieldError", I7="RoleError", I8="RoleError", I9="BadSignatureError",
-    W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError", W4="DuplicateError",
+    W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError", W4="DuplicateError", Y1="SizeError",
 )  # fmt: skip
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
