@@ -100,12 +100,14 @@ class Training(_Section):
 class Sites(_Section):
     """Who has to take part, and what happens when a step raises at a site: leave it out of the round, retry, or abort the run.
 
-    `retry` tries the step again up to `retries` times, then leaves the site out.
+    `retry` tries the step again up to `retries` times, then leaves the site out.  deadline_seconds: under `execution: sites`, how long a
+    site has for its part of a round, and for each step of preparing; a site that has not submitted by then is left out of the round.
     """
 
     minimum: int = Field(default=2, ge=1)
     on_error: Literal["leave-out", "retry", "abort"] = "leave-out"
     retries: int = Field(default=2, ge=1, le=10)
+    deadline_seconds: float = Field(default=600.0, gt=0.0)
 
 
 class Privacy(_Section):
@@ -150,6 +152,9 @@ class Gate(_Section):
 class Settings(_Section):
     """Everything that fixes a training's outcome, together with the data and the code.
 
+    execution: `local` runs every site in this process, from tables that lie here; `sites` asks each site, a process of its own beside its
+    own data (`cifer site start`), and gives the same model.  artifacts: URL of the store that all parties reach, e.g. s3://bucket/cifer;
+    empty: this folder's own, which `cifer up` serves to sites.
     baselines: also train the same model centrally and with plain FedAvg for the final comparison; needs all tables in one place.
     """
 
@@ -165,6 +170,22 @@ class Settings(_Section):
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
     baselines: bool = False
+    execution: Literal["local", "sites"] = "local"
+    artifacts: str = ""
+
+    @model_validator(mode="after")
+    def _can_be_at_sites(self) -> Settings:
+        if self.execution == "sites":
+            if self.ledger.backend == "embedded":
+                msg = "execution: sites needs validators that sites can reach: `cifer ledger init`, then ledger.backend: processes"
+                raise ValueError(msg)
+            if self.data.files and not self.data.holdout_file:
+                msg = "execution: sites needs data.holdout_file: nobody sees all the sites' rows to hold some out"
+                raise ValueError(msg)
+            if self.data.files and self.baselines:
+                msg = "baselines train on every site's table in one place; under execution: sites set baselines to false"
+                raise ValueError(msg)
+        return self
 
     def canonical(self) -> bytes:
         """The settings as canonical JSON: sorted keys, no whitespace. Their digest identifies them on the ledger."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["model", "ciphertext", "aggregate", "opening", "opened", "public-context", "settings"]
+Kind = Literal["model", "ciphertext", "aggregate", "opening", "opened", "public-context", "settings", "statement"]
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -105,6 +105,15 @@ class RunRecord:
             return f"consent for {declared.purpose} was withdrawn at block {consent.withdrawn.height}: {consent.reason}"
         return ""
 
+    def sealed_set(self, number: int) -> SealedSet:
+        """The submissions that round `number` aggregates. Raises `FailureError` before the seal."""
+        on_record = self.round(number)
+        if on_record.sealed is None:
+            msg = f"round {number} of run {self.run} is not sealed; there is nothing to open yet"
+            raise FailureError(msg)
+        inside = tuple(self._submission(found) for found in on_record.submissions if found.site in on_record.sealed_sites)
+        return SealedSet(number, inside, committed(on_record.sealed))
+
     def check_sealed(self, number: int, sealed: SealedSet) -> None:
         """A key holder's own look at the ledger: the round is under way, and `sealed` is the one set it sealed. Raises `FailureError`."""
         on_record = self.round(number)

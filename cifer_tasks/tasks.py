@@ -19,7 +19,7 @@ from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.weights import apply_update, flatten
 from cifer_tasks.lineage import log_of
-from cifer_tasks.network import COORDINATOR, enrol_sites
+from cifer_tasks.network import COORDINATOR, enrol_sites, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
     Candidate,
@@ -80,10 +80,7 @@ def enrol(run: RunRef, scenario: Scenario) -> Enrolment:
     workspace = Workspace.of(run)
     enrolment = enrol_sites(workspace, scenario)
     workspace.announce(enrolment)
-    if len(enrolment.sites) < workspace.settings.sites.minimum:
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in enrolment.left_out)
-        msg = f"{len(enrolment.sites)} sites can take part and sites.minimum is {workspace.settings.sites.minimum}; left out: {reasons}"
-        raise TooFewSitesError(msg)
+    require_minimum(workspace.settings, enrolment)
     return enrolment
 
 
@@ -141,14 +138,7 @@ def open_round(run: RunRef, number: int) -> Opening:
     public = workspace.public_context()
     if not workspace.record.has_round(number):
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
-    opened = workspace.record.round(number)
-    return Opening(
-        number,
-        base=workspace.store.find("model", opened.base_model.hex()),
-        public_context=workspace.store.find("public-context", opened.public_context.hex()),
-        sites=workspace.record.sites,
-        committed=committed(opened.opened),
-    )
+    return workspace.opening(number)
 
 
 @step("validate_data[{site}]")
@@ -230,7 +220,7 @@ def exclude(run: RunRef, number: int, site: str, at_step: str, reason: str) -> E
     """Record that a site is left out of this round, and why."""
     workspace = Workspace.of(run)
     if workspace.record.exclusion(number, site) is None:
-        workspace.author(COORDINATOR).send(ExcludeSite(run.run, number, site, at_step, _short(reason)))
+        workspace.author(workspace.own or COORDINATOR).send(ExcludeSite(run.run, number, site, at_step, _short(reason)))
     found = workspace.record.exclusion(number, site)
     if found is None:
         msg = f"round {number}: the ledger acknowledged the exclusion of {site} but does not show it"

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
-from cifer_tasks.config import Settings, parse
+from cifer_tasks.config import LedgerSettings, Settings, parse
 from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
@@ -35,7 +35,7 @@ from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
-from cifer_tasks.network import author, connect
+from cifer_tasks.network import COORDINATOR, author, connect, store_at
 from cifer_tasks.records import (
     ArtifactRef,
     Comparison,
@@ -43,6 +43,7 @@ from cifer_tasks.records import (
     Enrolment,
     Evaluation,
     Measured,
+    Opening,
     RegisteredModel,
     RoundResult,
     RunRef,
@@ -50,7 +51,7 @@ from cifer_tasks.records import (
     SealedSet,
     Validation,
 )
-from cifer_tasks.run_record import RunRecord
+from cifer_tasks.run_record import RunRecord, committed
 from ledger import Author, header_digest
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Workspace:
     """One run's open resources in this process. `of(ref)` is the way in."""
 
     _open: dict[RunRef, Workspace] = {}  # noqa: RUF012 - the pool itself
+    _ledgers: dict[tuple[Path, LedgerSettings], Ledger] = {}  # noqa: RUF012 - one connection a folder: it takes one writer
     _guard = threading.Lock()
 
     def __init__(self, ref: RunRef) -> None:
@@ -127,12 +129,19 @@ class Workspace:
 
     @classmethod
     def close_all(cls) -> None:
-        """Close every open workspace: the ledger's stores are released."""
+        """Close every open workspace: the ledgers' stores are released."""
         with cls._guard:
-            opened, cls._open = dict(cls._open), {}
-        for workspace in opened.values():
-            if "ledger" in workspace.__dict__:
-                workspace.ledger.close()
+            connections, cls._ledgers, cls._open = list(cls._ledgers.values()), {}, {}
+        for ledger in connections:
+            ledger.close()
+
+    @classmethod
+    def ledger_of(cls, home: Path, settings: LedgerSettings, keys: Keystore) -> Ledger:
+        """The connection that this process shares to the network that `home` belongs to, founding it on first use."""
+        with cls._guard:
+            if (home, settings) not in cls._ledgers:
+                cls._ledgers[home, settings] = connect(settings, home, keys)
+            return cls._ledgers[home, settings]
 
     # ------------------------------------------------------------------------------------------ what is where
 
@@ -153,13 +162,18 @@ class Workspace:
 
     @cached_property
     def scenario(self) -> Scenario:
-        """The prepared tables."""
+        """The prepared tables; at a site its own alone."""
         return load_scenario(self.settings.name, self.home)
+
+    @property
+    def own(self) -> str:
+        """The site whose home this is, "" at the coordinator: who signs for what happens here."""
+        return str(self.facts.get("site", ""))
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """The content-addressed store of public artifacts."""
-        return ArtifactStore(self.home / "artifacts")
+        """The content-addressed store of public artifacts: the settings', at a site that of the network it joined."""
+        return store_at(self.facts.get("artifacts", ""), self.home, self.own or COORDINATOR)
 
     @cached_property
     def keys(self) -> Keystore:
@@ -173,8 +187,8 @@ class Workspace:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """A connection to the network this home belongs to, founding it on first use."""
-        return connect(self.settings.ledger, self.home, self.keys)
+        """A connection to the network this home belongs to."""
+        return self.ledger_of(self.home, self.settings.ledger, self.keys)
 
     @cached_property
     def tracker(self) -> Tracker:
@@ -243,6 +257,17 @@ class Workspace:
         return public
 
     # ---------------------------------------------------------------------------------------------- the round
+
+    def opening(self, number: int) -> Opening:
+        """Round `number` as the ledger has it opened."""
+        opened = self.record.round(number)
+        return Opening(
+            number,
+            base=self.store.find("model", opened.base_model.hex()),
+            public_context=self.store.find("public-context", opened.public_context.hex()),
+            sites=self.record.sites,
+            committed=committed(opened.opened),
+        )
 
     def encoding(self) -> Encoding:
         """The integer encoding of updates, as the ledger fixed it for the whole run."""
@@ -335,14 +360,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def create_run(settings: Settings, base: Path, home: Path, run: str) -> RunRef:
-    """Write a new run's folder: its settings and what it starts from. `run` must be new. Raises `UsageError`, `StorageError`."""
+def create_run(settings: Settings, base: Path, home: Path, run: str, *, site: str = "", artifacts: str | None = None) -> RunRef:
+    """Write a new run's folder: its settings and what it starts from. `run` must be new. Raises `UsageError`, `StorageError`.
+
+    site: whose home it is, "" at the coordinator.  artifacts: URL of the store, where it is not the settings'.
+    """
     folder = home / "runs" / run
     if folder.exists():
         msg = f"run {run} exists already under {home}; `cifer run --resume {run}` takes it up again"
         raise UsageError(msg)
     found = provenance(base)
-    facts = {"base": str(base), "project": str(Path.cwd()), "code_commit": found.code_commit, "lock_digest": found.lock_digest}
+    facts = {
+        "base": str(base),
+        "project": str(Path.cwd()),
+        "code_commit": found.code_commit,
+        "lock_digest": found.lock_digest,
+        "site": site,
+        "artifacts": settings.artifacts if artifacts is None else artifacts,
+    }
     try:
         folder.mkdir(parents=True, mode=0o700)
     except OSError as error:

@@ -14,8 +14,10 @@ from cifer_tasks.network import author, connect
 from cifer_tasks.workspace import home_folder
 from flows.audit import open_record
 from flows.documents import Report
+from flows.membership import member_of
 from ledger import GrantConsent, Ledger, State, WithdrawConsent
 from ledger.backends.network import read_genesis
+from ledger.node.folder import is_client
 from ledger.state.entries import Consent, Dataset
 
 
@@ -70,6 +72,10 @@ def _line(row: dict[str, Any]) -> str:
 def _writing(home: Path) -> Iterator[tuple[Ledger, Keystore]]:
     """This home's ledger, to write to. Raises `LockedError` while a run writes to an embedded one."""
     keys = Keystore.open(home / "keys")
+    if is_client(home / "ledger"):
+        with member_of(home) as member:
+            yield member, keys
+        return
     ledger = connect(LedgerSettings(validators=len(read_genesis(home / "ledger").validators)), home, keys)
     try:
         yield ledger, keys

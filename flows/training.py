@@ -7,6 +7,7 @@ from cifer_tasks.errors import SiteStepError, TooFewSitesError
 from cifer_tasks.records import RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
 from flows.flow import flow
+from flows.places import places
 from flows.round import federated_round
 from flows.ui import publish_training
 
@@ -14,8 +15,7 @@ from flows.ui import publish_training
 @flow("training", run_name="{run.run}")
 def training(run: RunRef) -> RegisteredModel | None:
     """Prepare, enrol, declare the run, train its rounds, publish the model. Returns None when the gate accepted no candidate."""
-    scenario = tasks.prepare(run)
-    enrolment = tasks.enrol(run, scenario)
+    scenario, enrolment = places(run).enrol(run)
     initial = tasks.open_run(run, scenario, enrolment)
     tasks.start_tracking(run, scenario, initial)
     tasks.mirror_lineage(run, 0)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from ledger.state import RoundView, State, apply_block, apply_transaction, verify_entry, verify_no_entry
     from ledger.types import (
+        AcceptInvitation,
         Anchor,
         AppendLineage,
         Block,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
         Genesis,
         GrantConsent,
         Header,
+        InviteIdentity,
         Metric,
         OpenRound,
         OpenRun,
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbsentSubmissionError",
+    "AcceptInvitation",
     "Anchor",
     "AppendLineage",
     "Author",
@@ -122,6 +125,7 @@ __all__ = [
     "GrantConsent",
     "Header",
     "InvalidBlockError",
+    "InviteIdentity",
     "KeyMismatchError",
     "Ledger",
     "LedgerError",

@@ -30,6 +30,28 @@ class RegisterIdentity(Record, frozen=True, tag="identity.register"):
     public_key: bytes
 
 
+class InviteIdentity(Record, frozen=True, tag="identity.invite"):
+    """An administrator lets whoever holds the one-time `invitation` key (an Ed25519 public key) name the key of a new identity.
+
+    last_height: of the last block in which it may be accepted. A name that is invited again has only the last invitation.
+    """
+
+    name: str
+    role: str
+    invitation: bytes
+    last_height: int
+
+
+class AcceptInvitation(Record, frozen=True, tag="identity.accept"):
+    """The invited, signing with the invitation's key, names its own: from then on that one is the identity's.
+
+    proof: `public_key`'s signature (domain ``cifer/joining/1``) over the network's identity and the name: it is held by who names it.
+    """
+
+    public_key: bytes
+    proof: bytes
+
+
 class RegisterKey(Record, frozen=True, tag="key.register"):
     """A site names the X25519 public key (32 bytes) under which others encrypt to it, in place of the one before."""
 
@@ -248,6 +270,8 @@ class ChangeValidator(Record, frozen=True, tag="validator.change"):
 
 Body = (
     RegisterIdentity
+    | InviteIdentity
+    | AcceptInvitation
     | RegisterKey
     | RegisterDataset
     | GrantConsent

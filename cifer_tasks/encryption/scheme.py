@@ -175,6 +175,10 @@ class Scheme(ABC):
         """The fewest submissions that key holders open the sum of, in a run of `sites` sites; a run asks for at least as many."""
         return 1
 
+    def enough(self, public: PublicContext) -> int:
+        """How many openings open a sum made under `public`, when all are what they should be."""
+        return 1
+
     @abstractmethod
     def generate(self) -> tuple[PublicContext, SecretContext]:
         """Fresh key material of one key holder from the system's CSPRNG."""

@@ -81,10 +81,7 @@ class ThresholdScheme(Scheme):
     """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests."""
 
     name = "threshold"
-    warning = (
-        "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update; "
-        "here all sites and their keys are on one machine"
-    )
+    warning = "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update"
     key_per_site = True
 
     def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:
@@ -94,6 +91,10 @@ class ThresholdScheme(Scheme):
     def smallest_set(self, sites: int) -> int:
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
         return sharing.smallest_set(sites)
+
+    def enough(self, public: PublicContext) -> int:
+        """t of the K holders."""
+        return self._roster(public).threshold
 
     def generate(self) -> tuple[PublicContext, SecretContext]:
         """A site's X25519 key pair, which opens the envelopes of all its rounds."""

@@ -25,6 +25,7 @@ from ledger.crypto import SigningKey
 from ledger.digests import header_digest, network_id, transactions_root, validators_hash
 from ledger.state import State, apply_transaction
 from ledger.types import (
+    AcceptInvitation,
     Anchor,
     AppendLineage,
     Block,
@@ -37,6 +38,7 @@ from ledger.types import (
     Genesis,
     GrantConsent,
     Header,
+    InviteIdentity,
     Metric,
     OpenRound,
     OpenRun,
@@ -149,6 +151,18 @@ def register(name: str, role: str, **changes: Any) -> RegisterIdentity:
     return msgspec.structs.replace(RegisterIdentity(name, role, key(name).public), **changes)
 
 
+def invite(name: str, **changes: Any) -> InviteIdentity:
+    """An invitation of a site with its fixed one-time key, good for a thousand blocks."""
+    made = InviteIdentity(name, "site", key(f"invitation of {name}").public, 1000)
+    return msgspec.structs.replace(made, **changes)
+
+
+def accept(name: str, as_: str = "", **changes: Any) -> AcceptInvitation:
+    """The invited `name` names its fixed key, having signed for `as_`."""
+    proof = key(name).sign(b"cifer/joining/1", NETWORK + (as_ or name).encode())
+    return msgspec.structs.replace(AcceptInvitation(key(name).public, proof), **changes)
+
+
 def exchange_key(number: int) -> RegisterKey:
     """The X25519 public key of a fixed private one: the u-coordinate of `number` + 8 times the base point."""
     return RegisterKey(bindings.crypto_scalarmult_base(bytes((8 * (number + 1),)) + bytes(30) + b"\x40"))
@@ -215,6 +229,9 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "validator-rotated", "administrator-0", validator("validator-1", power=2, public_key=key("validator-1b").public)
     yield "validator-removed", "administrator-0", validator("validator-0", power=0)
     yield "evidence", "validator-2", evidence()
+    yield "invited", "administrator-0", invite("site-e", invitation=key("an earlier invitation").public)
+    yield "invited-again", "administrator-0", invite("site-e")
+    yield "joined", "invitation of site-e", accept("site-e")
     yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
     yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
 
@@ -288,6 +305,7 @@ def refused_registrations() -> Iterator[Case]:
     yield "register_key_twice", "I4", "identity-site-a", [], admin, register("site-x", "site", public_key=key("site-a").public)
     yield "register_key_31_bytes", "I5", "coordinator", [], admin, register("site-x", "site", public_key=bytes(31))
     yield "register_key_small_order", "I5", "coordinator", [], admin, register("site-x", "site", public_key=b"\x01" + bytes(31))
+    yield from refused_invitations()
     key_ = exchange_key(9)
     yield "key_by_coordinator", "Q1", "key-again", [], "coordinator-a", key_
     yield "key_31_bytes", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31])
@@ -312,6 +330,33 @@ def refused_registrations() -> Iterator[Case]:
     yield "withdraw_never_granted", "P4", "consent-site-c", [], "site-d", WithdrawConsent(table, "breast-cancer", "")
     yield "withdraw_twice", "P4", "consent-site-c", [("site-b", WITHDRAW_B)], "site-b", WITHDRAW_B
     yield "withdraw_reason_long", "F3", "consent-site-c", [], "site-b", msgspec.structs.replace(WITHDRAW_B, reason="x" * 501)
+
+
+def refused_invitations() -> Iterator[Case]:
+    """Rules I of invitations, and the keys that they leave behind."""
+    admin, guest = "administrator-0", "invitation of site-e"
+    yield "invite_by_site", "I1", "identity-site-a", [], "site-a", invite("site-e")
+    yield "invite_name", "F1", "coordinator", [], admin, invite("Site-E")
+    yield "invite_role_administrator", "I2", "coordinator", [], admin, invite("site-e", role="administrator")
+    yield "invite_role_invited", "I2", "coordinator", [], admin, invite("site-e", role="invited")
+    yield "invite_registered", "I3", "identity-site-a", [], admin, invite("site-a")
+    yield "invite_joined", "I3", "joined", [], admin, invite("site-e", invitation=key("other").public)
+    yield "register_invited", "I3", "invited-again", [], admin, register("site-e", "site")
+    yield "invite_key_twice", "I4", "identity-site-a", [], admin, invite("site-e", invitation=key("site-a").public)
+    yield "invite_key_small_order", "I5", "coordinator", [], admin, invite("site-e", invitation=b"\x01" + bytes(31))
+    yield "invite_ended", "I6", "invited", [], admin, invite("site-f", last_height=1)
+    yield "accept_as_a_site", "I7", "identity-site-a", [], "site-a", accept("site-f", as_="site-a")
+    short = [(admin, invite("site-f", last_height=50)), *((admin, register(f"site-x{n}", "site")) for n in range(12))]
+    yield "accept_too_late", "I8", "joined", short, "invitation of site-f", accept("site-f")
+    yield "accept_key_of_another", "I4", "invited-again", [], guest, accept("site-a", as_="site-e")
+    yield "accept_key_of_the_invitation", "I4", "invited-again", [], guest, accept("site-e", public_key=key(guest).public)
+    yield "accept_key_31_bytes", "I5", "invited-again", [], guest, accept("site-e", public_key=bytes(31))
+    yield "accept_proof_for_another_name", "I9", "invited-again", [], guest, accept("site-e", as_="site-f")
+    yield "accept_proof_by_another_key", "I9", "invited-again", [], guest, accept("site-e", public_key=key("site-f").public)
+    yield "invited_does_nothing_else", "D1", "invited-again", [], guest, dataset("site-e")
+    yield "accept_with_the_earlier_invitation", "X4", "invited-again", [], "an earlier invitation", accept("site-e")
+    yield "accept_twice", "X4", "joined", [], guest, accept("site-f", as_="site-e")
+    yield "signed_with_a_replaced_key", "X4", "validator-rotated", [], "validator-1", evidence()
 
 
 def refused_runs() -> Iterator[Case]:

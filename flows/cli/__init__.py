@@ -14,6 +14,7 @@ from flows.cli.base import Examples, cli
 __all__ = ["Examples", "cli", "main", "plain_errors"]
 
 TOPICS = (
+    "artifacts",
     "audit",
     "bench",
     "exports",
@@ -21,6 +22,7 @@ TOPICS = (
     "ledger",
     "lineage",
     "services",
+    "site",
     "training",
     "upkeep",
 )

@@ -18,6 +18,7 @@ COORDINATOR = "coordinator"
 AGGREGATOR = "aggregator"
 AUDITOR = "auditor"
 VALIDATOR = "validator"
+INVITED = "invited"
 
 
 class Origin(Record, frozen=True):
@@ -50,6 +51,17 @@ class Identity(Entry, frozen=True, tag="state.identity"):
     name: str
     role: str
     public_key: bytes
+    origin: Origin
+
+
+class Invitation(Entry, frozen=True, tag="state.invitation"):
+    """The last invitation under a name: who accepts it gets `role`, up to the block at `last_height`."""
+
+    key_fields: ClassVar = ("name",)
+    name: str
+    role: str
+    invitation: bytes
+    last_height: int
     origin: Origin
 
 
@@ -306,6 +318,7 @@ class Jail(Entry, frozen=True, tag="state.jail"):
 
 StateEntry = (
     Identity
+    | Invitation
     | Account
     | EncryptionKey
     | EncryptionKeyOwner

@@ -31,6 +31,7 @@ from ledger.state.draft import Draft
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
+    AcceptInvitation,
     Anchor,
     AppendLineage,
     Block,
@@ -40,6 +41,7 @@ from ledger.types import (
     ExcludeSite,
     GrantConsent,
     Header,
+    InviteIdentity,
     OpenRound,
     OpenRun,
     RegisterDataset,
@@ -61,6 +63,8 @@ Rule = Callable[[State, Identity, Origin, Any], State]
 
 _RULES: Final[Mapping[type, Rule]] = {
     RegisterIdentity: identities.register,
+    InviteIdentity: identities.invite,
+    AcceptInvitation: identities.accept,
     RegisterKey: keys.register,
     RegisterDataset: datasets.register,
     GrantConsent: consents.grant,
@@ -175,9 +179,9 @@ def check_signature(state: State, signed: SignedTransaction, transaction: Transa
         )
     account = state.read(Account, transaction.author)
     author = None if account is None else state.read(Identity, account.name)
-    if account is None or author is None:
+    if account is None or author is None or author.public_key != transaction.author:
         key = transaction.author.hex()[:16]
-        checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
+        checks.refuse("X4", UnknownAuthorError, f"key {key} is nobody's, or was replaced; an administrator has to register it first")
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
     return author, account

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from cifer_tasks import files
 from cifer_tasks.config import Settings, load
 from cifer_tasks.data import load_scenario, prepare, read_preprocessing, read_table
-from cifer_tasks.data.prepare import _Rows, _standardisation
+from cifer_tasks.data.prepare import Rows, _standardisation
 from cifer_tasks.errors import CiferError, ConfigError, DataError, IntegrityError, StorageError, UsageError
 from cifer_tasks.records import Scenario
 
@@ -151,7 +151,7 @@ def test_rows_are_kept_once_and_nobody_trains_on_the_holdout(base: Path, tmp_pat
 @settings(max_examples=150, deadline=None)
 def test_standardisation_is_the_pooled_mean_and_deviation(per_site: list[list[float]], offset: float) -> None:
     """Oracle: exact rational arithmetic over the pooled column, also far from zero where sums of squares cancel."""
-    sites = [_Rows(np.array(values)[:, None] + offset, np.zeros(len(values), np.int64)) for values in per_site]
+    sites = [Rows(np.array(values)[:, None] + offset, np.zeros(len(values), np.int64)) for values in per_site]
     mean, scale = _standardisation(sites)
     pooled = [Fraction(float(value)) for rows in sites for value in rows.features[:, 0]]
     exact_mean = sum(pooled) / len(pooled)
@@ -169,7 +169,7 @@ def test_the_sums_of_squares_formula_would_be_wrong() -> None:
     """Mutant: E[x^2] - E[x]^2 loses the deviation of values near 1e8 that the two-step sums keep."""
     values = 1e8 + np.array([0.0, 0.5, 1.0, 1.5])
     naive = abs((values**2).mean() - values.mean() ** 2) ** 0.5
-    _, scale = _standardisation([_Rows(values[:, None], np.zeros(4, np.int64))])
+    _, scale = _standardisation([Rows(values[:, None], np.zeros(4, np.int64))])
     assert scale[0] == pytest.approx(values.std(), rel=1e-12)
     assert naive != pytest.approx(values.std(), rel=1e-2)
 
