@@ -126,6 +126,15 @@ class Encryption(_Section):
     bits: int = Field(default=16, ge=8, le=30)
 
 
+class Aggregation(_Section):
+    """rule: how a sealed set's updates become one step of the model; `cifer_tasks/aggregation/rules.py` lists the rules and says which
+    schemes they work under. Or the dotted path of a function of your own.  args: the rule's own arguments.
+    """
+
+    rule: str = "mean"
+    args: dict[str, Any] = {}
+
+
 class LedgerSettings(_Section):
     """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail."""
 
@@ -156,9 +165,22 @@ class Settings(_Section):
     sites: Sites = Sites()
     privacy: Privacy = Privacy()
     encryption: Encryption = Encryption()
+    aggregation: Aggregation = Aggregation()
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
     baselines: bool = False
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> Settings:
+        """A rule of one's own is looked at when a run starts, once the folder it lies in can be imported from."""
+        from cifer_tasks.aggregation.rules import is_shipped, resolve
+
+        try:
+            if is_shipped(self.aggregation.rule):
+                resolve(self.aggregation.rule, self.aggregation.args, self.encryption.scheme)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     def canonical(self) -> bytes:
         """The settings as canonical JSON: sorted keys, no whitespace. Their digest identifies them on the ledger."""
@@ -264,7 +286,7 @@ def _sentence(item: Any) -> str:
         case "missing":
             return f"{key} is missing; add it"
         case "value_error":
-            return f"{key}: {item['ctx']['error']}"
+            return f"{key}: {item['ctx']['error']}" if location else str(item["ctx"]["error"])
         case _:
             return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})"
 
