@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cifer_tasks.aggregation.rules import is_shipped, resolve
 from cifer_tasks.errors import ConfigError
 
 # The ledger's names have at most 64 characters, and it knows a table as <scenario>.<site>.
@@ -173,8 +174,6 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _rule_fits(self) -> Settings:
         """A rule of one's own is looked at when a run starts, once the folder it lies in can be imported from."""
-        from cifer_tasks.aggregation.rules import is_shipped, resolve
-
         try:
             if is_shipped(self.aggregation.rule):
                 resolve(self.aggregation.rule, self.aggregation.args, self.encryption.scheme)

@@ -132,7 +132,7 @@ class Rule:
             raise RuleError(msg)
         combined = np.asarray(self.function(updates, rows, **self.args), dtype=np.float64)
         if combined.shape != updates.shape[1:] or not np.isfinite(combined).all():
-            msg = f"aggregation.rule={self.name} answered with shape {combined.shape}, or not with finite numbers; expected {updates.shape[1:]}"
+            msg = f"aggregation.rule={self.name} answered with shape {combined.shape} or not with finite numbers, not {updates.shape[1:]}"
             raise RuleError(msg)
         return combined
 
