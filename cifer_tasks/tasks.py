@@ -7,9 +7,10 @@ Every step is idempotent: what is on the ledger already is returned, not done ag
 from __future__ import annotations
 
 from cifer_tasks import data
-from cifer_tasks.aggregation import mean_update
+from cifer_tasks.aggregation import combined_update, mean_update, rule_for
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
-from cifer_tasks.encryption.scheme import Binding, Ciphertext
+from cifer_tasks.encryption.plain import read_submission
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector
 from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
 from cifer_tasks.errors import FailureError, IntegrityError, TooFewSitesError
@@ -18,6 +19,7 @@ from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.weights import apply_update, flatten
 from cifer_tasks.lineage import log_of
 from cifer_tasks.network import COORDINATOR, enrol_sites
+from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import (
     ArtifactRef,
     Candidate,
@@ -300,7 +302,7 @@ def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet) ->
 def open_aggregate(
     run: RunRef, number: int, sealed: SealedSet, total: ArtifactRef, releases: tuple[Release, ...], opening: Opening
 ) -> Candidate:
-    """Open the sum from what the key holders released, and apply its mean to the round's base model.
+    """Open the sum from what the key holders released, and apply the step that the run's rule makes of it to the round's base model.
 
     A holder whose release is not what it was asked for is named, and does not stop the others.
     """
@@ -313,9 +315,18 @@ def open_aggregate(
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
     integers = scheme.open(ciphertext, [item for item in released if item.opener not in faults], public)
-    mean = mean_update(integers, workspace.encoding(), {item.site: item.rows for item in sealed.submissions})
-    model = apply_update(store.get(opening.base), mean)
+    model = apply_update(store.get(opening.base), _step_of(workspace, number, sealed, integers))
     return Candidate(store.put("opened", integers_to_bytes(integers)), store.put("model", model))
+
+
+def _step_of(workspace: Workspace, number: int, sealed: SealedSet, total: IntVector) -> FloatVector:
+    """What the run's rule makes of the sealed set: the mean of the opened sum, or a rule of its own on submissions in the clear."""
+    rows = {item.site: item.rows for item in sealed.submissions}
+    rule = rule_for(workspace.settings)
+    if rule.family == "sum":
+        return mean_update(total, workspace.encoding(), rows)
+    encoded = {site: read_submission(item) for site, item in _submissions(workspace, number, sealed).items()}
+    return combined_update(rule, encoded, workspace.encoding(), rows)
 
 
 def _read_releases(workspace: Workspace, binding: Binding, releases: tuple[Release, ...]) -> tuple[list[Released], dict[str, str]]:

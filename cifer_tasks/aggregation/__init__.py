@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cifer_tasks.aggregation.clear import combined_update
 from cifer_tasks.aggregation.mean import mean_update
 from cifer_tasks.aggregation.rules import RULES, Rule, Statistics, Weights, resolve
 
 if TYPE_CHECKING:
     from cifer_tasks.config import Settings
 
-__all__ = ["RULES", "Rule", "Statistics", "Weights", "mean_update", "resolve", "rule_for"]
+__all__ = ["RULES", "Rule", "Statistics", "Weights", "combined_update", "mean_update", "resolve", "rule_for"]
 
 
 def rule_for(settings: Settings) -> Rule:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cifer_tasks.encryption._shared import SharedKeyScheme
-from cifer_tasks.encryption.scheme import IntVector, PublicContext, SecretContext
+from cifer_tasks.encryption.scheme import Ciphertext, IntVector, PublicContext, SecretContext
 from cifer_tasks.encryption.vectors import integers_from_bytes, integers_to_bytes
+from cifer_tasks.errors import IntegrityError
 
 
 class PlainScheme(SharedKeyScheme):
@@ -37,3 +38,11 @@ class PlainScheme(SharedKeyScheme):
 
     def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector:
         return integers_from_bytes(body, parameters)
+
+
+def read_submission(submission: Ciphertext) -> IntVector:
+    """What one site submitted in the clear, int64 (d,), read-only. Raises `IntegrityError` for a submission of any other scheme."""
+    if submission.scheme != PlainScheme.name:
+        msg = f"a submission under encryption.scheme={submission.scheme} cannot be read, only summed; rules on single updates need plain"
+        raise IntegrityError(msg)
+    return integers_from_bytes(submission.data, submission.binding.parameters)
