@@ -80,8 +80,7 @@ def loss_after(trainer: Any, settings: dict[str, Any]) -> float:
 def test_a_poisoning_site_moves_the_mean_and_not_the_median(trainer: Any, poisoned: str) -> None:
     """The same five sites, one of which climbs the loss: under `mean` the round ends far worse than under `median`."""
     mean = loss_after(trainer, changes(poisoned))
-    median = loss_after(trainer, changes(poisoned, name="robust", aggregation={"rule": "median"}))
-    print(mean, median)
+    median = loss_after(trainer, changes(poisoned, aggregation={"rule": "median"}))
     assert median < mean / 2
 
 
