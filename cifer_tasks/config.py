@@ -123,7 +123,7 @@ class Encryption(_Section):
     """
 
     scheme: Literal["threshold", "ckks", "plain"] = "threshold"
-    preset: Literal["lean", "nvflare"] = "lean"
+    preset: Literal["lean", "nvflare", "measuring"] = "lean"
     bits: int = Field(default=16, ge=8, le=30)
 
 

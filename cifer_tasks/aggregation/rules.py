@@ -40,8 +40,8 @@ Byzantine = Annotated[int, Field(ge=0)]
 
 STATISTIC_ONE: Final = 1 << 40
 """The squared clipping norm C^2, as `Statistics` counts squared lengths."""
-WEIGHT_ONE: Final = 1 << 16
-"""The weight of an update that is taken as it is."""
+WEIGHT_ONE: Final = 1 << 10
+"""The weight of an update that is taken as it is: coarse, because ciphertext noise grows with the integers it is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,7 @@ class Rule:
 
 
 _VECTOR_RULES: Final = "cifer_tasks.aggregation.vector_rules"
+_STATISTIC_RULES: Final = "cifer_tasks.aggregation.statistic_rules"
 
 RULES: Final[Mapping[str, str]] = {
     "mean": "cifer_tasks.aggregation.rules.mean",
@@ -161,13 +162,17 @@ RULES: Final[Mapping[str, str]] = {
     "geometric_median": f"{_VECTOR_RULES}.geometric_median",
     "flame": f"{_VECTOR_RULES}.flame",
     "centered_clipping": f"{_VECTOR_RULES}.centered_clipping",
+    "norm_clip": f"{_STATISTIC_RULES}.norm_clip",
+    "non_poisoning_rate": f"{_STATISTIC_RULES}.non_poisoning_rate",
+    "fltrust": f"{_STATISTIC_RULES}.fltrust",
+    "bygars": f"{_STATISTIC_RULES}.bygars",
 }
 """The rules that come with Cifer: name -> dotted path, imported when asked for."""
 
 SCHEMES: Final[Mapping[Family, tuple[str, ...]]] = {
     "sum": ("threshold", "ckks", "plain"),
     "vectors": ("plain",),
-    "statistics": (),
+    "statistics": ("ckks", "plain"),
 }
 """The values of `encryption.scheme` under which a family's rules can be computed in a round."""
 

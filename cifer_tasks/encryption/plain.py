@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption.scheme import Ciphertext, IntVector, PublicContext, SecretContext
+from cifer_tasks.encryption.statistics import Measurement, Query, measure_integers
 from cifer_tasks.encryption.vectors import integers_from_bytes, integers_to_bytes
 from cifer_tasks.errors import IntegrityError
 
@@ -30,11 +32,18 @@ class PlainScheme(SharedKeyScheme):
     def _encrypt(self, values: IntVector, public: PublicContext) -> bytes:
         return integers_to_bytes(values)
 
-    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext) -> bytes:
+    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes:
         total = np.zeros(parameters, dtype=np.int64)
-        for body in bodies:
-            total += integers_from_bytes(body, parameters)
+        for body, factor in zip(bodies, factors, strict=True):
+            total += factor * integers_from_bytes(body, parameters)
         return integers_to_bytes(total)
+
+    def _measure(self, bodies: Sequence[bytes], query: Query, public: PublicContext) -> bytes:
+        found = [measure_integers(integers_from_bytes(body, query.reference.size), query) for body in bodies]
+        return json.dumps([[item.square, item.inner, item.fault] for item in found]).encode()
+
+    def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]:
+        return [Measurement(*fields) for fields in json.loads(measured)]
 
     def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector:
         return integers_from_bytes(body, parameters)
