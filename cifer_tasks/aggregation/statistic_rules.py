@@ -21,7 +21,7 @@ SCORE_ONE: Final = 1000
 
 
 def norm_clip(statistics: Statistics) -> Weights:
-    """``sum n_i c_i x_i / sum n_i``: no update moves the model by more than its share of rows times C (norm thresholding, Sun et al. 2019)."""
+    """``sum n_i c_i x_i / sum n_i``: no update moves the model by more than its share of rows times C (Sun et al. 2019)."""
     clips = clip_factors(statistics)
     return Weights(clips, WEIGHT_ONE * sum(statistics.rows), _reasons(statistics, [WEIGHT_ONE] * len(clips), clips, ""))
 

@@ -113,8 +113,8 @@ def statistics_of(
 def largest_square(length: int, parameters: int) -> int:
     """The largest ||m||^2 of an honest vector whose length before rounding is at most `length`: ``l^2 + 12 l + d / 4 + 6 sqrt(d)``.
 
-    m = v + e with independent e_j of mean 0 within an interval of length 1: by Hoeffding 2 <v, e> exceeds 12 l, and ||e||^2, of mean at most
-    d / 4, exceeds it by 6 sqrt(d), with probability below e^-72 each.
+    m = v + e with independent e_j of mean 0 within an interval of length 1: by Hoeffding 2 <v, e> exceeds 12 l, and ||e||^2, of mean at
+    most d / 4, exceeds that by 6 sqrt(d), with probability below e^-72 each.
     """
     return length**2 + ROUNDING_DEVIATIONS * length + parameters // 4 + ROUNDING_DEVIATIONS * math.isqrt(parameters) // 2 + 1
 

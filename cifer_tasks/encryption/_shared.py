@@ -92,8 +92,11 @@ class SharedKeyScheme(Scheme):
 
         Raises `IntegrityError` for a sum that does not open exactly, `KeyMismatchError` for another key.
         """
-        aggregate, sealed_sites = self.add(list(submissions.values()), public, weighting), tuple(submissions)
-        key = self._key(aggregate, sealed_sites, opener, public, secret)
+        sealed_sites = tuple(submissions)
+        self._check_opener(opener, sealed_sites, public, secret)
+        aggregate = self.add(list(submissions.values()), public, weighting)
+        check_count(aggregate, sealed_sites)
+        key = _key_of(secret, opener, aggregate.context)
         exact = self._decrypt(aggregate.data, aggregate.binding.parameters, key)
         total = (weighting or Weighting.plain(len(sealed_sites))).rounded(exact)
         check_magnitude(total, aggregate.binding.bound, "the opened sum")
@@ -122,26 +125,18 @@ class SharedKeyScheme(Scheme):
 
         Raises `IntegrityError` for anything that is not a statistic of one submission, `KeyMismatchError` for another key.
         """
+        self._check_opener(opener, tuple(submissions), public, secret)
         measured = self.measure(submissions, query, public)
-        key = self._key(next(iter(submissions.values())), tuple(submissions), opener, public, secret)
+        key = _key_of(secret, opener, public.digest())
         return measured, dict(zip(submissions, self._read(measured, len(submissions), query, key), strict=True))
 
-    def _key(self, ciphertext: Ciphertext, sealed_sites: Sequence[str], opener: str, public: PublicContext, secret: SecretContext) -> bytes:
-        """The secret's own bytes, once it is clear that this opener may use it on this ciphertext."""
+    def _check_opener(self, opener: str, sealed_sites: Sequence[str], public: PublicContext, secret: SecretContext) -> None:
         if not isinstance(secret, SecretContext) or secret.scheme != self.name:
             msg = f"releasing needs a {self.name} SecretContext, not {secret!r}"
             raise TypeError(msg)
         if opener not in self.openers(sealed_sites, public):
             msg = f"{opener} is not asked to open this set; {self.openers(sealed_sites, public)[0]} is"
             raise IntegrityError(msg)
-        label, key = secret.reveal()[:32], secret.reveal()[32:]
-        if label != ciphertext.context:
-            msg = (
-                f"the secret key at {opener} belongs to public context {label.hex()[:16]}, the aggregate to "
-                f"{ciphertext.context.hex()[:16]}: use the keystore of this run"
-            )
-            raise KeyMismatchError(msg)
-        return key
 
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
         """Nothing to compare: there is one opening, and `open` refuses it when it is not of this aggregate."""
@@ -175,6 +170,18 @@ class SharedKeyScheme(Scheme):
 
     def _check_public(self, public: PublicContext) -> None:
         check_public(public, self.name)
+
+
+def _key_of(secret: SecretContext, opener: str, context: bytes) -> bytes:
+    """The secret key's own bytes. Raises `KeyMismatchError` when it belongs to another public context."""
+    label, key = secret.reveal()[:32], secret.reveal()[32:]
+    if label != context:
+        msg = (
+            f"the secret key at {opener} belongs to public context {label.hex()[:16]}, the aggregate to "
+            f"{context.hex()[:16]}: use the keystore of this run"
+        )
+        raise KeyMismatchError(msg)
+    return key
 
 
 def check_public(public: PublicContext, scheme: str) -> None:

@@ -42,7 +42,7 @@ MARGIN: Final = 0.25
 CHECK_SLOTS: Final = 8
 """Slots per ciphertext that must open to zero: under a wrong key all eight do with probability below 2^-100."""
 
-MEASURED_BITS: Final = 17
+MEASURED_BITS: Final = 16
 """Finest encoding that preset `measuring` measures exactly."""
 
 _LENGTH_BYTES: Final = 4
@@ -92,14 +92,14 @@ def nvflare(bits: int) -> Preset:
 def measuring(bits: int) -> Preset:
     """For statistics of single updates: room for one product of two ciphertexts, never rescaled, so that it opens exactly.
 
-    N = 8192, two data primes and one special prime of 60 bits (180 of the 218 that 128-bit security allows), scale 2^(bits + 18). A product
-    has scale 2^(2 bits + 36), below 2^119 up to 17 bits with a factor for wrapped squares to be found by: see `statistics.py`.
-    Raises `ValueError` for more bits.
+    N = 8192, two data primes and one special prime of 60 bits (180 of the 218 that 128-bit security allows), scale 2^34: a product stands
+    at 2^68, so that squared lengths up to 2^32 have 2^18 times their room before they wrap around in the modulus.
+    Raises `ValueError` for more than `MEASURED_BITS` bits.
     """
     if bits > MEASURED_BITS:
         msg = f"encryption.preset=measuring holds encodings of up to {MEASURED_BITS} bits; lower encryption.bits from {bits}"
         raise ValueError(msg)
-    return Preset("measuring", 8192, (60, 60, 60), bits + 18, measures=True)
+    return Preset("measuring", 8192, (60, 60, 60), 34, measures=True)
 
 
 _PRESETS: Final = {"lean": lean, "nvflare": nvflare, "measuring": measuring}

@@ -6,10 +6,11 @@ Per submission, with c_k its chunks, r_k and p_k the reference's and the probe's
     B = sum_k c_k p_k
     A, B <- the sum over all slots, in every slot: log2(N/2) rotations each
 
-so every slot holds one and the same number and there is nothing else to decrypt. Nothing is rescaled: the numbers stand at scale s^2 below
-the full modulus, and the only error of note is 2 <m, e> / s, where e is the noise of the fresh ciphertext (`ckks.noise_deviation`, d entries):
-for ||m|| up to `longest` = 2^bits its deviation is 2^(bits + 1) noise_deviation, 0.01 of a unit at s = 2^(bits + 18), so rounding gives
-the exact integer: 0.25 are more than 20 deviations. The relinearisation's and rotations' own noise is of the order of 1 / s^2.
+so every slot holds one and the same number and there is nothing else to decrypt. Nothing is rescaled: the numbers stand at scale s^2
+below the full modulus, and the only error of note is 2 <m, e> / s, with e the noise of the fresh ciphertext (`ckks.noise_deviation`):
+for ||m|| up to `longest` = 2^16 its deviation is 2^17 noise_deviation, 0.01 of a unit at s = 2^34, so rounding gives the exact
+integer: 0.25 are more than 20 deviations. For the inner product it is <r, e> / s, half of that. Relinearising
+and rotating add noise of the order of 1 / s^2.
 
 Key holders round and publish the integers, or that a submission is at fault: never the numbers as decrypted (Li and Micciancio 2021).
 """
