@@ -127,13 +127,22 @@ class Encryption(_Section):
     bits: int = Field(default=16, ge=8, le=30)
 
 
+SMALLEST_BUCKET = 3
+"""A sum of two gives each of them the other's update."""
+
+
 class Aggregation(_Section):
     """rule: how a sealed set's updates become one step of the model; `cifer_tasks/aggregation/rules.py` lists the rules and says which
     schemes they work under. Or the dotted path of a function of your own.  args: the rule's own arguments.
+    root_fraction: share of the held-out rows set aside as the root set that the coordinator trains a reference on; without one, updates are
+    compared with the last accepted step.
+    bucket_size: under the threshold scheme, fewest sites in a bucket whose sum is opened for a rule on vectors; 0: one sum over all.
     """
 
     rule: str = "mean"
     args: dict[str, Any] = {}
+    root_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    bucket_size: Annotated[int, Field(ge=SMALLEST_BUCKET)] | Literal[0] = 0
 
 
 class LedgerSettings(_Section):
@@ -176,7 +185,10 @@ class Settings(_Section):
         """A rule of one's own is looked at when a run starts, once the folder it lies in can be imported from."""
         try:
             if is_shipped(self.aggregation.rule):
-                resolve(self.aggregation.rule, self.aggregation.args, self.encryption.scheme)
+                chosen = self.aggregation
+                resolve(chosen.rule, chosen.args, self.encryption.scheme, bucketed=chosen.bucket_size > 0).check_encryption(
+                    self.encryption.scheme, self.encryption.preset, self.encryption.bits
+                )
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self

@@ -58,7 +58,7 @@ def preflight(settings: Settings, base: Path, home: Path) -> None:
         )
         raise ConfigError(msg)
     try:
-        rule_for(settings).check_updates(settings.sites.minimum)
+        rule_for(settings).check_updates(settings.sites.minimum // (settings.aggregation.bucket_size or 1))
     except RuleError as error:
         raise ConfigError(str(error)) from None
     evaluate(settings, initial_model(settings, scenario), scenario)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cifer_tasks.aggregation.mean import mean_update
 from cifer_tasks.aggregation.rules import Rule
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.scheme import IntVector
@@ -24,3 +25,14 @@ def combined_update(rule: Rule, encoded: Mapping[str, IntVector], encoding: Enco
     updates = np.stack([encoding.decode_mean(encoded[site], sealed_rows[site]) for site in sites])
     rows = np.array([sealed_rows[site] for site in sites], dtype=np.int64)
     return rule.combine(updates.astype(np.float64), rows).astype(np.float32)
+
+
+def bucket_update(rule: Rule, opened: Sequence[IntVector], rows: Sequence[Mapping[str, int]], encoding: Encoding) -> FloatVector:
+    """The step that a vector rule makes of the means of buckets, each counting as one update with its rows: float32 (d,).
+
+    opened: the sum of each bucket, int64 (d,).  rows: registered rows by site of each bucket.
+    Raises `RuleError` as `Rule.combine` does, `IntegrityError` for sums beyond the encoding's bound.
+    """
+    means = np.stack([mean_update(total, encoding, inside) for total, inside in zip(opened, rows, strict=True)])
+    together = np.array([sum(inside.values()) for inside in rows], dtype=np.int64)
+    return rule.combine(means.astype(np.float64), together).astype(np.float32)

@@ -40,6 +40,8 @@ Byzantine = Annotated[int, Field(ge=0)]
 
 STATISTIC_ONE: Final = 1 << 40
 """The squared clipping norm C^2, as `Statistics` counts squared lengths."""
+MEASURED_BITS: Final = 16
+"""Finest encoding of updates whose ciphertexts can be measured exactly."""
 WEIGHT_ONE: Final = 1 << 10
 """The weight of an update that is taken as it is: coarse, because ciphertext noise grows with the integers it is multiplied by."""
 
@@ -144,6 +146,15 @@ class Rule:
             raise RuleError(msg)
         return found
 
+    def check_encryption(self, scheme: str, preset: str, bits: int) -> None:
+        """Raise `ConfigError` when the ciphertexts of these settings carry no statistics, naming what to set."""
+        if self.family == "statistics" and scheme == "ckks" and (preset != "measuring" or bits > MEASURED_BITS):
+            msg = (
+                f"aggregation.rule: {self.name} reads statistics of ciphertexts, which need encryption.preset=measuring and "
+                f"encryption.bits up to {MEASURED_BITS}, not {preset} and {bits}"
+            )
+            raise ConfigError(msg)
+
     def check_updates(self, updates: int) -> None:
         """Raise `RuleError` when the rule cannot work with so few updates, naming how many it needs."""
         if self.family == "vectors":
@@ -195,17 +206,24 @@ def is_shipped(name: str) -> bool:
     raise ConfigError(msg)
 
 
-def resolve(name: str, args: Mapping[str, Any], scheme: str) -> Rule:
-    """The rule of `aggregation.rule` with `aggregation.args`, under `encryption.scheme`.
+def resolve(name: str, args: Mapping[str, Any], scheme: str, *, bucketed: bool = False) -> Rule:
+    """The rule of `aggregation.rule` with `aggregation.args`, under `encryption.scheme`; bucketed: on the means of buckets.
 
     Raises `ConfigError` naming the nearest rule or argument, the wrong value, or the scheme that the rule needs.
     """
     function = _import(RULES[name] if is_shipped(name) else name)
     family = _family(name, function)
-    if scheme not in SCHEMES[family]:
+    if bucketed and (family, scheme) != ("vectors", "threshold"):
+        msg = (
+            "aggregation.bucket_size: buckets are for rules on vectors under encryption.scheme=threshold, "
+            f"not for {name} under {scheme}; set it to 0"
+        )
+        raise ConfigError(msg)
+    if scheme not in SCHEMES[family] and not bucketed:
         msg = (
             f"aggregation.rule: {name} reads {'every update' if family == 'vectors' else 'statistics of every update'}, which "
-            f"encryption.scheme={scheme} does not show; use {_listed(SCHEMES[family])}, or aggregation.rule=mean"
+            f"encryption.scheme={scheme} does not show; use {_listed(SCHEMES[family])}"
+            f"{', aggregation.bucket_size above 0' if family == 'vectors' and scheme == 'threshold' else ''}, or aggregation.rule=mean"
         )
         raise ConfigError(msg)
     return Rule(name, family, function, _checked(name, function, args))

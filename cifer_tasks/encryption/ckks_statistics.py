@@ -75,8 +75,11 @@ def measure(context: Any, chunks: Sequence[Any], query: EncodedQuery) -> list[by
         evaluator.square(chunk, squared)
         evaluator.add_inplace(squares, squared)
     evaluator.relinearize_inplace(squares, relinearisation)
-    evaluator.add_inplace(squares, _inner(evaluator, chunks, query.reference))
-    sums = (squares, _inner(evaluator, chunks, query.probe))
+    for product in _products(evaluator, chunks, query.reference):
+        evaluator.add_inplace(squares, product)
+    probes = seal.Ciphertext()
+    evaluator.add_many(_products(evaluator, chunks, query.probe), probes)
+    sums = (squares, probes)
     turned = seal.Ciphertext()
     for total in sums:
         step = 1
@@ -96,13 +99,15 @@ def read(context: Any, parts: Sequence[bytes], query: Query) -> list[Measurement
     return [measurement(first.real, first.imag, second, query) for first, second in pairs]
 
 
-def _inner(evaluator: Any, chunks: Sequence[Any], plains: Sequence[Any]) -> Any:
-    total, product = seal.Ciphertext(), seal.Ciphertext()
-    evaluator.multiply_plain(chunks[0], plains[0], total)
-    for chunk, plain in zip(chunks[1:], plains[1:], strict=True):
-        evaluator.multiply_plain(chunk, plain, product)
-        evaluator.add_inplace(total, product)
-    return total
+def _products(evaluator: Any, chunks: Sequence[Any], plains: Sequence[Any]) -> list[Any]:
+    """Each chunk times its plaintext. Where that is all zeros there is no product: SEAL refuses what anybody could read."""
+    found = []
+    for chunk, plain in zip(chunks, plains, strict=True):
+        if not plain.is_zero():
+            product = seal.Ciphertext()
+            evaluator.multiply_plain(chunk, plain, product)
+            found.append(product)
+    return found
 
 
 def _open(seal_context: Any, decryptor: Any, encoder: Any, part: bytes) -> complex:

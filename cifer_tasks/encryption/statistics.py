@@ -54,7 +54,7 @@ class Query:
     def probe(self) -> IntVector:
         """p, int64 (d,): independent and uniform in -`PROBE_BOUND`..`PROBE_BOUND`, from Philox keyed with SHA-256 of the seed.
 
-        Bytes above 2 `PROBE_BOUND` are dropped: raw output, because NumPy promises a stable stream only for that.
+        Bytes above 2 `PROBE_BOUND` are dropped: raw output, because NumPy promises a stable stream only for that. All zeros become ones.
         """
         key = hashlib.sha256(_PROBE_DOMAIN + self.seed).digest()
         stream, found, missing = np.random.Philox(key=int.from_bytes(key[:16], "little")), [], self.reference.size
@@ -63,7 +63,8 @@ class Query:
             kept = raw[raw <= 2 * PROBE_BOUND][:missing]
             found.append(kept.astype(np.int64) - PROBE_BOUND)
             missing -= kept.size
-        return np.concatenate(found)
+        probe = np.concatenate(found)
+        return probe if probe.any() else np.ones_like(probe)
 
 
 @dataclass(frozen=True, slots=True)

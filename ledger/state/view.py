@@ -155,7 +155,7 @@ class State:
             sealed_sites=leaf.sealed_sites,
             sealed=leaf.sealed,
             statistics=tuple(found for found in statistics if found is not None),
-            weighing=self.read(Weighing, run, number),
+            weighing=self.weighing(run, number),
             partition=self.read(Partition, run, number),
             outcome=leaf.outcome,
             releases=tuple(found for found in releases if found is not None),
@@ -172,6 +172,10 @@ class State:
     def release(self, run: str, number: int, site: str) -> Release | None:
         """What `site` released to open round `number`."""
         return self.read(Release, run, number, site)
+
+    def weighing(self, run: str, number: int) -> Weighing | None:
+        """What each submission to round `number` counts in its sum."""
+        return self.read(Weighing, run, number)
 
     def encryption_key(self, site: str) -> EncryptionKey | None:
         """The key under which others encrypt to `site` now."""
