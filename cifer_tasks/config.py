@@ -181,6 +181,13 @@ class Settings(_Section):
     baselines: bool = False
 
     @model_validator(mode="after")
+    def _buckets_fit(self) -> Settings:
+        if self.sites.minimum < (fewest := 2 * self.aggregation.bucket_size):
+            msg = f"sites.minimum: aggregation.bucket_size={self.aggregation.bucket_size} needs two buckets; set at least {fewest}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _rule_fits(self) -> Settings:
         """A rule of one's own is looked at when a run starts, once the folder it lies in can be imported from."""
         try:
