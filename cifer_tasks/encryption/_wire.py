@@ -76,7 +76,7 @@ def unpack_opening(data: bytes, scheme: str, binding: Binding) -> Opening:
 
 
 def frames(data: bytes) -> list[bytes]:
-    """The frames that stand one after the other in `data`, each as it was written. Raises `IntegrityError` when it ends inside one."""
+    """The frames that stand one after the other in `data`, each as it was written. Raises `IntegrityError` for none, or a part of one."""
     found, start = [], 0
     while start < len(data):
         length = int.from_bytes(data[start + 8 : start + _PREFIX_BYTES], "little")
@@ -90,6 +90,8 @@ def frames(data: bytes) -> list[bytes]:
             _refuse("frame", f"{len(data)} bytes that do not end where it says; it is truncated or damaged")
         found.append(data[start:end])
         start = end
+    if not found:
+        _refuse("frame", "no bytes at all")
     return found
 
 

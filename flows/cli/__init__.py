@@ -18,6 +18,7 @@ TOPICS = (
     "bench",
     "ledger",
     "services",
+    "statistics",
     "training",
 )
 """The modules of this package; importing one adds its commands to `cli`."""
