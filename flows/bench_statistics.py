@@ -1,4 +1,4 @@
-"""`cifer bench statistics`: what measuring and weighing encrypted updates costs beside their plain encrypted mean, in CPU seconds of one run."""
+"""`cifer bench statistics`: what measuring and weighing encrypted updates costs beside their plain encrypted mean, in one run."""
 
 from __future__ import annotations
 

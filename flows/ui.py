@@ -19,7 +19,7 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
     """The sites of a round as a table, and the rounds so far as another; both keep their history under one key per run."""
     create_table_artifact(
-        [_site_row(outcome) | _weight_row(outcome, result) for outcome in outcomes],
+        [{**_site_row(outcome), **_weight_row(outcome, result)} for outcome in outcomes],
         key=_key(run, "sites"),
         description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
     )

@@ -129,8 +129,8 @@ def stopped_at(name: str) -> Callable[[Any], None]:
 
 
 def sealed_set(workspace: Workspace) -> SealedSet:
-    found = [workspace.record.submission(1, site) for site in SITES]
-    return SealedSet(1, tuple(item for item in found if item is not None), found[0].committed)
+    found = tuple(item for site in SITES if (item := workspace.record.submission(1, site)) is not None)
+    return SealedSet(1, found, found[0].committed)
 
 
 def asked_again(workspace: Workspace, ref: Any) -> Any:

@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_no_half_written_table(file: str, base: Path, tmp_pat
 
 
 def test_the_root_set_comes_out_of_the_held_out_rows(base: Path, tmp_path: Path) -> None:
-    """Held-out and root rows together are the held-out rows without a root set; nobody's training rows change; one that is empty is refused."""
+    """Held-out and root rows together are the held-out rows without a root set; no site's rows change; an empty one is refused."""
     without = prepare(own(), base, tmp_path / "without")
     split = prepare(own(aggregation={"rule": "norm_clip", "root_fraction": 0.5}), base, tmp_path / "with")
     assert without.root is None
