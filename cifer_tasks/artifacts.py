@@ -10,15 +10,19 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from cifer_tasks.errors import IntegrityError, StorageError
-from cifer_tasks.files import write_atomically, write_once
+from cifer_tasks.files import Body, FileBytes, digest_of, pieces_of, write_atomically, write_once, write_pieces
 from cifer_tasks.records import ArtifactRef, Kind, SiteFile
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 """What may name a site, a file of a site or a secret: it becomes a file name, so no separators and no leading dot."""
+
+HELD_BYTES: Final = 1 << 20
+"""Up to this size a body is held in memory once it is verified; a larger one is read again from its file, piece by piece."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -35,20 +39,42 @@ class ArtifactStore:
         self._local = Path(self.url) if "://" not in self.url else None
         self._remote: tuple[Any, str] | None = None
 
-    def put(self, kind: Kind, data: bytes | Path) -> ArtifactRef:
-        """Store bytes, or a file's bytes, and return their reference. What is there already, undamaged, is left alone.
+    def put(self, kind: Kind, data: bytes | Path | Iterable[bytes | memoryview]) -> ArtifactRef:
+        """Store bytes, a file's bytes or pieces in order, and return their reference. What is there already, undamaged, is left alone.
 
         Raises `StorageError` naming the place and the cause when it cannot be written.
         """
-        content = data if isinstance(data, bytes) else _read_file(data)
-        ref = ArtifactRef(kind, hashlib.sha256(content).hexdigest(), len(content))
+        if isinstance(data, Path):
+            content = _existing(data)
+            data = pieces_of(content)
+        if self._local is not None and not isinstance(data, bytes):
+            root = self._local
+            return ArtifactRef(kind, *write_pieces(data, root, lambda digest: root / _address(digest), mode=0o644))
+        whole = data if isinstance(data, bytes) else b"".join(data)
+        ref = ArtifactRef(kind, hashlib.sha256(whole).hexdigest(), len(whole))
         if self._holds(ref):
             return ref
         if self._local is not None:
-            write_atomically(self._local / _address(ref.digest), content, mode=0o644)
+            write_atomically(self._local / _address(ref.digest), whole, mode=0o644)
         else:
-            self._upload(_address(ref.digest), content)
+            self._upload(_address(ref.digest), whole)
         return ref
+
+    def open(self, ref: ArtifactRef) -> Body:
+        """The bytes of `ref`, verified, as `get`; large ones of a local store stay in their file, which must not change afterwards.
+
+        A local store lies in this machine's own CIFER_HOME: whoever can write there has its keys. What comes from anywhere else is
+        held in memory, so that the bytes that are used are those that were verified.
+        """
+        if self._local is None or ref.size_bytes <= HELD_BYTES:
+            return self.get(ref)
+        path = self._local / _address(ref.digest)
+        try:
+            digest, size_bytes = digest_of(path)
+        except OSError:
+            return self.get(ref)  # which says what is wrong
+        self._check(ref, digest, size_bytes)
+        return FileBytes(path, 0, size_bytes)
 
     def get(self, ref: ArtifactRef) -> bytes:
         """The bytes of `ref`, verified. Raises `IntegrityError` naming digest and place when they are missing or damaged."""
@@ -60,14 +86,16 @@ class ArtifactStore:
         except OSError as error:
             msg = f"{self._place(ref)}: cannot be read: {_cause(error)}"
             raise StorageError(msg) from None
-        digest = hashlib.sha256(content).hexdigest()
-        if len(content) != ref.size_bytes or digest != ref.digest:
+        self._check(ref, hashlib.sha256(content).hexdigest(), len(content))
+        return content
+
+    def _check(self, ref: ArtifactRef, digest: str, size_bytes: int) -> None:
+        if (digest, size_bytes) != (ref.digest, ref.size_bytes):
             msg = (
-                f"{self._place(ref)}: damaged: {len(content)} bytes with SHA-256 {digest[:16]} where {ref.kind} {ref.digest[:16]} has "
+                f"{self._place(ref)}: damaged: {size_bytes} bytes with SHA-256 {digest[:16]} where {ref.kind} {ref.digest[:16]} has "
                 f"{ref.size_bytes} bytes; delete the file and run again, or fetch it from whoever holds a copy"
             )
             raise IntegrityError(msg)
-        return content
 
     def exists(self, ref: ArtifactRef) -> bool:
         """Whether something is stored at this address; `get` says whether it is intact."""
@@ -102,7 +130,7 @@ class ArtifactStore:
 
     def _holds(self, ref: ArtifactRef) -> bool:
         try:
-            self.get(ref)
+            self.open(ref)
         except (IntegrityError, StorageError):
             return False
         return True
@@ -149,12 +177,13 @@ class SiteFolder:
         self.site = _checked(site)
         self.folder = root / site
 
-    def put(self, name: str, data: bytes) -> SiteFile:
-        """Write a file, mode 0600, replacing an earlier one of this name whole. Raises `StorageError`."""
+    def put(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> SiteFile:
+        """Write bytes, or pieces in order, to a file of mode 0600, replacing an earlier one of this name whole. Raises `StorageError`."""
         path = self.folder / _checked(name)
         self._make()
-        write_atomically(path, data, durable=False)  # what a power cut takes is made again from the table
-        return SiteFile(self.site, name, hashlib.sha256(data).hexdigest(), len(data))
+        pieces = (data,) if isinstance(data, bytes) else data
+        # Not flushed: what a power cut takes is made again from the table.
+        return SiteFile(self.site, name, *write_pieces(pieces, self.folder, lambda _: path, durable=False))
 
     def once(self, name: str, data: bytes) -> bytes:
         """Write a file, mode 0600, unless there is one of this name, and return what it holds. Raises `StorageError`."""
@@ -163,18 +192,19 @@ class SiteFolder:
         write_once(path, data)
         return _read_file(path)
 
-    def get(self, file: SiteFile) -> bytes:
-        """A file's bytes, verified. Raises `IntegrityError` when it is another site's, missing or changed since it was written."""
+    def get(self, file: SiteFile) -> Body:
+        """A file's bytes, verified; large ones stay in the file. Raises `IntegrityError` when it is another site's, missing or changed."""
         path = self._path(file)
         try:
-            content = path.read_bytes()
+            content: Body = path.read_bytes() if file.size_bytes <= HELD_BYTES else FileBytes(path, 0, file.size_bytes)
+            found = (hashlib.sha256(content).hexdigest(), len(content)) if isinstance(content, bytes) else digest_of(path)
         except FileNotFoundError:
             msg = f"{path}: missing; run the round again from its training step"
             raise IntegrityError(msg) from None
         except OSError as error:
             msg = f"{path}: cannot be read: {_cause(error)}"
             raise StorageError(msg) from None
-        if len(content) != file.size_bytes or hashlib.sha256(content).hexdigest() != file.digest:
+        if found != (file.digest, file.size_bytes):
             msg = f"{path}: changed since {self.site} wrote it; delete it and run the round again from its training step"
             raise IntegrityError(msg)
         return content
@@ -225,6 +255,14 @@ def _checked(name: str) -> str:
 def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: cannot be read: {_cause(error)}"
+        raise StorageError(msg) from None
+
+
+def _existing(path: Path) -> FileBytes:
+    try:
+        return FileBytes(path, 0, path.stat().st_size)
     except OSError as error:
         msg = f"{path}: cannot be read: {_cause(error)}"
         raise StorageError(msg) from None

@@ -1,31 +1,96 @@
-"""Writing files so that a reader sees the old bytes or the new ones, and nothing in between."""
+"""Writing files so that a reader sees the old bytes or the new ones, and nothing in between; reading large ones piece by piece."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from cifer_tasks.errors import StorageError
+from cifer_tasks.errors import IntegrityError, StorageError
+
+PIECE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """Bytes `start` to `stop` of a local file, read when they are asked for: `len` and slices as of `bytes`, and `part` without reading.
+
+    Reading raises `IntegrityError` when the file has become shorter.
+    """
+
+    path: Path
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, where: slice) -> bytes:
+        start, stop, _ = where.indices(len(self))
+        with self.path.open("rb", buffering=0) as stream:
+            found = os.pread(stream.fileno(), max(stop - start, 0), self.start + start)
+        if len(found) != max(stop - start, 0):
+            msg = f"{self.path}: became shorter while it was read; fetch it again"
+            raise IntegrityError(msg)
+        return found
+
+    def part(self, start: int, stop: int) -> FileBytes:
+        """The bytes of ``[start:stop]``, still unread."""
+        return FileBytes(self.path, self.start + start, self.start + stop)
+
+
+Body = bytes | memoryview | FileBytes
+"""Bytes in memory, or in a file too large to hold."""
+
+
+def pieces_of(body: Body) -> Iterator[bytes | memoryview]:
+    """A body from its first byte to its last, at most `PIECE_BYTES` of a file at a time."""
+    if isinstance(body, FileBytes):
+        yield from (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
+    else:
+        yield body
+
+
+def digest_of(path: Path) -> tuple[str, int]:
+    """Hex SHA-256 and size of a file, read piece by piece. Raises `OSError`."""
+    with path.open("rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
-    """Write `data` beside `path` and rename it into place.
+    """Write `data` beside `path` and rename it into place; as `write_pieces`."""
+    write_pieces((data,), path.parent, lambda _: path, mode, durable=durable)
+
+
+def write_pieces(
+    pieces: Iterable[bytes | memoryview], folder: Path, place: Callable[[str], Path], mode: int = 0o600, *, durable: bool = True
+) -> tuple[str, int]:
+    """Write pieces to a temporary file in `folder`, rename it to what `place` makes of its hex SHA-256, and return digest and size.
 
     durable: flush file and folder too, so that it survives a power cut; without, it survives the death of this process only.
     Raises `StorageError` naming path and cause.
     """
+    path, state, size_bytes = folder, hashlib.sha256(), 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing.")
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
+                for piece in pieces:
+                    stream.write(piece)
+                    state.update(piece)
+                    size_bytes += len(piece)
                 if durable:
                     stream.flush()
                     os.fsync(stream.fileno())
+            path = place(state.hexdigest())
+            path.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(temporary, mode)
             os.replace(temporary, path)
             if durable:
@@ -37,6 +102,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, durable: boo
     except OSError as error:
         msg = f"{path}: cannot be written: {error.strerror}; free space there, or set CIFER_HOME to a folder you can write to"
         raise StorageError(msg) from None
+    return state.hexdigest(), size_bytes
 
 
 def write_once(path: Path, data: bytes) -> bool:

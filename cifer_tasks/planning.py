@@ -55,7 +55,7 @@ def refer(run: RunRef, number: int, opening: Opening) -> ArtifactRef:
 def measure(run: RunRef, number: int, sealed: SealedSet, reference: ArtifactRef) -> ArtifactRef:
     """Compute encrypted statistics of each sealed submission. Has the public context only."""
     workspace = Workspace.of(run)
-    submissions = workspace.submissions(number, sealed)
+    submissions = workspace.submissions(sealed)
     measured = _measuring(workspace.scheme).measure(submissions, query_of(workspace, number, reference), workspace.round_context(number))
     return workspace.store.put("measured", measured)
 
@@ -79,7 +79,7 @@ def open_statistics(
         msg = f"round {number}: {site} has opened statistics of another set or against another reference, and opens no second ones"
         raise IntegrityError(msg)
     again, opened = _measuring(workspace.scheme).release_statistics(
-        workspace.submissions(number, sealed),
+        workspace.submissions(sealed),
         query_of(workspace, number, reference),
         site,
         workspace.round_context(number),
@@ -151,7 +151,7 @@ def plan_of(workspace: Workspace, number: int, sealed: SealedSet) -> Plan:
 
 def query_of(workspace: Workspace, number: int, reference: ArtifactRef) -> Query:
     """What is asked about each submission of a round."""
-    direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)
+    direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)[:]
     return Query(as_reference(direction), workspace.sealed_seed(number), longest_of(workspace.encoding().levels))
 
 
@@ -159,7 +159,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
     """The rule's answer to the statistics on the ledger: the first key holder's, in order of site."""
     first = workspace.record.round(number).statistics[0]
     reference = workspace.store.find("reference", first.reference.hex())
-    direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)
+    direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)[:]
     length = math.sqrt(math.fsum(np.square(direction.astype(np.float64))))
     encoding = workspace.encoding()
     return decide(

@@ -6,14 +6,16 @@ Every step is idempotent: what is on the ledger already is returned, not done ag
 
 from __future__ import annotations
 
+from itertools import chain
+
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
 from cifer_tasks.encryption._wire import frames
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector
+from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
-from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
+from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
 from cifer_tasks.errors import FailureError, IntegrityError, TooFewSitesError
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
@@ -183,8 +185,8 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
     folder = workspace.site_folder(site)
     plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
     seed = rounding_seed(workspace.settings.seed, number, site)
-    encoded, norm, clipped = workspace.encoding().encode(plain, update.rows, seed)
-    protected = folder.put(f"round-{number}.encoded", integers_to_bytes(encoded))
+    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, update.rows, seed)
+    protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
     folder.discard(update.update)
     return ProtectedUpdate(site, protected, update.rows, norm, clipped)
 
@@ -198,7 +200,7 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
     ciphertext = workspace.scheme.encrypt(values, binding, workspace.checked_context(number), site)
-    stored = workspace.store.put("ciphertext", ciphertext.to_bytes())
+    stored = workspace.store.put("ciphertext", ciphertext.pieces())
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows)
 
@@ -257,9 +259,9 @@ def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusio
 def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, plan: Plan) -> ArtifactRef:
     """Add the ciphertexts of each part of the plan, weighted as it says. Has the public context only."""
     workspace = Workspace.of(run)
-    submissions, public = _submissions(workspace, number, sealed), workspace.round_context(number)
+    submissions, public = workspace.submissions(sealed), workspace.round_context(number)
     sums = [add_part(workspace.scheme, submissions, part, public) for part in plan.parts]
-    return workspace.store.put("aggregate", b"".join(total.to_bytes() for total in sums))
+    return workspace.store.put("aggregate", chain.from_iterable(total.pieces() for total in sums))
 
 
 @step("release[{site}]", retries=1)
@@ -277,7 +279,7 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
     _promise(workspace, number, site, sealed, plan)
-    submissions, public, secret = _submissions(workspace, number, sealed), workspace.round_context(number), workspace.secret_context(site)
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site)
     released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
@@ -323,12 +325,22 @@ def open_aggregate(
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
     honest = [items for site, items in released.items() if site not in faults]
-    opened = [scheme.open(ciphertext, [items[place] for items in honest], public) for place, ciphertext in enumerate(sums)]
-    model = apply_update(store.get(opening.base), _step_of(workspace, number, sealed, opened))
-    return Candidate(store.put("opened", b"".join(map(integers_to_bytes, opened))), store.put("model", model))
+    integers = (scheme.open_pieces(ciphertext, [items[place] for items in honest], public) for place, ciphertext in enumerate(sums))
+    opened = store.put("opened", map(integers_to_bytes, chain.from_iterable(integers)))
+    step = _step_of(workspace, number, sealed, _vectors(workspace, opened, len(sums)))
+    return Candidate(opened, store.put("model", apply_update(store.get(opening.base), step)))
 
 
-def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[IntVector]) -> FloatVector:
+def _vectors(workspace: Workspace, opened: ArtifactRef, sums: int) -> list[Vector]:
+    """The opened sums of a round, one after the other in one artifact."""
+    parameters, body = workspace.record.declared.parameters, workspace.store.open(opened)
+    if sums == 1:
+        return [integers_from_bytes(body, parameters)]
+    each = len(body) // sums
+    return [integers_from_bytes(body[number * each : (number + 1) * each], parameters) for number in range(sums)]
+
+
+def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[Vector]) -> FloatVector:
     """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
     rows, rule, encoding = {item.site: item.rows for item in sealed.submissions}, rule_for(workspace.settings), workspace.encoding()
     plan = plan_of(workspace, number, sealed)
@@ -338,14 +350,14 @@ def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[
         return mean_update(opened[0], encoding, rows)
     if workspace.plan_kind == "buckets":
         return bucket_update(rule, opened, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)
-    encoded = {site: read_submission(item) for site, item in _submissions(workspace, number, sealed).items()}
+    encoded = {site: read_submission(item) for site, item in workspace.submissions(sealed).items()}
     return combined_update(rule, encoded, encoding, rows)
 
 
 def _sums(workspace: Workspace, number: int, total: ArtifactRef) -> list[Ciphertext]:
     """The aggregate ciphertexts of a round, in the order of its plan's parts."""
     binding, name = workspace.binding(number), workspace.scheme.name
-    return [Ciphertext.from_bytes(frame, name, binding) for frame in frames(workspace.store.get(total))]
+    return [Ciphertext.from_bytes(frame, name, binding) for frame in frames(workspace.store.open(total))]
 
 
 def _read_releases(
@@ -356,7 +368,9 @@ def _read_releases(
     faults: dict[str, str] = {}
     for item in releases:
         try:
-            openings = [Released.from_bytes(frame, workspace.scheme.name, binding) for frame in frames(workspace.store.get(item.opening))]
+            openings = [
+                Released.from_bytes(bytes(frame[:]), workspace.scheme.name, binding) for frame in frames(workspace.store.get(item.opening))
+            ]
         except IntegrityError as error:
             faults[item.site] = str(error)
             continue
@@ -489,11 +503,6 @@ def record_lineage(run: RunRef, number: int) -> int:
         log.acknowledge(batch)
         count += batch.count
     return count
-
-
-def _submissions(workspace: Workspace, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
-    """The sealed ciphertexts by site, each read by the digest on the ledger."""
-    return workspace.submissions(number, sealed)
 
 
 def _sites(sealed: SealedSet) -> tuple[str, ...]:

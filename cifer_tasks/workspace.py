@@ -32,7 +32,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
@@ -108,6 +108,7 @@ class Workspace:
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
+        self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
         record = self.folder / "run.json"
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
@@ -266,31 +267,35 @@ class Workspace:
         """The key holders who are asked to release what opens the sum over `sites`."""
         return self.scheme.openers(sites, self.round_context(number))
 
-    def submissions(self, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
-        """The ciphertexts of a sealed set by site, ascending."""
-        binding, name = self.binding(number), self.scheme.name
-        return {item.site: Ciphertext.from_bytes(self.store.get(item.ciphertext), name, binding) for item in sealed.submissions}
-
     def sealed_seed(self, number: int) -> bytes:
         """32 bytes that sealing round `number` fixed, and that nobody knew while sites could still submit. Raises `FailureError` before."""
         origin = self.record.round(number).sealed
         if origin is None:
             msg = f"round {number} is not sealed, and what follows from the seal is not known yet"
             raise FailureError(msg)
-        return self._fixed(b"cifer/round-seal/1:", origin)
+        return hashlib.sha256(b"cifer/round-seal/1:" + b"".join(self._fixed(origin))).digest()
+
+    def submissions(self, sealed: SealedSet) -> dict[str, Ciphertext]:
+        """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
+        with self._lock:
+            if self._sealed[0] != sealed:
+                name, binding = self.scheme.name, self.binding(sealed.round)
+                made = {item.site: Ciphertext.from_bytes(self.store.open(item.ciphertext), name, binding) for item in sealed.submissions}
+                self._sealed = sealed, made
+            return self._sealed[1]
 
     def _opened(self, number: int) -> str:
-        """Hex of the 32 bytes that opening round `number` fixed."""
-        return self._fixed(b"cifer/round-opening/1:", self.record.round(number).opened).hex()
+        """What opening round `number` fixed."""
+        return opened_by(*self._fixed(self.record.round(number).opened))
 
-    def _fixed(self, domain: bytes, origin: Origin) -> bytes:
-        """SHA-256 over a transaction and the digest of its block.
+    def _fixed(self, origin: Origin) -> tuple[bytes, bytes]:
+        """A transaction and the digest of its block: what is hashed from both was known to nobody before.
 
         The block's header names the certificate of the block below, so neither the coordinator nor a leader alone fixes these 32 bytes,
         and nobody knows them before the transaction is committed.
         """
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return hashlib.sha256(domain + origin.transaction + header_digest(block.header)).digest()
+        return origin.transaction, header_digest(block.header)
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""
@@ -366,11 +371,15 @@ def create_run(settings: Settings, base: Path, home: Path, run: str) -> RunRef:
 
 def provenance(folder: Path) -> Provenance:
     """The git commit of `folder` or, failing that, of this package, and the digest of the installed distributions' names and versions."""
+    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
+    return Provenance(commit, hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest())
+
+
+def installed_packages() -> tuple[str, ...]:
+    """``name==version`` of every distribution in this environment, lower-case, ascending."""
     from importlib.metadata import distributions
 
-    commit = _commit(folder) or _commit(Path(__file__).parent) or "unversioned"
-    installed = sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()})
-    return Provenance(commit, hashlib.sha256("\n".join(installed).encode()).hexdigest())
+    return tuple(sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()}))
 
 
 def _commit(folder: Path) -> str:

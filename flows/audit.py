@@ -58,14 +58,19 @@ def _connected(folder: Path) -> Ledger | None:
         return None
 
 
-def model_report(reference: str) -> Report:
-    """Where a model came from. `reference` is NAME@ALIAS or NAME@VERSION; raises `UsageError` when it is neither."""
+def parse_reference(reference: str) -> tuple[str, int | str]:
+    """The name, and the version or alias, of NAME@VERSION or NAME@ALIAS. Raises `UsageError` for anything else."""
     name, separator, which = reference.partition("@")
     if not (name and separator and which):
         msg = f"{reference!r}: expected NAME@ALIAS or NAME@VERSION, e.g. breast-cancer@champion or breast-cancer@1"
         raise UsageError(msg)
+    return name, int(which) if which.isdecimal() and which.isascii() else which
+
+
+def model_report(reference: str) -> Report:
+    """Where a model came from. `reference` is NAME@ALIAS or NAME@VERSION; raises `UsageError` when it is neither."""
     with open_record() as ledger:
-        history = model_history(ledger, name, int(which) if which.isdigit() else which)
+        history = model_history(ledger, *parse_reference(reference))
         checked = _checked(ledger)
     return Report({**to_plain(history), "verified": checked}, (*_model_lines(history), *_verified_line(checked)))
 

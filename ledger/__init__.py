@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from ledger.state import RoundView, State, apply_block, apply_transaction, verify_entry, verify_no_entry
     from ledger.types import (
+        Anchor,
         AppendLineage,
         Block,
         Body,
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbsentSubmissionError",
+    "Anchor",
     "AppendLineage",
     "Author",
     "BadSignatureError",

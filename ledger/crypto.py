@@ -28,6 +28,7 @@ SEED_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 DIGEST_BYTES: Final = 32
 LONGEST_TAG: Final = 255
+LONGEST_KEY_BYTES: Final = 2048
 
 Verify = Callable[[bytes, bytes, bytes, bytes], bool]
 """`verify(public, domain, data, signature)`: the shape of `verify` and of `VerificationCache.verify`."""
@@ -56,17 +57,18 @@ def signing_root(domain: bytes, data: bytes) -> bytes:
     Unambiguous: the first byte says where the tag ends, and the data runs to the end, so no two pairs (domain, data) give the same
     input to the hash. Raises `ValueError` for a tag that is empty or longer than 255 bytes, which is a programmer's mistake.
     """
-    if not 0 < len(domain) <= LONGEST_TAG:
-        raise ValueError(f"a domain tag has 1 to 255 bytes, not {len(domain)}")
-    return sha256(bytes((len(domain),)) + domain + data).digest()
+    return sha256(domain_prefix(domain) + data).digest()
 
 
 tagged_digest = signing_root
 """The same function where the root names a record instead of being signed."""
 
 
+@lru_cache(maxsize=64)
 def domain_prefix(domain: bytes) -> bytes:
-    """What `signing_root` hashes before the data, for callers that hash many messages of one domain."""
+    """What `signing_root` hashes before the data, for callers that hash many messages of one domain. Raises as `signing_root` does."""
+    if not 0 < len(domain) <= LONGEST_TAG:
+        raise ValueError(f"a domain tag has 1 to 255 bytes, not {len(domain)}")
     return bytes((len(domain),)) + domain
 
 
@@ -151,13 +153,13 @@ class VerificationCache:
     computed anew. The oldest goes first. Safe to share between threads.
     """
 
-    def __init__(self, capacity: int = 1 << 16) -> None:
-        """An empty cache of `capacity` signatures, about 250 bytes each."""
+    def __init__(self, capacity: int = 1 << 15) -> None:
+        """An empty cache of `capacity` signatures, about 300 bytes each, and at most 2 KiB more for what was signed."""
         if capacity < 1:
             raise ValueError(f"a cache holds at least one signature, not {capacity}")
         self._capacity = capacity
         # An OrderedDict, because dropping the first key of a plain dict walks over all that were dropped before.
-        self._accepted: OrderedDict[bytes, None] = OrderedDict()
+        self._accepted: OrderedDict[tuple[bytes, ...], None] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -168,11 +170,13 @@ class VerificationCache:
         """What `crypto.verify` says, computed at most once while remembered."""
         if len(public) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
             return False
-        root = signing_root(domain, data)
-        key = public + signature + root
+        # Short data is its own key: the same bytes objects come again, and their hash is remembered in them. The root of long data
+        # makes a key of another length, or it would pass for data.
+        short = len(data) <= LONGEST_KEY_BYTES
+        key = (public, signature, domain, data) if short else (public, signature, signing_root(domain, data))
         if key in self._accepted:
             return True
-        if not verify_root(public, root, signature):
+        if not verify(public, domain, data, signature):
             return False
         with self._lock:
             self._accepted[key] = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ledger import merkle
-from ledger.codec import encode
+from ledger.codec import encode, remember_small
 from ledger.crypto import Domain, tagged_digest
 from ledger.types import Certificate, Genesis, Header, SignedTransaction, Validator
 
@@ -21,7 +21,7 @@ def transaction_id(signed: SignedTransaction) -> bytes:
 
     The signature is left out: an author can make many signatures of one payload, and all of them are the same transaction.
     """
-    return tagged_digest(Domain.TRANSACTION, signed.payload)
+    return _payload_root(signed.payload)
 
 
 def header_digest(header: Header) -> bytes:
@@ -32,6 +32,11 @@ def header_digest(header: Header) -> bytes:
 def certificate_digest(certificate: Certificate | None) -> bytes:
     """What the next header commits to; 32 zero bytes where there is no block below."""
     return bytes(32) if certificate is None else tagged_digest(Domain.CERTIFICATE, encode(certificate))
+
+
+@remember_small
+def _payload_root(payload: bytes) -> bytes:
+    return tagged_digest(Domain.TRANSACTION, payload)
 
 
 @lru_cache(maxsize=64)

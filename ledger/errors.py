@@ -7,6 +7,8 @@ LedgerError
 |   +-- BusyError                    too much is waiting: `retry_after_ms` says when to send it again
 +-- CorruptionError              stored bytes that contradict their digests
 +-- LockedError                  another process writes to this ledger
++-- ProofError                   a proof that does not show what it claims
+|   +-- BundleError                  a bundle (`rule`: the number in SPEC.md of what does not hold)
 +-- RejectedError                a rule refused a transaction or a block (`code`, and `rule`: its number in SPEC.md)
     +-- MalformedTransactionError    the transaction's bytes do not decode
     +-- InvalidBlockError            a header that does not describe its transactions or the state they lead to
@@ -77,6 +79,15 @@ class NotOnRecordError(LedgerError):
 
 class ProofError(LedgerError):
     """A proof that does not show, against the genesis it is checked with, what it claims."""
+
+
+class BundleError(ProofError):
+    """A bundle that does not show what it claims. rule: number of the rule in SPEC.md, such as ``Z7``."""
+
+    def __init__(self, message: str, rule: str = "") -> None:
+        """What does not hold, where, and the number of the rule that says so."""
+        super().__init__(f"{message} (rule {rule})" if rule else message)
+        self.rule = rule
 
 
 class KeyMismatchError(LedgerError):

@@ -12,8 +12,11 @@ from __future__ import annotations
 import msgspec
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of every struct that is hashed: encoded as a MessagePack array, in field order."""
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of every struct that is hashed: encoded as a MessagePack array, in field order.
+
+    It refers to nothing that refers back, so the garbage collector need not look at it.
+    """
 
 
 # ------------------------------------------------------------------ what an author may say: one struct per rule
@@ -253,6 +256,15 @@ class AppendLineage(Record, frozen=True, tag="lineage.append"):
     events: bytes
 
 
+class Anchor(Record, frozen=True, tag="anchor.put"):
+    """Anybody registered fixes when something outside existed: `data` is its digest, Merkle root or signature, 1 to 256 bytes.
+
+    The state keeps nothing of it: the transaction in its block is the record, and its proof the time-stamp.
+    """
+
+    data: bytes
+
+
 class Statement(Record, frozen=True):
     """What a validator signed in consensus, in short: `step` 1 for a proposal, 2 for a prevote, 3 for a precommit.
 
@@ -302,6 +314,7 @@ Body = (
     | CloseRun
     | RegisterModel
     | AppendLineage
+    | Anchor
     | ReportEquivocation
     | ChangeValidator
 )

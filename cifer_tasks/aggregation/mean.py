@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cifer_tasks.encryption.encoding import Encoding
-from cifer_tasks.encryption.scheme import IntVector
+from cifer_tasks.encryption.vectors import Vector
 from cifer_tasks.privacy.clipping import FloatVector
 
 
-def mean_update(total: IntVector, encoding: Encoding, sealed_rows: Mapping[str, int]) -> FloatVector:
+def mean_update(total: Vector, encoding: Encoding, sealed_rows: Mapping[str, int]) -> FloatVector:
     """The row-weighted mean of the sealed sites' clipped updates, float32 (d,): FedAvg's server step (McMahan et al. 2017, algorithm 1).
 
-    total: opened integer sum, int64 (d,).  sealed_rows: registered rows by sealed site.
+    total: opened integer sum, int32 (d,), in memory or in a file.  sealed_rows: registered rows by sealed site.
     Within ``K_sealed C N / (L n_sealed)`` of the mean in real numbers per entry, from rounding (less than one unit a site), before the
     final rounding to float32. Raises `ValueError` for an empty set, a site without rows, or more sites or rows than the run has;
     `IntegrityError` for entries no honest set can reach.

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from cifer_tasks.encryption.statistics import MEASURED_BITS
 from cifer_tasks.errors import ConfigError, RuleError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,8 +41,6 @@ Byzantine = Annotated[int, Field(ge=0)]
 
 STATISTIC_ONE: Final = 1 << 40
 """The squared clipping norm C^2, as `Statistics` counts squared lengths."""
-MEASURED_BITS: Final = 16
-"""Finest encoding of updates whose ciphertexts can be measured exactly."""
 WEIGHT_ONE: Final = 1 << 10
 """The weight of an update that is taken as it is: coarse, because ciphertext noise grows with the integers it is multiplied by."""
 
@@ -148,9 +147,9 @@ class Rule:
 
     def check_encryption(self, scheme: str, preset: str, bits: int) -> None:
         """Raise `ConfigError` when the ciphertexts of these settings carry no statistics, naming what to set."""
-        if self.family == "statistics" and scheme == "ckks" and (preset != "measuring" or bits > MEASURED_BITS):
+        if self.family == "statistics" and ((scheme == "ckks" and preset != "measuring") or bits > MEASURED_BITS):
             msg = (
-                f"aggregation.rule: {self.name} reads statistics of ciphertexts, which need encryption.preset=measuring and "
+                f"aggregation.rule: {self.name} reads statistics of submissions, which need encryption.preset=measuring under ckks and "
                 f"encryption.bits up to {MEASURED_BITS}, not {preset} and {bits}"
             )
             raise ConfigError(msg)

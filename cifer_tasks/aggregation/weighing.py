@@ -11,8 +11,8 @@ import numpy as np
 
 from cifer_tasks.aggregation.rules import STATISTIC_ONE, WEIGHT_ONE, Rule, Statistics
 from cifer_tasks.encryption.encoding import MICRO, Encoding
-from cifer_tasks.encryption.scheme import IntVector
-from cifer_tasks.encryption.statistics import Measurement
+from cifer_tasks.encryption.statistics import Measurement, Wide
+from cifer_tasks.encryption.vectors import Vector
 from cifer_tasks.errors import RuleError
 from cifer_tasks.privacy.clipping import FloatVector
 
@@ -47,7 +47,7 @@ def decide(
     measured: Mapping[str, Measurement],
     rows: Mapping[str, int],
     scores: Mapping[str, int],
-    reference: IntVector,
+    reference: Wide,
     reference_length: int,
     encoding: Encoding,
 ) -> Decision:
@@ -76,7 +76,7 @@ def statistics_of(
     measured: Mapping[str, Measurement],
     rows: Mapping[str, int],
     scores: Mapping[str, int],
-    reference: IntVector,
+    reference: Wide,
     reference_length: int,
     encoding: Encoding,
 ) -> Statistics:
@@ -119,11 +119,11 @@ def largest_square(length: int, parameters: int) -> int:
     return length**2 + ROUNDING_DEVIATIONS * length + parameters // 4 + ROUNDING_DEVIATIONS * math.isqrt(parameters) // 2 + 1
 
 
-def weighted_update(total: IntVector, encoding: Encoding, divisor: int) -> FloatVector:
+def weighted_update(total: Vector, encoding: Encoding, divisor: int) -> FloatVector:
     """The step that a weighted sum is, float32 (d,): ``S (C / L) N WEIGHT_ONE / divisor``, one float64 product per entry.
 
-    total: the opened sum in units of one, int64 (d,).  With all weights `WEIGHT_ONE` it is `mean_update`, bit for bit.
+    total: the opened sum in units of one, int32 (d,).  With all weights `WEIGHT_ONE` it is `mean_update`, bit for bit.
     """
     factor = (encoding.clip_norm_micro * encoding.total_rows * WEIGHT_ONE) / (MICRO * encoding.levels * divisor)
-    found: FloatVector = (total.astype(np.float64) * factor).astype(np.float32)
+    found: FloatVector = (total[:].astype(np.float64) * factor).astype(np.float32)
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -97,7 +98,7 @@ product = _product
 
 @njit(cache=True, nogil=True)
 def pack(
-    values: IntVector, words: Words, error_bits: int, digits: int, low_digits: int, spacing: int, radix: int
+    values: npt.NDArray[np.int32], words: Words, error_bits: int, digits: int, low_digits: int, spacing: int, radix: int
 ) -> tuple[IntVector, IntVector]:
     """As `_kernels_numpy.pack`."""
     count = words.size
@@ -109,7 +110,7 @@ def pack(
     for digit in range(low_digits):
         row = values[digit * count : digit * count + count]
         for index in range(count):
-            low[index] += row[index] * weight
+            low[index] += np.int64(row[index]) * weight
         weight *= radix
     for digit in range(digits - 1, low_digits - 1, -1):
         row = values[digit * count : digit * count + count]
@@ -158,10 +159,10 @@ def digits_of(
     radix: int,
     low_span: int,
     high_span: int,
-) -> tuple[IntVector, int]:
+) -> tuple[npt.NDArray[np.int32], int]:
     """As `_kernels_numpy.digits_of`."""
     count = first.size
-    out = np.empty((digits, count), dtype=np.int64)
+    out = np.empty((digits, count), dtype=np.int32)
     lows, highs = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     wrong = 0
     half = (radix - 1) // 2
@@ -228,12 +229,13 @@ def join(first: IntVector, second: IntVector) -> tuple[Words, Tails]:
 
 
 @njit(cache=True, nogil=True)
-def split(words: Words, tails: Tails) -> tuple[IntVector, IntVector]:
-    """As `_kernels_numpy.split`."""
-    count = words.size
-    first, second = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+def accumulate(words: Words, tails: Tails, first: IntVector, second: IntVector, prime_0: int, prime_1: int) -> bool:
+    """As `_kernels_numpy.accumulate`."""
+    count, wrong = words.size, 0
     for index in range(count):
-        first[index] = np.int64(words[index] & MASK)
+        low = np.int64(words[index] & MASK)
+        wrong += low >= prime_0
+        first[index] += low
     for group in range((count + 15) // 16):
         held, bits, at = np.uint64(0), np.uint64(0), 13 * group
         for index in range(16 * group, min(16 * group + 16, count)):
@@ -244,5 +246,7 @@ def split(words: Words, tails: Tails) -> tuple[IntVector, IntVector]:
             tail = held & np.uint64((1 << 26) - 1)
             held >>= np.uint64(26)
             bits -= np.uint64(26)
-            second[index] = np.int64((words[index] >> np.uint64(45)) | (tail << np.uint64(19)))
-    return first, second
+            high = np.int64((words[index] >> np.uint64(45)) | (tail << np.uint64(19)))
+            wrong += high >= prime_1
+            second[index] += high
+    return wrong == 0

@@ -7,6 +7,8 @@ of a transform, which keeps them below 2^52.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -63,7 +65,7 @@ def product(
 
 
 def pack(
-    values: IntVector, words: Words, error_bits: int, digits: int, low_digits: int, spacing: int, radix: int
+    values: npt.NDArray[np.signedinteger[Any]], words: Words, error_bits: int, digits: int, low_digits: int, spacing: int, radix: int
 ) -> tuple[IntVector, IntVector]:
     """Low and high part of each coefficient: errors and the first digits, and the other digits. values: digit-major, (digits, g)."""
     rows = values.reshape(digits, -1)
@@ -71,7 +73,7 @@ def pack(
     low = np.bitwise_count(words & mask).astype(np.int64) - np.bitwise_count((words >> np.uint64(error_bits)) & mask).astype(np.int64)
     weight = spacing
     for digit in range(low_digits):
-        low += rows[digit] * weight
+        low += rows[digit].astype(np.int64) * weight
         weight *= radix
     high = np.zeros_like(low)
     for digit in range(digits - 1, low_digits - 1, -1):
@@ -103,8 +105,8 @@ def digits_of(
     radix: int,
     low_span: int,
     high_span: int,
-) -> tuple[IntVector, int]:
-    """The digits of offset coefficients, digit-major int64 (digits, g) without their offsets, and how many coefficients are out of range.
+) -> tuple[npt.NDArray[np.int32], int]:
+    """The digits of offset coefficients, digit-major int32 (digits, g) without their offsets, and how many coefficients are out of range.
 
     first, second: canonical residues of numbers below low_span high_span, where all is well.  crt: 1 / prime_0 modulo prime_1.
     """
@@ -120,7 +122,7 @@ def digits_of(
     high += above
     low -= above * low_span
     wrong = int(np.count_nonzero(high >= high_span))
-    out = np.empty((digits, first.size), dtype=np.int64)
+    out = np.empty((digits, first.size), dtype=np.int32)
     half = (radix - 1) // 2
     for digit in range(low_digits, digits):
         out[digit] = high % radix - half
@@ -143,8 +145,11 @@ def join(first: IntVector, second: IntVector) -> tuple[Words, Tails]:
     return words, np.packbits(bits.reshape(-1), bitorder="little").view("<u4").astype(np.uint32, copy=False)
 
 
-def split(words: Words, tails: Tails) -> tuple[IntVector, IntVector]:
-    """The residues that `join` joined."""
+def accumulate(words: Words, tails: Tails, first: IntVector, second: IntVector, prime_0: int, prime_1: int) -> bool:
+    """Add the residues that `join` joined to `first` and `second`; whether all of them were reduced modulo their primes."""
     bits = np.unpackbits(tails.astype("<u4", copy=False).view(np.uint8), bitorder="little").reshape(-1, 26)[: words.size]
     high = bits.astype(np.uint64) @ (np.uint64(1) << np.arange(26, dtype=np.uint64))
-    return (words & MASK).astype(np.int64), ((words >> np.uint64(45)) | (high << np.uint64(19))).astype(np.int64)
+    low, high = words & MASK, (words >> np.uint64(45)) | (high << np.uint64(19))
+    first += low.astype(np.int64)
+    second += high.astype(np.int64)
+    return not words.size or bool(low.max() < prime_0 and high.max() < prime_1)

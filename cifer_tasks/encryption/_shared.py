@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from cifer_tasks.encryption.encoding import check_magnitude
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector, Opening, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
 from cifer_tasks.encryption.statistics import Measurement, Query, Weighting
-from cifer_tasks.encryption.vectors import integers_from_bytes, integers_to_bytes
+from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, integers_from_bytes, integers_to_bytes, pieces
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
+from cifer_tasks.files import Body
 
 MAXIMUM_SITES = 1000
 """Most submissions in one sum; the CKKS presets' noise margins are stated for it."""
@@ -30,16 +32,16 @@ class SharedKeyScheme(Scheme):
     key_per_site = False
 
     @abstractmethod
-    def _encrypt(self, values: IntVector, public: PublicContext) -> bytes: ...
+    def _encrypt(self, values: Vector, public: PublicContext) -> bytes: ...
 
     @abstractmethod
-    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes: ...
+    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes: ...
 
     @abstractmethod
-    def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector: ...
+    def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector: ...
 
     @abstractmethod
-    def _measure(self, bodies: Sequence[bytes], query: Query, public: PublicContext) -> bytes: ...
+    def _measure(self, bodies: Sequence[Body], query: Query, public: PublicContext) -> bytes: ...
 
     @abstractmethod
     def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]: ...
@@ -51,8 +53,8 @@ class SharedKeyScheme(Scheme):
             raise ValueError(msg)
         return next(iter(holders.values()))
 
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
-        """Encrypt int64 (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`."""
+    def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
+        """Encrypt integers (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`."""
         self._check_public(public)
         check_values(values, binding)
         return Ciphertext(self.name, binding, public.digest(), 1, self._encrypt(values, public))
@@ -142,8 +144,8 @@ class SharedKeyScheme(Scheme):
         """Nothing to compare: there is one opening, and `open` refuses it when it is not of this aggregate."""
         return {}
 
-    def open(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> IntVector:
-        """The exact integer sum, int64 (d,), read-only. Raises `IntegrityError` when the opening is missing, foreign or out of bounds."""
+    def open_pieces(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:
+        """The exact integer sum, int32. Raises `IntegrityError` when the opening is missing, foreign or out of bounds."""
         self._check_public(public)
         check_scheme(aggregate, public)
         if aggregate.context != public.digest():
@@ -164,9 +166,9 @@ class SharedKeyScheme(Scheme):
         if opening.aggregate != aggregate.digest():
             msg = f"the opening by {opening.opener} is of aggregate {opening.aggregate.hex()[:16]}, not of {aggregate.digest().hex()[:16]}"
             raise IntegrityError(msg)
-        total = integers_from_bytes(opening.data, aggregate.binding.parameters)
-        check_magnitude(total, aggregate.binding.bound, "the opened sum")
-        return total
+        for number, piece in enumerate(pieces(integers_from_bytes(opening.data, aggregate.binding.parameters))):
+            check_magnitude(piece, aggregate.binding.bound, "the opened sum", first=number * PIECE)
+            yield piece
 
     def _check_public(self, public: PublicContext) -> None:
         check_public(public, self.name)
@@ -194,11 +196,25 @@ def check_public(public: PublicContext, scheme: str) -> None:
         raise IntegrityError(msg)
 
 
-def check_values(values: IntVector, binding: Binding) -> None:
+def check_values(values: Vector, binding: Binding) -> None:
     """Raise `ValueError` when a vector is not what the binding says."""
-    if values.dtype != np.int64 or values.shape != (binding.parameters,):
-        msg = f"expected int64 of shape ({binding.parameters},), not {values.dtype} of shape {values.shape}"
+    check_shape(values, binding)
+    for piece in pieces(values):
+        check_entries(piece, binding)
+
+
+def check_shape(values: Vector, binding: Binding) -> None:
+    """Raise `ValueError` for other than as many integers as the binding says, or a binding beyond what 32 bits hold."""
+    if values.dtype.kind != "i" or values.shape != (binding.parameters,):
+        msg = f"expected integers of shape ({binding.parameters},), not {values.dtype} of shape {values.shape}"
         raise ValueError(msg)
+    if binding.bound >= 2**31:
+        msg = f"sums up to {binding.bound} do not fit 32 bits; lower encryption.bits"
+        raise ValueError(msg)
+
+
+def check_entries(values: npt.NDArray[np.signedinteger], binding: Binding) -> None:
+    """Raise `ValueError` when an entry is beyond the round's bound."""
     if values.size and max(int(values.max()), -int(values.min())) > binding.bound:
         msg = f"an entry has magnitude {max(int(values.max()), -int(values.min()))}, beyond the round's bound {binding.bound}"
         raise ValueError(msg)

@@ -3,23 +3,23 @@
     magic (8 bytes, the last is the version)
     header length (4 bytes, little-endian), header: canonical JSON of text and integers
     body: the family's own bytes, as many as the header says
-    SHA-256 over all of the above (32 bytes)
 
-The digest finds damage, truncation and edits by accident. It proves no author: whoever changes the bytes can compute it again. Who made a
-ciphertext is proved by the ledger, where its author signs the digest of these bytes.
+A frame has no checksum: its artifact digest is the SHA-256 of these bytes. The store verifies it, and who made a ciphertext is proved
+by the ledger, where its author signs it.
 """
 
 from __future__ import annotations
 
 import json
-from hashlib import sha256
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening
 from cifer_tasks.errors import IntegrityError
+from cifer_tasks.files import Body, FileBytes, pieces_of
 
-CIPHERTEXT_MAGIC: Final = b"CIFERCT\x02"
-OPENING_MAGIC: Final = b"CIFEROP\x02"
+CIPHERTEXT_MAGIC: Final = b"CIFERCT\x03"
+OPENING_MAGIC: Final = b"CIFEROP\x03"
 DIGEST_BYTES: Final = 32
 MAXIMUM_HEADER_BYTES: Final = 1 << 20
 
@@ -29,20 +29,20 @@ _CIPHERTEXT: Final = {"scheme": str, **_BINDING, "context": str, "count": int, "
 _OPENING: Final = {"scheme": str, **_BINDING, "opener": str, "aggregate": str, "sealed_sites": list, "body_bytes": int}
 
 
-def pack_ciphertext(ciphertext: Ciphertext) -> bytes:
-    """A ciphertext's frame."""
-    head = _ciphertext_head(ciphertext)
-    return b"".join((head, ciphertext.data, sha256(head + ciphertext.data).digest()))
+def ciphertext_pieces(ciphertext: Ciphertext) -> Iterator[bytes | memoryview]:
+    """A ciphertext's frame, in pieces."""
+    fields = {
+        "scheme": ciphertext.scheme,
+        **_binding_fields(ciphertext.binding),
+        "context": ciphertext.context.hex(),
+        "count": ciphertext.count,
+        "body_bytes": len(ciphertext.data),
+    }
+    yield _head(CIPHERTEXT_MAGIC, fields)
+    yield from pieces_of(ciphertext.data)
 
 
-def ciphertext_digest(ciphertext: Ciphertext) -> bytes:
-    """The last 32 bytes of `pack_ciphertext`, without building the frame."""
-    state = sha256(_ciphertext_head(ciphertext))
-    state.update(ciphertext.data)
-    return state.digest()
-
-
-def unpack_ciphertext(data: bytes, scheme: str, binding: Binding) -> Ciphertext:
+def unpack_ciphertext(data: Body, scheme: str, binding: Binding) -> Ciphertext:
     """The ciphertext in a frame. Raises `IntegrityError` naming the field that is not as expected."""
     header, body = _open_frame(data, CIPHERTEXT_MAGIC, _CIPHERTEXT, "ciphertext")
     _expect(header, scheme, binding, "ciphertext")
@@ -61,49 +61,38 @@ def pack_opening(opening: Opening) -> bytes:
         "sealed_sites": list(opening.sealed_sites),
         "body_bytes": len(opening.data),
     }
-    head = _head(OPENING_MAGIC, fields)
-    return b"".join((head, opening.data, sha256(head + opening.data).digest()))
+    return _head(OPENING_MAGIC, fields) + opening.data
 
 
-def unpack_opening(data: bytes, scheme: str, binding: Binding) -> Opening:
+def unpack_opening(data: Body, scheme: str, binding: Binding) -> Opening:
     """The opening in a frame. Raises `IntegrityError` naming the field that is not as expected."""
     header, body = _open_frame(data, OPENING_MAGIC, _OPENING, "opening")
     _expect(header, scheme, binding, "opening")
     sites = header["sealed_sites"]
     if not all(isinstance(site, str) for site in sites):
         _refuse("opening", "its sealed set holds something that is no site name")
-    return Opening(scheme, header["opener"], binding, _digest(header, "aggregate", "opening"), tuple(sites), body)
+    return Opening(scheme, header["opener"], binding, _digest(header, "aggregate", "opening"), tuple(sites), bytes(body[:]))
 
 
-def frames(data: bytes) -> list[bytes]:
+def frames(data: Body) -> list[Body]:
     """The frames that stand one after the other in `data`, each as it was written. Raises `IntegrityError` for none, or a part of one."""
-    found, start = [], 0
+    found: list[Body] = []
+    start = 0
     while start < len(data):
         length = int.from_bytes(data[start + 8 : start + _PREFIX_BYTES], "little")
-        raw = data[start + _PREFIX_BYTES : start + _PREFIX_BYTES + length]
+        raw = bytes(data[start + _PREFIX_BYTES : start + _PREFIX_BYTES + length])
         try:
             body = int(json.loads(raw)["body_bytes"])
         except (ValueError, KeyError, TypeError, RecursionError):
             body = -1
-        end = start + _PREFIX_BYTES + length + body + DIGEST_BYTES
+        end = start + _PREFIX_BYTES + length + body
         if body < 0 or end > len(data):
             _refuse("frame", f"{len(data)} bytes that do not end where it says; it is truncated or damaged")
-        found.append(data[start:end])
+        found.append(data.part(start, end) if isinstance(data, FileBytes) else data[start:end])
         start = end
     if not found:
         _refuse("frame", "no bytes at all")
     return found
-
-
-def _ciphertext_head(ciphertext: Ciphertext) -> bytes:
-    fields = {
-        "scheme": ciphertext.scheme,
-        **_binding_fields(ciphertext.binding),
-        "context": ciphertext.context.hex(),
-        "count": ciphertext.count,
-        "body_bytes": len(ciphertext.data),
-    }
-    return _head(CIPHERTEXT_MAGIC, fields)
 
 
 def _binding_fields(binding: Binding) -> dict[str, str | int]:
@@ -119,24 +108,22 @@ def _head(magic: bytes, fields: dict[str, Any]) -> bytes:
     return magic + len(header).to_bytes(4, "little") + header
 
 
-def _open_frame(data: bytes, magic: bytes, fields: dict[str, type], what: str) -> tuple[dict[str, Any], bytes]:
+def _open_frame(data: Body, magic: bytes, fields: dict[str, type], what: str) -> tuple[dict[str, Any], Body]:
     """The checked header and the body."""
-    if len(data) < _PREFIX_BYTES or data[:7] != magic[:7]:
+    prefix = bytes(data[:_PREFIX_BYTES])
+    if len(prefix) < _PREFIX_BYTES or prefix[:7] != magic[:7]:
         _refuse(what, f"{len(data)} bytes that do not begin as one")
-    if data[7] != magic[7]:
-        _refuse(what, f"it has format version {data[7]}, this program reads version {magic[7]}")
-    length = int.from_bytes(data[8:_PREFIX_BYTES], "little")
-    if length > MAXIMUM_HEADER_BYTES or len(data) < _PREFIX_BYTES + length + DIGEST_BYTES:
+    if prefix[7] != magic[7]:
+        _refuse(what, f"it has format version {prefix[7]}, this program reads version {magic[7]}")
+    length = int.from_bytes(prefix[8:], "little")
+    if length > MAXIMUM_HEADER_BYTES or len(data) < _PREFIX_BYTES + length:
         _refuse(what, f"it is truncated or damaged: {len(data)} bytes, too few for its header")
-    raw = data[_PREFIX_BYTES : _PREFIX_BYTES + length]
-    header = _parse(raw, fields, what)
-    end = _PREFIX_BYTES + length + header["body_bytes"]
-    if header["body_bytes"] < 0 or len(data) != end + DIGEST_BYTES:
-        _refuse(what, f"it is truncated or has something after its end: {len(data)} bytes where its header says {end + DIGEST_BYTES}")
-    view = memoryview(data)
-    if sha256(view[:end]).digest() != data[end:]:
-        _refuse(what, "its bytes do not match its own digest: it was changed or damaged")
-    return header, bytes(view[_PREFIX_BYTES + length : end])
+    start = _PREFIX_BYTES + length
+    header = _parse(bytes(data[_PREFIX_BYTES:start]), fields, what)
+    end = start + header["body_bytes"]
+    if header["body_bytes"] < 0 or len(data) != end:
+        _refuse(what, f"it is truncated or has something after its end: {len(data)} bytes where its header says {end}")
+    return header, data.part(start, end) if isinstance(data, FileBytes) else data[start:end]
 
 
 def _parse(raw: bytes, fields: dict[str, type], what: str) -> dict[str, Any]:

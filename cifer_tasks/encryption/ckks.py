@@ -20,7 +20,7 @@ What one shared key does not give: every key holder can open every single submis
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -32,18 +32,17 @@ import tenseal.sealapi
 
 from cifer_tasks.encryption import ckks_statistics
 from cifer_tasks.encryption._shared import MAXIMUM_SITES, SharedKeyScheme
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector, PublicContext, SecretContext
-from cifer_tasks.encryption.statistics import Measurement, Query
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, SecretContext
+from cifer_tasks.encryption.statistics import MEASURED_BITS, Measurement, Query
+from cifer_tasks.encryption.vectors import IntVector, Vector
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
+from cifer_tasks.files import Body
 
 MARGIN: Final = 0.25
 """Largest accepted distance of an opened slot from the nearest integer, in units of the encoding."""
 
 CHECK_SLOTS: Final = 8
 """Slots per ciphertext that must open to zero: under a wrong key all eight do with probability below 2^-100."""
-
-MEASURED_BITS: Final = 16
-"""Finest encoding that preset `measuring` measures exactly."""
 
 _LENGTH_BYTES: Final = 4
 _SEAL_ERRORS: Final = (ValueError, RuntimeError, TypeError, IndexError, OverflowError)
@@ -147,8 +146,8 @@ class CkksScheme(SharedKeyScheme):
         secret = context.serialize(save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False)
         return public, SecretContext(self.name, public.digest() + secret)
 
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
-        """Encrypt int64 (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`, or the bound the preset."""
+    def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
+        """Encrypt integers (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`, or the bound the preset."""
         if binding.bound > self.preset.capacity:
             msg = (
                 f"sums up to {binding.bound} do not fit preset {self.preset.name}, which holds {self.preset.capacity}; "
@@ -161,18 +160,22 @@ class CkksScheme(SharedKeyScheme):
     def _payload(self) -> int:
         return self.preset.slots - CHECK_SLOTS
 
-    def _encrypt(self, values: IntVector, public: PublicContext) -> bytes:
+    def _encrypt(self, values: Vector, public: PublicContext) -> bytes:
         context = _public_context(public.data, self.preset)
-        padded = np.zeros((self._chunks(values.size), self.preset.slots))
-        for chunk, start in zip(padded, range(0, values.size, self._payload), strict=True):
-            part = values[start : start + self._payload]
-            chunk[: part.size] = part
-        return _join([ts.ckks_vector(context, chunk).serialize() for chunk in padded])
 
-    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes:
+        def chunks() -> Iterator[bytes]:
+            for start in range(0, values.size, self._payload):
+                part = values[start : start + self._payload]
+                chunk = np.zeros(self.preset.slots)
+                chunk[: part.size] = part
+                yield ts.ckks_vector(context, chunk).serialize()
+
+        return _join(chunks())
+
+    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes:
         context = _public_context(public.data, self.preset)
         columns = zip(*(self._split(body, parameters) for body in bodies), strict=True)
-        return _join([self._sum(context, chunks, factors).serialize() for chunks in columns])
+        return _join(self._sum(context, chunks, factors).serialize() for chunks in columns)
 
     def _sum(self, context: Any, chunks: Sequence[bytes], factors: Sequence[int]) -> Any:
         """``sum factors_i chunks_i`` by doubling and adding, which is exact at any scale and leaves the scale as it is."""
@@ -188,7 +191,7 @@ class CkksScheme(SharedKeyScheme):
                     total.add_(vector)
         return total
 
-    def _measure(self, bodies: Sequence[bytes], query: Query, public: PublicContext) -> bytes:
+    def _measure(self, bodies: Sequence[Body], query: Query, public: PublicContext) -> bytes:
         self._check_measuring()
         context = _public_context(public.data, self.preset)
         asked = ckks_statistics.encode_query(context, query, self.preset)
@@ -207,24 +210,29 @@ class CkksScheme(SharedKeyScheme):
             msg = f"preset {self.preset.name} only adds; statistics of updates need encryption.preset=measuring"
             raise ValueError(msg)
 
-    def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector:
+    def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector:
         context = _secret_context(secret, self.preset)
-        chunks = self._split(body, parameters)
-        opened = np.empty((len(chunks), self.preset.slots))
-        for row, chunk in zip(opened, chunks, strict=True):
-            row[:] = self._load(context, chunk).decrypt()
-        return exact_integers(opened, parameters)
+        total = np.empty(parameters, dtype=np.int32)
+        for start, chunk in zip(range(0, parameters, self._payload), self._split(body, parameters), strict=True):
+            opened = np.array(self._load(context, chunk).decrypt())
+            part = total[start : start + self._payload]
+            part[:] = exact_integers(opened, part.size, first=start)
+        return total
 
     def _chunks(self, parameters: int) -> int:
         return -(-parameters // self._payload)
 
-    def _split(self, body: bytes, parameters: int) -> list[bytes]:
-        """The chunks of a body. Raises `IntegrityError` when they are not those of a vector of this length."""
-        chunks = _parts(body)
-        if len(chunks) != self._chunks(parameters):
+    def _split(self, body: Body, parameters: int) -> Iterator[bytes]:
+        """The chunks of a body, one after the other. Raises `IntegrityError` when they are not those of a vector of this length."""
+        start, found = 0, 0
+        while start < len(body) and found < self._chunks(parameters):
+            end = start + _LENGTH_BYTES + int.from_bytes(body[start : start + _LENGTH_BYTES], "little")
+            if end <= len(body):
+                yield bytes(body[start + _LENGTH_BYTES : end])
+            start, found = end, found + 1
+        if start != len(body) or found != self._chunks(parameters):
             msg = f"the ciphertext is not {self._chunks(parameters)} chunks for {parameters} parameters: it is damaged or another model's"
             raise IntegrityError(msg)
-        return chunks
 
     def _load(self, context: Any, chunk: bytes) -> Any:
         """One chunk as a TenSEAL vector, checked to be a fresh-looking ciphertext of this preset: SEAL checks the coefficients."""
@@ -242,13 +250,13 @@ class CkksScheme(SharedKeyScheme):
         return vector
 
 
-def exact_integers(opened: npt.NDArray[np.float64], parameters: int) -> IntVector:
-    """Round decrypted chunks, float64 (chunks, slots), to int64 (parameters,).
+def exact_integers(opened: npt.NDArray[np.float64], parameters: int, first: int = 0) -> IntVector:
+    """Round a decrypted chunk, float64 (slots,), to its first `parameters` integers, int32. first: the number of its first entry.
 
     Raises `KeyMismatchError` when check slots are not zero: the key is not the one the ciphertext was made under, or a site did not
     encrypt by the rules; `IntegrityError` when a value is further than `MARGIN` from an integer: noise beyond what the preset allows.
     """
-    checks, values = opened[:, -CHECK_SLOTS:], opened[:, :-CHECK_SLOTS].reshape(-1)
+    checks, values = opened[-CHECK_SLOTS:], opened[:-CHECK_SLOTS]
     if not bool((np.abs(checks) <= MARGIN).all()):
         msg = "the aggregate does not open with this secret key: its check slots are not zero; use the keystore of this run"
         raise KeyMismatchError(msg)
@@ -256,17 +264,20 @@ def exact_integers(opened: npt.NDArray[np.float64], parameters: int) -> IntVecto
     distance = np.abs(values - rounded)
     if not bool((distance <= MARGIN).all()):
         msg = (
-            f"the aggregate does not open exactly: entry {int(np.argmax(distance))} lies {float(distance.max()):.3f} from an integer, "
-            f"more than {MARGIN}; a submission is not a fresh encryption under this run's preset"
+            f"the aggregate does not open exactly: entry {first + int(np.argmax(distance))} lies {float(distance.max()):.3f} from an "
+            f"integer, more than {MARGIN}; a submission is not a fresh encryption under this run's preset"
         )
         raise IntegrityError(msg)
     if rounded[parameters:].any():
         msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
         raise IntegrityError(msg)
-    return rounded[:parameters].astype(np.int64)
+    if bool((np.abs(rounded) >= 2**31).any()):
+        msg = "the aggregate has values beyond any round's bound: a submission was not encoded by the run's rules"
+        raise IntegrityError(msg)
+    return rounded[:parameters].astype(np.int32)
 
 
-def _join(chunks: Sequence[bytes]) -> bytes:
+def _join(chunks: Iterable[bytes]) -> bytes:
     return b"".join(part for chunk in chunks for part in (len(chunk).to_bytes(_LENGTH_BYTES, "little"), chunk))
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -29,9 +29,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cifer_tasks.encryption.scheme import IntVector
+from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, pieces
 from cifer_tasks.errors import ConfigError, IntegrityError
-from cifer_tasks.privacy.clipping import FloatVector, clip
+from cifer_tasks.privacy.clipping import FloatVector, l2_norm
 
 MICRO: Final = 10**6
 MINIMUM_BITS: Final = 8
@@ -125,34 +125,52 @@ class Encoding:
             raise IntegrityError(msg)
         return encoding
 
-    def encode(self, update: npt.NDArray[np.floating], rows: int, seed: bytes) -> tuple[IntVector, float, bool]:
+    def encode(self, update: Vector, rows: int, seed: bytes) -> tuple[IntVector, float, bool]:
+        """`encode_pieces`, with the integers as one vector: int32 (d,)."""
+        encoded, norm, clipped = self.encode_pieces(update, rows, seed)
+        return np.concatenate(list(encoded)), norm, clipped
+
+    def encode_pieces(self, update: Vector, rows: int, seed: bytes) -> tuple[Iterator[IntVector], float, bool]:
         """Clip, weight and round one site's update (d,), float32: the first three lines of the module's docstring.
 
         rows: n_i of this site.  seed: 32 bytes of `rounding_seed`.
-        Returns int64 (d,) with entries within `site_bound(rows)`, the update's L2 norm before clipping, and whether it was clipped.
+        Returns the integers within `site_bound(rows)`, int32 and `PIECE` entries at a time; the update's L2 norm before clipping, and
+        whether it was clipped.
         Raises `ValueError` for NaN or infinite entries, an empty or non-flat update, or rows outside 1..N.
         """
         if update.ndim != 1 or update.size == 0:
             msg = f"an update is a flat vector with at least one entry, not an array of shape {update.shape}"
             raise ValueError(msg)
         self._check_rows(rows)
-        values, norm = clip(update, self.clip_norm)
-        values *= (self.levels * rows * MICRO) / (self.total_rows * self.clip_norm_micro)
-        encoded = _round_stochastically(values, seed)
-        limit = self.site_bound(rows)
-        np.clip(encoded, -limit, limit, out=encoded)
-        return encoded, norm, norm > self.clip_norm
+        norm = l2_norm(update)
+        return self._encoded(update, rows, norm, rounding_stream(seed)), norm, norm > self.clip_norm
 
-    def decode_mean(self, total: IntVector, sealed_rows: int) -> FloatVector:
+    def _encoded(self, update: Vector, rows: int, norm: float, stream: np.random.Philox) -> Iterator[IntVector]:
+        scale = (self.levels * rows * MICRO) / (self.total_rows * self.clip_norm_micro)
+        limit = self.site_bound(rows)
+        for piece in pieces(update):
+            # Float64, because rounding a clipped entry to float32 could push the norm above the bound.
+            values = np.array(piece, dtype=np.float64)
+            if norm > self.clip_norm:
+                values *= self.clip_norm / norm
+            values *= scale
+            encoded = round_stochastically(values, stream)
+            np.clip(encoded, -limit, limit, out=encoded)
+            yield encoded
+
+    def decode_mean(self, total: Vector, sealed_rows: int) -> FloatVector:
         """The mean update of a sealed set, weighted by rows: float32 (d,), computed as one float64 product per entry.
 
-        total: the opened sum, int64 (d,).  sealed_rows: rows over the sealed set, not over the run: left-out sites do not dilute the mean.
+        total: the opened sum, int32 (d,).  sealed_rows: rows over the sealed set, not over the run: left-out sites do not dilute the mean.
         Raises `IntegrityError` for entries beyond `bound`, `ValueError` for rows outside 1..N.
         """
         self._check_rows(sealed_rows)
-        check_magnitude(total, self.bound, "the opened sum")
         factor = (self.clip_norm_micro * self.total_rows) / (MICRO * self.levels * sealed_rows)
-        return (total.astype(np.float64) * factor).astype(np.float32)
+        mean = np.empty(total.size, dtype=np.float32)
+        for number, piece in enumerate(pieces(total)):
+            check_magnitude(piece, self.bound, "the opened sum", first=number * PIECE)
+            mean[number * PIECE : number * PIECE + piece.size] = piece.astype(np.float64) * factor
+        return mean
 
     def _check_rows(self, rows: int) -> None:
         if not 1 <= rows <= self.total_rows:
@@ -160,23 +178,28 @@ class Encoding:
             raise ValueError(msg)
 
 
-def _round_stochastically(values: npt.NDArray[np.float64], seed: bytes) -> IntVector:
-    """floor(v) or floor(v) + 1, the latter with probability frac(v) to within 2^-32; int64 (d,).
+def rounding_stream(seed: bytes) -> np.random.Philox:
+    """The stream that one site's rounding in one round is drawn from, in order."""
+    return np.random.Philox(key=int.from_bytes(seed[:16], "little"))
+
+
+def round_stochastically(values: npt.NDArray[np.float64], stream: np.random.Philox) -> IntVector:
+    """floor(v) or floor(v) + 1, the latter with probability frac(v) to within 2^-32; int32 (d,). Overwrites `values`.
 
     Raw Philox output, not `Generator.random`, because NumPy promises a stable stream only for the former.
     """
-    stream = np.random.Philox(key=int.from_bytes(seed[:16], "little"))
     raw = np.asarray(stream.random_raw((values.size + 1) // 2), dtype="<u8").view("<u4")[: values.size]
     floors = np.floor(values)
     values -= floors
     values *= 2.0**32
     floors += raw < values
-    return floors.astype(np.int64)
+    return floors.astype(np.int32)
 
 
-def check_magnitude(values: IntVector, bound: int, what: str) -> None:
-    """Raise `IntegrityError` naming the first entry whose absolute value exceeds `bound`."""
+def check_magnitude(values: npt.NDArray[np.signedinteger], bound: int, what: str, first: int = 0) -> None:
+    """Raise `IntegrityError` naming the first entry whose absolute value exceeds `bound`. first: the number of the first entry."""
     if values.size and (int(values.max()) > bound or int(values.min()) < -bound):
         bad = int(np.flatnonzero((values > bound) | (values < -bound))[0])
-        msg = f"{what} has {int(values[bad])} at entry {bad}, beyond the bound {bound}: a submission was not encoded by the run's rules"
+        found = f"{int(values[bad])} at entry {first + bad}"
+        msg = f"{what} has {found}, beyond the bound {bound}: a submission was not encoded by the run's rules"
         raise IntegrityError(msg)

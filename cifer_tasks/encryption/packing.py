@@ -28,12 +28,10 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cifer_tasks.encryption.ring import ETA, MODULUS, PRIMES, Backend, Residues, Words, field, kernels
+from cifer_tasks.encryption.vectors import IntVector
 from cifer_tasks.errors import IntegrityError
-
-IntVector = npt.NDArray[np.int64]
 
 LOW_SPAN: Final = 2**62
 HIGH_SPAN: Final = 2**45
@@ -73,15 +71,15 @@ class Packing:
         """How many coefficients hold `values` values."""
         return -(-values // self.digits)
 
-    def pack(self, values: IntVector, words: Words, backend: Backend) -> tuple[IntVector, IntVector]:
+    def pack(self, values: IntVector, words: Words, backend: Backend) -> Residues:
         """Coefficients of one submission, as low and high part, int64 (g,) each.
 
-        values: int64 (digits g,), value j g + c is digit j of coefficient c.  words: uint64 (g,), what the errors are drawn from.
+        values: int32 (digits g,), value j g + c is digit j of coefficient c.  words: uint64 (g,), what the errors are drawn from.
         """
         low, high = kernels(backend).pack(values, words, ETA, self.digits, self.low_digits, self.spacing, self.radix)
         return low, high
 
-    def mask(self, parts: tuple[IntVector, IntVector], products: Residues, backend: Backend) -> Residues:
+    def mask(self, parts: Residues, products: Residues, backend: Backend) -> Residues:
         """Packed coefficients plus `products`, canonical residues (g,): a ciphertext."""
         out = []
         for index, prime in enumerate(PRIMES):
@@ -92,7 +90,7 @@ class Packing:
         return out[0], out[1]
 
     def unmask(self, sums: Residues, products: Residues, backend: Backend) -> IntVector:
-        """The values in summed coefficients less `products`, int64 (digits g,). Raises `IntegrityError` when one is out of range."""
+        """The values in summed coefficients less `products`, int32 (digits g,). Raises `IntegrityError` when one is out of range."""
         offset = (self.span - 1) // 2
         cleared = []
         for index, prime in enumerate(PRIMES):

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from cifer_tasks.encryption._shared import SharedKeyScheme
-from cifer_tasks.encryption.scheme import Ciphertext, IntVector, PublicContext, SecretContext
+from cifer_tasks.encryption.scheme import Ciphertext, PublicContext, SecretContext
 from cifer_tasks.encryption.statistics import Measurement, Query, measure_integers
-from cifer_tasks.encryption.vectors import integers_from_bytes, integers_to_bytes
+from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, integers_from_bytes, integers_to_bytes, pieces
 from cifer_tasks.errors import IntegrityError
+from cifer_tasks.files import Body
 
 
 class PlainScheme(SharedKeyScheme):
-    """Submissions are readable by everyone who can read the artifact store; 8 bytes a parameter.
+    """Submissions are readable by everyone who can read the artifact store; 4 bytes a parameter.
 
     Its contexts hold a random identifier, so that submissions of another run are refused as with a real key.
     """
@@ -29,28 +30,29 @@ class PlainScheme(SharedKeyScheme):
         public = PublicContext(self.name, b"cifer/plain/1:" + secrets.token_bytes(16))
         return public, SecretContext(self.name, public.digest())
 
-    def _encrypt(self, values: IntVector, public: PublicContext) -> bytes:
-        return integers_to_bytes(values)
+    def _encrypt(self, values: Vector, public: PublicContext) -> bytes:
+        return b"".join(map(integers_to_bytes, pieces(values)))
 
-    def _add(self, bodies: Sequence[bytes], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes:
-        total = np.zeros(parameters, dtype=np.int64)
+    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes:
+        total = np.zeros(parameters, dtype=np.int32)
         for body, factor in zip(bodies, factors, strict=True):
-            total += factor * integers_from_bytes(body, parameters)
+            for number, piece in enumerate(pieces(integers_from_bytes(body, parameters))):
+                total[number * PIECE : number * PIECE + piece.size] += piece if factor == 1 else factor * piece
         return integers_to_bytes(total)
 
-    def _measure(self, bodies: Sequence[bytes], query: Query, public: PublicContext) -> bytes:
+    def _measure(self, bodies: Sequence[Body], query: Query, public: PublicContext) -> bytes:
         found = [measure_integers(integers_from_bytes(body, query.reference.size), query) for body in bodies]
         return json.dumps([[item.square, item.inner, item.fault] for item in found]).encode()
 
     def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]:
         return [Measurement(*fields) for fields in json.loads(measured)]
 
-    def _decrypt(self, body: bytes, parameters: int, secret: bytes) -> IntVector:
-        return integers_from_bytes(body, parameters)
+    def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector:
+        return np.concatenate(list(pieces(integers_from_bytes(body, parameters))))
 
 
-def read_submission(submission: Ciphertext) -> IntVector:
-    """What one site submitted in the clear, int64 (d,), read-only. Raises `IntegrityError` for a submission of any other scheme."""
+def read_submission(submission: Ciphertext) -> Vector:
+    """What one site submitted in the clear, int32 (d,), read-only. Raises `IntegrityError` for a submission of any other scheme."""
     if submission.scheme != PlainScheme.name:
         msg = f"a submission under encryption.scheme={submission.scheme} cannot be read, only summed; rules on single updates need plain"
         raise IntegrityError(msg)

@@ -228,33 +228,41 @@ def to_wire(residues: Residues, backend: Backend) -> bytes:
     g words of 64 bits hold the first residue (45 bits) and the low 19 bits of the second; then for every sixteen coefficients thirteen
     words of 32 bits hold the second's high 26 bits, the lowest first. All little-endian; unused bits are zero.
     """
+    target = bytearray(wire_bytes(residues[0].size))
+    write_wire(residues, memoryview(target), backend)
+    return bytes(target)
+
+
+def write_wire(residues: Residues, target: memoryview, backend: Backend) -> None:
+    """`to_wire` into a buffer of `wire_bytes(g)` bytes."""
+    count = residues[0].size
     words, tails = kernels(backend).join(residues[0], residues[1])
-    return bytes(words.astype("<u8", copy=False).tobytes() + tails.astype("<u4", copy=False).tobytes())
+    np.frombuffer(target, "<u8", count)[:] = words
+    np.frombuffer(target, "<u4", offset=8 * count)[:] = tails
 
 
 def from_wire(data: bytes | memoryview, coefficients: int, backend: Backend) -> Residues:
     """The canonical residues of `to_wire`. Raises `IntegrityError` for another length, a residue beyond its prime or stray bits."""
-    if len(data) != wire_bytes(coefficients):
-        msg = f"{coefficients} coefficients have {wire_bytes(coefficients)} bytes, found {len(data)}: it belongs to another model"
-        raise IntegrityError(msg)
-    words = np.frombuffer(data, "<u8", coefficients).astype(np.uint64, copy=False)
-    tails = np.frombuffer(data, "<u4", offset=8 * coefficients).astype(np.uint32, copy=False)
-    first, second = kernels(backend).split(words, tails)
-    if coefficients and (int(first.max()) >= PRIMES[0] or int(second.max()) >= PRIMES[1]):
-        msg = "a coefficient is not reduced modulo the ring's primes: it is damaged or was not made by this program"
-        raise IntegrityError(msg)
-    unused = -coefficients % 16 * 26
-    if unused and tails.size and int.from_bytes(data[-52:], "little") >> (416 - unused):
-        msg = "bits beyond the last coefficient are set: it is damaged or was not made by this program"
-        raise IntegrityError(msg)
-    return first, second
+    return add_wires((data,), coefficients, backend)
 
 
-def add_residues(parts: Iterable[Residues]) -> Residues:
-    """The sum of one or more canonical residues, canonical; exact for fewer than 2^18 parts."""
-    each = iter(parts)
-    first, second = (residues.copy() for residues in next(each))
-    for part in each:
-        first += part[0]
-        second += part[1]
+def add_wires(parts: Iterable[bytes | memoryview], coefficients: int, backend: Backend) -> Residues:
+    """The sum of one or more runs of residues as `to_wire` wrote them, canonical; exact for fewer than 2^18 parts.
+
+    Raises `IntegrityError` for another length, a residue beyond its prime or stray bits.
+    """
+    first, second = np.zeros(coefficients, dtype=np.int64), np.zeros(coefficients, dtype=np.int64)
+    for data in parts:
+        if len(data) != wire_bytes(coefficients):
+            msg = f"{coefficients} coefficients have {wire_bytes(coefficients)} bytes, found {len(data)}: it belongs to another model"
+            raise IntegrityError(msg)
+        words = np.frombuffer(data, "<u8", coefficients).astype(np.uint64, copy=False)
+        tails = np.frombuffer(data, "<u4", offset=8 * coefficients).astype(np.uint32, copy=False)
+        if not kernels(backend).accumulate(words, tails, first, second, *PRIMES):
+            msg = "a coefficient is not reduced modulo the ring's primes: it is damaged or was not made by this program"
+            raise IntegrityError(msg)
+        unused = -coefficients % 16 * 26
+        if unused and tails.size and int.from_bytes(data[-52:], "little") >> (416 - unused):
+            msg = "bits beyond the last coefficient are set: it is damaged or was not made by this program"
+            raise IntegrityError(msg)
     return first % PRIMES[0], second % PRIMES[1]

@@ -12,7 +12,10 @@ The verbs, in the order of a round, and who performs each:
     add(ciphertexts, public)                         -> Ciphertext                     the aggregator, public material only
     release(submissions, opener, public, secret)     -> Opening                        each of `openers(sealed, public)`, after the seal
     faults(aggregate, openings, public)              -> {opener: what is wrong}        anyone
-    open(aggregate, openings, public)                -> integer sum, int64 (d,)        anyone
+    open(aggregate, openings, public)                -> integer sum, int32 (d,)        anyone
+
+Large vectors and bodies stay in files: `values` may be a `StoredVector`, the body of a ciphertext `FileBytes`, both read piece by piece,
+and `open_pieces` gives the sum piece by piece. What a step makes besides, at most one ciphertext, it holds in memory.
 
 With one shared key (CKKS) one opener suffices and its opening carries the sum. With a key per site (threshold) each
 opener releases a share for exactly the sealed set, and any t of them open it. What is released is made from the submissions of the
@@ -23,15 +26,15 @@ sealed set by the opener itself, never from an aggregate that somebody hands it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
-IntVector = npt.NDArray[np.int64]
+from cifer_tasks.encryption.vectors import IntVector, Vector
+from cifer_tasks.files import Body
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ class Binding:
     parameters: int
     bound: int
     opened: str = ""
+
+
+def opened_by(transaction: bytes, block: bytes) -> str:
+    """`Binding.opened` of a round: hex SHA-256 over the transaction that opened it and the digest of its block, 32 bytes each."""
+    return sha256(b"cifer/round-opening/1:" + transaction + block).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +104,31 @@ class Ciphertext:
     binding: Binding
     context: bytes
     count: int
-    data: bytes = field(repr=False)
+    data: Body = field(repr=False)
 
     def digest(self) -> bytes:
-        """SHA-256 over everything in `to_bytes` but its last 32 bytes, which are this digest."""
-        from cifer_tasks.encryption._wire import ciphertext_digest
-
-        return ciphertext_digest(self)
+        """SHA-256 of `to_bytes`, 32 bytes: the artifact digest, which its author signs onto the ledger."""
+        state = sha256()
+        for piece in self.pieces():
+            state.update(piece)
+        return state.digest()
 
     def to_bytes(self) -> bytes:
         """A self-describing encoding; `from_bytes` refuses another scheme, binding or a truncated body by name."""
-        from cifer_tasks.encryption._wire import pack_ciphertext
+        return b"".join(self.pieces())
 
-        return pack_ciphertext(self)
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """`to_bytes` in pieces, for a file or a digest."""
+        from cifer_tasks.encryption._wire import ciphertext_pieces
+
+        return ciphertext_pieces(self)
 
     @staticmethod
-    def from_bytes(data: bytes, scheme: str, binding: Binding) -> Ciphertext:
-        """Parse and check `data` against what was expected. Raises `IntegrityError`."""
+    def from_bytes(data: Body, scheme: str, binding: Binding) -> Ciphertext:
+        """Parse and check `data`, of a verified artifact, against what was expected; a body in a file stays there.
+
+        Raises `IntegrityError`.
+        """
         from cifer_tasks.encryption._wire import unpack_ciphertext
 
         return unpack_ciphertext(data, scheme, binding)
@@ -168,8 +184,8 @@ class Scheme(ABC):
         """What a round is encrypted under, from the public part of each key holder, by name. The same holders give the same bytes."""
 
     @abstractmethod
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
-        """Encrypt int64 (d,). sender: the site, for families with a key per site.
+    def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
+        """Encrypt integers (d,). sender: the site, for families with a key per site.
 
         Raises `ValueError` when the length or an entry's magnitude breaks `binding`.
         """
@@ -197,5 +213,11 @@ class Scheme(ABC):
         """
 
     @abstractmethod
+    def open_pieces(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:
+        """The exact integer sum from its first entry to its last, int32. Raises as `open`, possibly after the first pieces."""
+
     def open(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> IntVector:
-        """The exact integer sum, int64 (d,). Raises `IntegrityError` when openings are missing, foreign or disagree."""
+        """The exact integer sum, int32 (d,), read-only. Raises `IntegrityError` when openings are missing, foreign or disagree."""
+        total = np.concatenate(list(self.open_pieces(aggregate, openings, public)))
+        total.flags.writeable = False
+        return total

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, islice
 from typing import Final
 
@@ -78,18 +79,23 @@ def deal(secret: IntVector, threshold: int, holders: int, key: bytes) -> Share:
     coefficients = np.empty((threshold, DEGREE))
     coefficients[0] = secret % FIELD
     coefficients[1:] = _uniform(key, (threshold - 1) * DEGREE).reshape(threshold - 1, DEGREE)
-    powers = np.array([[pow(x, degree, FIELD) for degree in range(threshold)] for x in range(1, holders + 1)], dtype=np.float64)
     # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
-    return np.asarray((powers @ coefficients).astype(np.int64) % FIELD)
+    return np.asarray((_powers(threshold, holders) @ coefficients).astype(np.int64) % FIELD)
 
 
-def _uniform(key: bytes, count: int) -> npt.NDArray[np.int64]:
+@lru_cache(maxsize=8)
+def _powers(threshold: int, holders: int) -> npt.NDArray[np.float64]:
+    """x^0 to x^(t-1) for holder numbers x = 1, 2, ..., float64 (holders, t)."""
+    return np.array([[pow(x, degree, FIELD) for degree in range(threshold)] for x in range(1, holders + 1)], dtype=np.float64)
+
+
+def _uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
     drawn = key_stream(key, 0, (count + count // 1024 + 64) // 4 + 1).view("<u2")
     kept = drawn[drawn < FIELD][:count]
     if kept.size < count:
         msg = f"a key stream gave {kept.size} of {count} field elements, which happens once in 2^230: its generator is broken"
         raise IntegrityError(msg)
-    return kept.astype(np.int64)
+    return kept
 
 
 def add_shares(shares: Sequence[Share]) -> Share:
@@ -177,10 +183,10 @@ def seal_share(share: Share, address: Address, receiver_key: bytes) -> bytes:
     return _SUITE.encrypt(share_bytes(share), X25519PublicKey.from_public_bytes(receiver_key), address.info())
 
 
-def open_share(envelope: bytes, address: Address, private_key: bytes) -> Share:
+def open_share(envelope: bytes, address: Address, private_key: X25519PrivateKey) -> Share:
     """The share in an envelope. Raises `IntegrityError` naming the sender when it does not open as addressed."""
     try:
-        data = _SUITE.decrypt(envelope, X25519PrivateKey.from_private_bytes(private_key), address.info())
+        data = _SUITE.decrypt(envelope, private_key, address.info())
     except (InvalidTag, ValueError):
         msg = (
             f"the share that {address.sender} dealt to {address.receiver} for round {address.round} does not open: it was changed, or made "

@@ -25,9 +25,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from cifer_tasks.encryption.scheme import IntVector
+from cifer_tasks.encryption.vectors import IntVector, Vector
 
+Wide = npt.NDArray[np.int64]
+
+MEASURED_BITS: Final = 16
+"""Finest encoding of updates that is measured exactly under every family."""
 REFERENCE_LENGTH: Final = 1 << 16
 """The L2 norm of a reference as integers, before rounding."""
 PROBE_BOUND: Final = 127
@@ -47,11 +52,11 @@ class Query:
     reference: int64 (d,), public.  seed: 32 bytes that were fixed by sealing and unknown before.  longest: the largest length that opens.
     """
 
-    reference: IntVector
+    reference: Wide
     seed: bytes
     longest: int
 
-    def probe(self) -> IntVector:
+    def probe(self) -> Wide:
         """p, int64 (d,): independent and uniform in -`PROBE_BOUND`..`PROBE_BOUND`, from Philox keyed with SHA-256 of the seed.
 
         Bytes above 2 `PROBE_BOUND` are dropped: raw output, because NumPy promises a stable stream only for that. All zeros become ones.
@@ -91,8 +96,9 @@ def measurement(square: float, inner: float, probe: complex, query: Query) -> Me
     return Measurement(exact, round(inner))
 
 
-def measure_integers(values: IntVector, query: Query) -> Measurement:
-    """The same of a vector in the clear, int64 (d,): what every family has to answer."""
+def measure_integers(vector: Vector, query: Query) -> Measurement:
+    """The same of integers in the clear, (d,): what every family has to answer."""
+    values = np.asarray(vector[:], dtype=np.int64)
     if values.size and max(int(values.max()), -int(values.min())) > query.longest:
         return Measurement(0, 0, TOO_LONG)
     square, inner, probe = (int(values @ other) for other in (values, query.reference, query.probe()))
@@ -125,14 +131,14 @@ class Weighting:
         return cls((1,) * count, 1)
 
     def rounded(self, total: IntVector) -> IntVector:
-        """The exact weighted sum, int64 (d,), in units of one."""
+        """The exact weighted sum, int32 (d,), in units of one."""
         if self.unit == 1:
             return total
         found: IntVector = (total + self.unit // 2) // self.unit
         return found
 
 
-def as_reference(direction: np.ndarray) -> IntVector:
+def as_reference(direction: np.ndarray) -> Wide:
     """A direction (d,), floating, as int64 (d,) of length about `REFERENCE_LENGTH`; zeros stay zeros. Raises `ValueError` unless finite."""
     wide = np.asarray(direction, dtype=np.float64)
     length = math.sqrt(math.fsum(np.square(wide)))

@@ -27,29 +27,24 @@ What it rests on: ring-LWE at these parameters, also when the sum of two honest 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Final
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cifer_tasks.encryption import ring, sharing
-from cifer_tasks.encryption._shared import MAXIMUM_SITES, check_count, check_public, check_same, check_scheme, check_sealed, check_values
-from cifer_tasks.encryption.packing import Packing, packing
-from cifer_tasks.encryption.ring import BLOCK, Backend, Residues
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, IntVector, Opening, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption._blocks import Layout, add_block, each, encrypt_block, open_block, opens, read_wire
+from cifer_tasks.encryption._shared import MAXIMUM_SITES, check_count, check_public, check_same, check_scheme, check_sealed, check_shape
+from cifer_tasks.encryption.packing import packing
+from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
 from cifer_tasks.encryption.sharing import ENVELOPE_BYTES, Address
+from cifer_tasks.encryption.vectors import IntVector, Vector
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
 
-T = TypeVar("T")
-
-CHECK_COEFFICIENTS: Final = 8
 KEY_BYTES: Final = 32
 
 _SEED_DOMAIN: Final = b"cifer/public-polynomials/1:"
@@ -82,52 +77,6 @@ class Roster:
         return self.names.index(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a vector of `parameters` values lies: check coefficients, then values, in blocks of which the last is cut short."""
-
-    packing: Packing
-    parameters: int
-
-    @property
-    def coefficients(self) -> int:
-        """All coefficients of a ciphertext."""
-        return CHECK_COEFFICIENTS + self.packing.coefficients(self.parameters)
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks they fill."""
-        return -(-self.coefficients // BLOCK)
-
-    @property
-    def backend(self) -> Backend:
-        """The kernels that pay for this size."""
-        return ring.backend_for(self.blocks)
-
-    @property
-    def wire_bytes(self) -> int:
-        """Bytes of all coefficients."""
-        return (self.blocks - 1) * ring.wire_bytes(BLOCK) + ring.wire_bytes(self.size(self.blocks - 1))
-
-    def size(self, block: int) -> int:
-        """Coefficients of a block."""
-        return min(BLOCK, self.coefficients - block * BLOCK)
-
-    def checks(self, block: int) -> int:
-        """How many of them are check coefficients."""
-        return CHECK_COEFFICIENTS if block == 0 else 0
-
-    def values(self, block: int) -> slice:
-        """Which values lie in a block; the last may end beyond the vector, where zeros follow."""
-        held = block * BLOCK - (CHECK_COEFFICIENTS if block else 0)
-        return slice(held * self.packing.digits, (held + self.size(block) - self.checks(block)) * self.packing.digits)
-
-    def wire(self, block: int) -> slice:
-        """Which bytes of the coefficients' part of a body are a block's."""
-        start = block * ring.wire_bytes(BLOCK)
-        return slice(start, start + ring.wire_bytes(self.size(block)))
-
-
 class ThresholdScheme(Scheme):
     """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests.
 
@@ -144,6 +93,7 @@ class ThresholdScheme(Scheme):
     def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes, bucket_size: int = 0) -> None:
         self._randomness = randomness
         self._bucket_size = bucket_size
+        self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
 
     def smallest_set(self, sites: int) -> int:
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
@@ -174,23 +124,30 @@ class ThresholdScheme(Scheme):
 
     # ------------------------------------------------------------------------------------------------ sites, aggregator
 
-    def encrypt(self, values: IntVector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
-        """Encrypt int64 (d,) under a key drawn here, shared with the holders and forgotten.
+    def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
+        """Encrypt integers (d,) under a key drawn here, shared with the holders and forgotten.
 
         Raises `ValueError` when the values or the binding are not the round's, `IntegrityError` for a sender who holds no share.
         """
         roster = self._roster(public)
         roster.place(sender)
-        check_values(values, binding)
+        check_shape(values, binding)
         layout, seed = _layout(binding, roster), public_seed(binding, public)
-        secret = ring.binomial(ring.key_stream(self._randomness(32), 0, ring.DEGREE))
-        errors, multiplier = self._randomness(32), ring.multiplier(secret)
-        blocks = _each(layout.blocks, partial(_encrypt_block, values, layout, seed, errors, multiplier))
-        envelopes = self._envelopes(secret, binding, roster, sender)
-        return Ciphertext(self.name, binding, public.digest(), 1, b"".join((_SUBMISSION, *envelopes, *blocks)))
+        secret = ring.binomial(ring.key_stream(self._randomness(KEY_BYTES), 0, ring.DEGREE))
+        errors, multiplier = self._randomness(KEY_BYTES), ring.multiplier(secret)
+        body = bytearray(1 + len(roster.names) * ENVELOPE_BYTES + layout.wire_bytes)
+        start = len(body) - layout.wire_bytes
+        work = partial(encrypt_block, values, binding, layout, seed, errors, multiplier, memoryview(body)[start:])
 
-    def _envelopes(self, secret: IntVector, binding: Binding, roster: Roster, sender: str) -> list[bytes]:
-        shares = sharing.deal(secret, roster.threshold, len(roster.names), self._randomness(32))
+        def envelopes() -> None:
+            body[:start] = b"".join((_SUBMISSION, *self._envelopes(secret, binding, roster, sender)))
+
+        for _ in each(layout.blocks, work, meanwhile=envelopes):
+            pass
+        return Ciphertext(self.name, binding, public.digest(), 1, memoryview(body).toreadonly())
+
+    def _envelopes(self, secret: ring.IntVector, binding: Binding, roster: Roster, sender: str) -> list[bytes]:
+        shares = sharing.deal(secret, roster.threshold, len(roster.names), self._randomness(KEY_BYTES))
         return [
             sharing.seal_share(share, _address(binding, sender, receiver), key)
             for share, receiver, key in zip(shares, roster.names, roster.keys, strict=True)
@@ -208,9 +165,14 @@ class ThresholdScheme(Scheme):
             msg = f"{count} submissions in one sum; this round has {len(roster.names)} sites"
             raise IntegrityError(msg)
         layout = _layout(binding, roster)
-        bodies = [_coefficients(ciphertext, layout, roster) for ciphertext in ciphertexts]
-        blocks = _each(layout.blocks, partial(_add_block, bodies, layout))
-        return Ciphertext(self.name, binding, public.digest(), count, b"".join((_SUM, *blocks)))
+        bodies = [(ciphertext.data, _start(ciphertext, layout, roster)) for ciphertext in ciphertexts]
+        body = bytearray(len(_SUM) + layout.wire_bytes)
+        body[: len(_SUM)] = _SUM
+        for _ in each(layout.blocks, partial(add_block, bodies, layout, memoryview(body)[len(_SUM) :])):
+            pass
+        total = Ciphertext(self.name, binding, public.digest(), count, memoryview(body).toreadonly())
+        self._summed = tuple(ciphertexts), total.digest()
+        return total
 
     # ------------------------------------------------------------------------------------------------------ key holders
 
@@ -226,39 +188,43 @@ class ThresholdScheme(Scheme):
             raise TypeError(msg)
         roster = self._roster(public)
         place = roster.place(opener)
-        private = secret.reveal()
-        if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != roster.keys[place]:
+        private = X25519PrivateKey.from_private_bytes(secret.reveal())
+        if private.public_key().public_bytes_raw() != roster.keys[place]:
             msg = f"the encryption key at {opener} is not the one this round's shares are dealt to: use the keystore it was registered from"
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
-        aggregate = self.add(list(submissions.values()), public)
-        check_count(aggregate, tuple(submissions))
+        aggregate, binding = self._sum(tuple(submissions.values()), public)
         shares = [
-            sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(ciphertext.binding, sender, opener), private)
+            sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(binding, sender, opener), private)
             for sender, ciphertext in submissions.items()
         ]
         data = sharing.share_bytes(sharing.add_shares(shares))
-        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), tuple(submissions), data)
+        return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
+
+    def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
+        """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
+        summed, digest = self._summed
+        if len(summed) != len(submissions) or any(one is not other for one, other in zip(summed, submissions, strict=True)):
+            digest = self.add(submissions, public).digest()
+        check_same(submissions, public)
+        return digest, submissions[0].binding
 
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
         """Holders whose openings are not a share of this sum's key. Raises `IntegrityError` when too few are left to tell."""
         return self._key(aggregate, openings, public)[1]
 
-    def open(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> IntVector:
-        """The exact integer sum, int64 (d,), read-only. Raises `IntegrityError` when openings are too few, or one is at fault."""
+    def open_pieces(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:
+        """The exact integer sum, int32. Raises `IntegrityError` when openings are too few, or one is at fault."""
         key, faults = self._key(aggregate, openings, public)
         if faults:
             msg = "; ".join(f"the opening by {name}: {reason}" for name, reason in faults.items())
             raise IntegrityError(msg)
         roster = self._roster(public)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
-        body, multiplier = _coefficients(aggregate, layout, roster), ring.multiplier(key)
-        total = np.empty(aggregate.binding.parameters, dtype=np.int64)
-        _each(layout.blocks, partial(_open_block, body, layout, seed, multiplier, total))
-        total.flags.writeable = False
-        return total
+        start, multiplier = _start(aggregate, layout, roster), ring.multiplier(key)
+        yield from each(layout.blocks, partial(open_block, aggregate.data, start, layout, seed, multiplier))
 
-    def _key(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> tuple[IntVector, dict[str, str]]:
+    def _key(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> tuple[ring.IntVector, dict[str, str]]:
         """The sum of the keys, and whose openings do not belong to it."""
         roster = self._roster(public)
         check_scheme(aggregate, public)
@@ -274,9 +240,8 @@ class ThresholdScheme(Scheme):
             )
             raise IntegrityError(msg)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
-        head = _coefficients(aggregate, layout, roster)[layout.wire(0)]
-        opens = partial(_opens, head, layout, seed)
-        key, unfit = sharing.fitting(shares, roster.threshold, len(roster.names) * ring.ETA, opens)
+        head = read_wire(aggregate.data, _start(aggregate, layout, roster), layout, 0)
+        key, unfit = sharing.fitting(shares, roster.threshold, len(roster.names) * ring.ETA, partial(opens, head, layout, seed))
         return key, faults | {roster.names[number - 1]: "the share does not fit those of the others" for number in unfit}
 
     def _roster(self, public: PublicContext) -> Roster:
@@ -320,22 +285,23 @@ def _parse_roster(data: bytes) -> Roster:
 # -------------------------------------------------------------------------------------------------------------- bodies
 
 
-def _coefficients(ciphertext: Ciphertext, layout: Layout, roster: Roster) -> memoryview:
-    """The part of a body that is added. Raises `IntegrityError` when the body is not that of a vector of this length."""
-    envelopes = len(roster.names) * ENVELOPE_BYTES if ciphertext.data[:1] == _SUBMISSION else 0
-    if ciphertext.data[:1] not in (_SUBMISSION, _SUM) or len(ciphertext.data) != 1 + envelopes + layout.wire_bytes:
+def _start(ciphertext: Ciphertext, layout: Layout, roster: Roster) -> int:
+    """Where the part of a body that is added begins. Raises `IntegrityError` when the body is not that of a vector of this length."""
+    kind = bytes(ciphertext.data[:1])
+    start = 1 + (len(roster.names) * ENVELOPE_BYTES if kind == _SUBMISSION else 0)
+    if kind not in (_SUBMISSION, _SUM) or len(ciphertext.data) != start + layout.wire_bytes:
         msg = f"the ciphertext is not {layout.coefficients} coefficients for {layout.parameters} parameters: damaged or another model's"
         raise IntegrityError(msg)
-    return memoryview(ciphertext.data)[1 + envelopes :]
+    return start
 
 
 def _envelope(ciphertext: Ciphertext, sender: str, place: int, roster: Roster) -> bytes:
     """What a submission carries for holder number `place`."""
-    if ciphertext.count != 1 or ciphertext.data[:1] != _SUBMISSION:
+    if ciphertext.count != 1 or bytes(ciphertext.data[:1]) != _SUBMISSION:
         msg = f"what stands for {sender} is a sum and not its submission"
         raise IntegrityError(msg)
     start = 1 + place * ENVELOPE_BYTES
-    return ciphertext.data[start : start + ENVELOPE_BYTES]
+    return bytes(ciphertext.data[start : start + ENVELOPE_BYTES])
 
 
 def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster, fewest: int) -> None:
@@ -373,71 +339,3 @@ def _shares(aggregate: Ciphertext, openings: Sequence[Opening], roster: Roster) 
         except IntegrityError as error:
             faults[opening.opener] = str(error)
     return shares, faults
-
-
-# -------------------------------------------------------------------------------------------------------------- blocks
-
-
-def _each(blocks: int, work: Callable[[int], T]) -> list[T]:
-    """`work` on every block, on all cores when there are many: kernels run without the GIL."""
-    if blocks <= 2:
-        return [work(block) for block in range(blocks)]
-    with ThreadPoolExecutor(min(blocks, os.cpu_count() or 1)) as pool:
-        return list(pool.map(work, range(blocks)))
-
-
-def _products(layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> Residues:
-    """a_b times a key, as far as the block reaches."""
-    products = ring.multiply_block(ring.uniform_block(seed, block, layout.backend), by, layout.backend)
-    return products[0][: layout.size(block)], products[1][: layout.size(block)]
-
-
-def _encrypt_block(values: IntVector, layout: Layout, seed: bytes, errors: bytes, by: ring.Multiplier, block: int) -> bytes:
-    words = ring.key_stream(errors, block * BLOCK, layout.size(block))
-    parts = layout.packing.pack(_rows(values, layout, block), words, layout.backend)
-    return ring.to_wire(layout.packing.mask(parts, _products(layout, seed, by, block), layout.backend), layout.backend)
-
-
-def _rows(values: IntVector, layout: Layout, block: int) -> IntVector:
-    """A block's values, digit by digit, with zeros in the check coefficients and after the last value."""
-    where, checks, size = layout.values(block), layout.checks(block), layout.size(block)
-    part = values[where]
-    if not checks and part.size == where.stop - where.start:
-        return part
-    padded = np.zeros(where.stop - where.start, dtype=np.int64)
-    padded[: part.size] = part
-    rows = np.zeros((layout.packing.digits, size), dtype=np.int64)
-    rows[:, checks:] = padded.reshape(layout.packing.digits, -1)
-    return rows.reshape(-1)
-
-
-def _add_block(bodies: Sequence[memoryview], layout: Layout, block: int) -> bytes:
-    return ring.to_wire(ring.add_residues(_read_block(bodies, layout, block)), layout.backend)
-
-
-def _read_block(bodies: Sequence[memoryview], layout: Layout, block: int) -> Iterator[Residues]:
-    return (ring.from_wire(body[layout.wire(block)], layout.size(block), layout.backend) for body in bodies)
-
-
-def _opens(head: memoryview, layout: Layout, seed: bytes, key: IntVector) -> bool:
-    """Whether a sum of keys opens the check coefficients to zeros."""
-    residues = ring.from_wire(head, layout.size(0), layout.backend)
-    products = _products(layout, seed, ring.multiplier(key), 0)
-    checks = slice(CHECK_COEFFICIENTS)
-    try:
-        found = layout.packing.unmask((residues[0][checks], residues[1][checks]), (products[0][checks], products[1][checks]), "numpy")
-    except IntegrityError:
-        return False
-    return not found.any()
-
-
-def _open_block(body: memoryview, layout: Layout, seed: bytes, by: ring.Multiplier, total: IntVector, block: int) -> None:
-    residues = ring.from_wire(body[layout.wire(block)], layout.size(block), layout.backend)
-    opened = layout.packing.unmask(residues, _products(layout, seed, by, block), layout.backend)
-    rows = opened.reshape(layout.packing.digits, -1)[:, layout.checks(block) :].reshape(-1)
-    where = layout.values(block)
-    part = total[where]
-    part[:] = rows[: part.size]
-    if rows[part.size :].any():
-        msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
-        raise IntegrityError(msg)

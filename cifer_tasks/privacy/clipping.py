@@ -11,24 +11,27 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from cifer_tasks.encryption.vectors import PIECE, Vector, pieces
+
 FloatVector = npt.NDArray[np.float32]
 DoubleVector = npt.NDArray[np.float64]
 
 
-def l2_norm(update: npt.NDArray[np.floating]) -> float:
-    """The Euclidean norm of a vector (d,), accumulated in float64 by NumPy's pairwise summation.
+def l2_norm(update: Vector) -> float:
+    """The Euclidean norm of a vector (d,), accumulated in float64: NumPy's pairwise summation within pieces, exactly between them.
 
     Raises `ValueError` naming the first entry that is NaN or infinite.
     """
-    wide = np.asarray(update, dtype=np.float64)
-    norm = math.sqrt(float(np.add.reduce(np.square(wide))))
+    norm = math.sqrt(math.fsum(float(np.add.reduce(np.square(np.asarray(piece, dtype=np.float64)))) for piece in pieces(update)))
     if math.isfinite(norm):
         return norm
-    bad = int(np.flatnonzero(~np.isfinite(wide))[0]) if not np.isfinite(wide).all() else -1
-    if bad < 0:
-        msg = "the update's entries are too large for its norm to be computed: training diverged; lower the learning rate"
-    else:
-        msg = f"the update has {wide[bad]} at entry {bad} of {wide.size}: training diverged or the data has NaN; lower the learning rate"
+    for number, piece in enumerate(pieces(update)):
+        if not np.isfinite(piece).all():
+            bad = int(np.flatnonzero(~np.isfinite(piece))[0])
+            place = f"{float(piece[bad])} at entry {number * PIECE + bad} of {update.size}"
+            msg = f"the update has {place}: training diverged or the data has NaN; lower the learning rate"
+            raise ValueError(msg)
+    msg = "the update's entries are too large for its norm to be computed: training diverged; lower the learning rate"
     raise ValueError(msg)
 
 

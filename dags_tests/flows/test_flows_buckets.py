@@ -32,14 +32,14 @@ def settings_of(lab: Any, **changes: Any) -> Any:
 
 
 def opened(lab: Any, ref: Any) -> tuple[Any, np.ndarray]:
-    """What the ledger holds about round 1, and its opened sums, int64 (parts, d)."""
+    """What the ledger holds about round 1, and its opened sums, int32 (parts, d)."""
     round_ = lab.history(ref.run).rounds[0]
     with lab.here():
         workspace = Workspace.of(ref)
         data = workspace.store.get(workspace.store.find("opened", round_.outcome.opened.hex()))
         parameters = workspace.record.declared.parameters
         Workspace.close_all()
-    return round_, np.frombuffer(data, "<i8").reshape(-1, parameters)
+    return round_, np.frombuffer(data, "<i4").reshape(-1, parameters)
 
 
 def test_buckets_open_their_sums_and_nothing_else(trainer: Any) -> None:

@@ -107,7 +107,7 @@ def refuses_another_sum(lab: Any, ref: Any) -> None:
     with lab.here():
         workspace = Workspace.of(ref)
         sealed = sealed_set(workspace)
-        three = list(tasks._submissions(workspace, 1, sealed).values())[:3]
+        three = list(workspace.submissions(sealed).values())[:3]
         total = workspace.store.put("aggregate", workspace.scheme.add(three, workspace.round_context(1)).to_bytes())
         with pytest.raises(SiteStepError, match="it is not the sum over the sealed set"):
             tasks.release.fn(ref, 1, "west", sealed, total)
@@ -152,7 +152,7 @@ def test_without_its_promise_a_site_would_open_a_second_set(finished: Any, monke
         public = workspace.round_context(1)
 
         def opened(names: tuple[str, ...]) -> np.ndarray:
-            every = tasks._submissions(workspace, 1, sealed_set(workspace))
+            every = workspace.submissions(sealed_set(workspace))
             chosen = {site: every[site] for site in names}
             total = workspace.scheme.add(list(chosen.values()), public)
             releases = [workspace.scheme.release(chosen, site, public, workspace.secret_context(site)) for site in SITES]

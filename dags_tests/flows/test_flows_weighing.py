@@ -42,15 +42,15 @@ def settings_of(lab: Any, scheme: str, rule: str, **changes: Any) -> Any:
 @contextmanager
 def scaled(site: str, factor: int, settings: Any) -> Iterator[None]:
     """A dishonest site that skips the clip: what it submits is `factor` times what it should be."""
-    encode: Callable[..., Any] = Encoding.encode
+    encode: Callable[..., Any] = Encoding.encode_pieces
     its = {rounding_seed(settings.seed, number, site) for number in range(1, 9)}
 
     def skipping(self: Encoding, update: Any, rows: int, seed: bytes) -> Any:
-        values, norm, clipped = encode(self, update, rows, seed)
-        return (values * factor if seed in its else values), norm, clipped
+        pieces, norm, clipped = encode(self, update, rows, seed)
+        return (piece * (factor if seed in its else 1) for piece in pieces), norm, clipped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoding, "encode", skipping)
+        patch.setattr(Encoding, "encode_pieces", skipping)
         yield
 
 
@@ -138,7 +138,7 @@ def asked_again(workspace: Workspace, ref: Any) -> Any:
     sealed, parameters = sealed_set(workspace), workspace.record.declared.parameters
     reference = workspace.store.put("reference", np.arange(parameters, dtype="<f4").tobytes())
     encrypted = workspace.scheme.measure(  # type: ignore[attr-defined]
-        workspace.submissions(1, sealed), planning.query_of(workspace, 1, reference), workspace.round_context(1)
+        workspace.submissions(sealed), planning.query_of(workspace, 1, reference), workspace.round_context(1)
     )
     return planning.open_statistics.fn(ref, 1, "east", sealed, reference, workspace.store.put("measured", encrypted))  # type: ignore[attr-defined]
 
@@ -159,7 +159,7 @@ def test_key_holders_answer_once_and_about_the_sealed_set_and_a_stopped_run_goes
         with pytest.raises(SiteStepError, match="has opened statistics of another set or against another reference"):
             asked_again(workspace, ref)
         reference = workspace.store.find("reference", first.reference.hex())
-        false = workspace.store.put("measured", workspace.submissions(1, sealed)["north"].data)
+        false = workspace.store.put("measured", bytes(workspace.submissions(sealed)["north"].data[:]))
         with pytest.raises(SiteStepError, match="they are not the statistics of the sealed set"):
             planning.open_statistics.fn(ref, 1, "east", sealed, reference, false)  # type: ignore[attr-defined]
         patch.setattr(SiteFolder, "once", lambda self, name, data: data)  # the mutant

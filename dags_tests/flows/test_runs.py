@@ -206,6 +206,26 @@ def test_an_audit_answers_without_mlflow_and_prefect(quickstart: Finished, tmp_p
     assert len(document["run"]["rounds"]) == 5
 
 
+def test_every_format_is_written_and_the_signed_statement_holds_against_the_bundle(quickstart: Finished, tmp_path: Path) -> None:
+    """`cifer export` in each format; bundle, genesis and statement verify together elsewhere, and a changed statement does not."""
+    files = {"bundle": "m.cifer", "prov": "m.prov.json", "cyclonedx": "m.cdx.json", "in-toto": "m.intoto.json", "card": "m.html"}
+    for kind, name in files.items():
+        asked = ["export", "breast-cancer@champion", "--format", kind, "-o", str(tmp_path / name)]
+        spoken = quickstart.lab.cifer(*asked)
+        assert spoken.code == 0, spoken
+        assert (tmp_path / name).stat().st_size > 1000
+    (tmp_path / "genesis.json").write_text(quickstart.lab.cifer("ledger", "genesis").out, encoding="utf-8")
+    statement = tmp_path / files["in-toto"]
+    asked = ["verify", str(tmp_path / files["bundle"]), "--genesis", str(tmp_path / "genesis.json"), "--statement", str(statement)]
+    spoken = quickstart.lab.cifer(*asked)
+    assert spoken.code == 0, spoken
+    assert "m.intoto.json: signed by coordinator, and the bundle proves all it says" in spoken.out
+    statement.write_text(statement.read_text(encoding="utf-8").replace('"sig": "', '"sig": "AAAA'), encoding="utf-8")
+    refused = quickstart.lab.cifer(*asked)
+    assert refused.code == 1
+    assert len(refused.err.strip().splitlines()) == 1, refused.err
+
+
 def test_no_plaintext_update_is_left_at_a_site(quickstart: Finished) -> None:
     """Once submitted, a site's plain and encoded updates are gone from its folder; what stays is which set it opened in each round."""
     left = [path for path in (quickstart.home / "runs" / quickstart.ref.run / "sites").rglob("*") if path.is_file()]

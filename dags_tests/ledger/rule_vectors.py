@@ -25,6 +25,7 @@ from ledger.crypto import SigningKey
 from ledger.digests import header_digest, network_id, transactions_root, validators_hash
 from ledger.state import State, apply_transaction
 from ledger.types import (
+    Anchor,
     AppendLineage,
     Block,
     Body,
@@ -231,6 +232,7 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "validator-rotated", "administrator-0", validator("validator-1", power=2, public_key=key("validator-1b").public)
     yield "validator-removed", "administrator-0", validator("validator-0", power=0)
     yield "evidence", "validator-2", evidence()
+    yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
 
 
 ORDER_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
@@ -311,6 +313,8 @@ def refused_registrations() -> Iterator[Case]:
     yield "key_not_canonical", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31] + bytes((key_.public_key[31] | 128,)))
     yield "key_of_another", "Q3", "key-again", [], "site-b", exchange_key(0)
     yield "key_again", "Q3", "key-again", [], "site-a", exchange_key(7)
+    yield "anchor_empty", "Y1", "identity-site-a", [], "site-a", Anchor(b"")
+    yield "anchor_257_bytes", "Y1", "identity-site-a", [], "site-a", Anchor(bytes(257))
     yield "dataset_by_coordinator", "D1", "coordinator", [], "coordinator-a", dataset("site-x")
     yield "dataset_digest_short", "F2", "identity-site-d", [], "site-d", dataset("site-x", sha256=bytes(16))
     yield "dataset_without_rows", "F4", "identity-site-d", [], "site-d", dataset("site-x", rows=0)
@@ -410,38 +414,38 @@ def refused_updates() -> Iterator[Case]:
 
 
 def refused_weighings() -> Iterator[Case]:
-    """Rules Y."""
+    """Rules S5 to S12."""
     lead, start = "coordinator-a", "sealed-1"
     replace = msgspec.structs.replace
     first, second = WEIGHTS.weights
-    yield "measure_by_stranger", "Y1", start, [], "site-d", MEASURED
-    yield "measure_by_coordinator", "Y1", start, [], lead, MEASURED
-    yield "measure_before_seal", "Y2", "submitted-b", [], "site-a", MEASURED
-    yield "measure_after_release", "Y3", start, [("site-c", RELEASE)], "site-a", MEASURED
-    yield "measure_twice", "Y4", "measured-a", [], "site-a", MEASURED
-    yield "measure_after_weights", "Y5", "weighed-1", [], "site-b", MEASURED
-    yield "measure_one_of_two", "Y6", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[:1])
-    yield "measure_out_of_order", "Y6", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[::-1])
+    yield "measure_by_stranger", "S5", start, [], "site-d", MEASURED
+    yield "measure_by_coordinator", "S5", start, [], lead, MEASURED
+    yield "measure_before_seal", "S6", "submitted-b", [], "site-a", MEASURED
+    yield "measure_after_release", "S7", start, [("site-c", RELEASE)], "site-a", MEASURED
+    yield "measure_twice", "S8", "measured-a", [], "site-a", MEASURED
+    yield "measure_after_weights", "S9", "weighed-1", [], "site-b", MEASURED
+    yield "measure_one_of_two", "S10", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[:1])
+    yield "measure_out_of_order", "S10", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[::-1])
     negative = replace(MEASURED, statistics=(replace(MEASURED.statistics[0], square=-1), MEASURED.statistics[1]))
     yield "measure_negative_square", "F4", start, [], "site-a", negative
     yield "measure_reference_short", "F2", start, [], "site-a", replace(MEASURED, reference=b"")
     yield "weigh_by_site", "R9", start, [], "site-a", WEIGHTS
-    yield "weigh_before_seal", "Y2", "submitted-b", [], lead, WEIGHTS
-    yield "weigh_after_release", "Y3", start, [("site-a", RELEASE)], lead, WEIGHTS
-    yield "weigh_after_outcome", "Y3", start, [(lead, commit())], lead, WEIGHTS
-    yield "weigh_twice", "Y5", "weighed-1", [], lead, WEIGHTS
-    yield "weigh_a_site_not_sealed", "Y6", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, site="site-c")))
-    yield "weigh_one_alone", "Y7", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, weight=0)))
+    yield "weigh_before_seal", "S6", "submitted-b", [], lead, WEIGHTS
+    yield "weigh_after_release", "S7", start, [("site-a", RELEASE)], lead, WEIGHTS
+    yield "weigh_after_outcome", "S7", start, [(lead, commit())], lead, WEIGHTS
+    yield "weigh_twice", "S9", "weighed-1", [], lead, WEIGHTS
+    yield "weigh_a_site_not_sealed", "S10", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, site="site-c")))
+    yield "weigh_one_alone", "S11", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, weight=0)))
     yield "weigh_above_one", "F4", start, [], lead, replace(WEIGHTS, weights=(replace(first, weight=1025), second))
     yield "weigh_score_above_one", "F4", start, [], lead, replace(WEIGHTS, weights=(replace(first, score=1001), second))
     yield "weigh_without_divisor", "F4", start, [], lead, replace(WEIGHTS, divisor=0)
     yield "weigh_rule_name", "F1", start, [], lead, replace(WEIGHTS, rule="My Rule")
     parts = "sealed-2"
     yield "partition_by_site", "R9", parts, [], "site-a", PARTS
-    yield "partition_before_seal", "Y2", "submitted-2-site-c", [], lead, PARTS
-    yield "partition_after_release", "Y3", parts, [("site-a", replace(RELEASE, round=2))], lead, PARTS
-    yield "partition_twice", "Y5", "partitioned-2", [], lead, PARTS
-    yield "partition_of_a_weighed_round", "Y5", "weighed-1", [], lead, PartitionRound("run-1", 1, (("site-a", "site-b"),))
+    yield "partition_before_seal", "S6", "submitted-2-site-c", [], lead, PARTS
+    yield "partition_after_release", "S7", parts, [("site-a", replace(RELEASE, round=2))], lead, PARTS
+    yield "partition_twice", "S9", "partitioned-2", [], lead, PARTS
+    yield "partition_of_a_weighed_round", "S9", "weighed-1", [], lead, PartitionRound("run-1", 1, (("site-a", "site-b"),))
     for name, wrong in (
         ("overlaps", (("site-a", "site-b"), ("site-b", "site-c"))),
         ("leaves_one_out", (("site-a", "site-b"),)),
@@ -449,7 +453,7 @@ def refused_weighings() -> Iterator[Case]:
         ("with_a_stranger", (("site-a", "site-b"), ("site-c", "site-e"))),
         ("out_of_order", (("site-b", "site-a", "site-c"),)),
     ):
-        yield f"partition_{name}", "Y8", parts, [], lead, replace(PARTS, parts=wrong)
+        yield f"partition_{name}", "S12", parts, [], lead, replace(PARTS, parts=wrong)
 
 
 def refused_outcomes() -> Iterator[Case]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.codec import decode, encode
+from ledger.codec import decode, encode, remember_small
 from ledger.errors import MalformedError
 from ledger.types import (
     Block,
@@ -111,3 +111,25 @@ def test_deep_nesting_does_not_exhaust_the_stack() -> None:
     """A thousand nested arrays are refused like any other wrong shape."""
     with pytest.raises(MalformedError):
         decode(b"\x91" * 100_000 + b"\xc0", OpenRun)
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"b", b"bad", bytes(2048), bytes(2049)]), max_size=12))
+def test_what_is_remembered_is_what_was_read(asked: list[bytes]) -> None:
+    """Remembering changes no answer and no refusal; only short bytes are remembered, refusals never."""
+    read: list[bytes] = []
+
+    def length(data: bytes) -> int:
+        read.append(data)
+        if data == b"bad":
+            raise MalformedError("bad")
+        return len(data)
+
+    small = remember_small(length)
+    for data in asked:
+        if data == b"bad":
+            with pytest.raises(MalformedError):
+                small(data)
+        else:
+            assert small(data) == len(data)
+    kept = [data for data in asked if data not in (b"bad", bytes(2049))]
+    assert len(read) == len(set(kept)) + len(asked) - len(kept)

@@ -131,6 +131,19 @@ def test_the_cache_answers_as_the_verifier_and_asks_it_once(monkeypatch: pytest.
     assert (len(asked), len(cache)) == (5, 1)
 
 
+@pytest.mark.parametrize("length", [31, 2048, 2049, 10_000])
+def test_no_message_passes_for_the_root_of_a_longer_one(length: int) -> None:
+    """A remembered signature of long data, which is kept by its root, is none of the 32 bytes of this root, nor the other way round."""
+    cache, data = VerificationCache(), bytes(length)
+    root, signature = signing_root(Domain.TRANSACTION, data), KEY.sign(Domain.TRANSACTION, data)
+    assert cache.verify(KEY.public, Domain.TRANSACTION, data, signature) and cache.verify(KEY.public, Domain.TRANSACTION, data, signature)
+    assert not cache.verify(KEY.public, Domain.TRANSACTION, root, signature)
+    of_root = KEY.sign(Domain.TRANSACTION, root)
+    assert cache.verify(KEY.public, Domain.TRANSACTION, root, of_root)
+    assert not cache.verify(KEY.public, Domain.TRANSACTION, data, of_root)
+    assert len(cache) == 2
+
+
 def test_the_cache_stays_within_its_bound_and_forgets_the_oldest() -> None:
     """However many signatures come, from several threads at once, no more than the capacity is held."""
     cache = VerificationCache(capacity=8)

@@ -50,3 +50,20 @@ def bench_encryption(params: str, clients: int, families: tuple[str, ...], as_js
     if unknown := set(families) - set(FAMILIES):
         raise click.BadParameter(f"{sorted(unknown)[0]!r} is not one of {', '.join(FAMILIES)}", param_hint="--family")
     print_report(encryption_costs(parameters, clients, families or FAMILIES), as_json)
+
+
+@command(
+    bench,
+    "ledger",
+    "cifer bench ledger\ncifer bench ledger --mode processes --mode single --json\ncifer bench ledger --mode start --chain 1000000",
+)
+@click.option("--mode", "modes", multiple=True, metavar="NAME", help="Measure only this; may be repeated. A wrong name lists them.")
+@click.option("--transactions", default=8_000, show_default=True, type=click.IntRange(100), help="Transactions per workload.")
+@click.option("--window", default=400, show_default=True, type=click.IntRange(1, 8_000), help="Under way at a time at validator processes.")
+@click.option("--chain", default=20_000, show_default=True, type=click.IntRange(100), help="Transactions of the chain that is opened.")
+@as_json
+def bench_ledger(modes: tuple[str, ...], transactions: int, window: int, chain: int, as_json: bool) -> None:
+    """Transactions a second beside the machine's own limit, latency, recovery, proofs and start of the ledger."""
+    from flows.bench_ledger import Sizes, ledger_figures
+
+    print_report(ledger_figures(Sizes(transactions, window, chain), modes), as_json)

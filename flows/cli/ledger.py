@@ -102,6 +102,15 @@ def ledger_tx(transaction: str, as_json: bool) -> None:
     print_report(transaction_report(transaction), as_json)
 
 
+@command(ledger, "genesis", "cifer ledger genesis > genesis.json\ncifer ledger genesis --json")
+@as_json
+def ledger_genesis(as_json: bool) -> None:
+    """What the network started from, as JSON: all that `cifer verify` trusts. Give it to auditors by another way than the bundle."""
+    from flows.bundles import genesis_report
+
+    print_report(genesis_report(), as_json)
+
+
 @command(ledger, "verify", "cifer ledger verify")
 @as_json
 def ledger_verify(as_json: bool) -> None:

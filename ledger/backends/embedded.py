@@ -30,7 +30,7 @@ from ledger.node.cluster import Cluster
 from ledger.node.effects import Accuse
 from ledger.node.replay import replay
 from ledger.node.validator import ValidatorNode
-from ledger.state.transition import decode_transaction
+from ledger.state.transition import transaction_ids
 from ledger.state.view import State
 from ledger.storage.lock import FolderLock
 from ledger.storage.sqlite import SqliteStore
@@ -41,10 +41,28 @@ T = TypeVar("T")
 BACKEND: Final = "embedded"
 
 
-@dataclass(frozen=True, slots=True)
-class _Submission:
-    transaction: SignedTransaction
-    receipt: Future[Receipt]
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """What one call submitted: `done` is set once every transaction has its receipt or its refusal, in `outcomes`."""
+
+    transactions: Sequence[SignedTransaction]
+    done: Future[tuple[Receipt, ...]]
+    outcomes: list[Receipt | Exception | None]
+    open: int
+
+    @classmethod
+    def of(cls, transactions: Sequence[SignedTransaction]) -> _Batch:
+        return cls(transactions, Future(), [None] * len(transactions), len(transactions))
+
+    def settle(self, index: int, outcome: Receipt | Exception) -> None:
+        self.outcomes[index] = outcome
+        self.open -= 1
+        if not self.open:
+            receipts = tuple(found for found in self.outcomes if isinstance(found, Receipt))
+            if len(receipts) == len(self.outcomes):
+                self.done.set_result(receipts)
+            else:
+                self.done.set_exception(next(found for found in self.outcomes if isinstance(found, Exception)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +74,18 @@ class _Command:
 class EmbeddedLedger:
     """A `ledger.backends.base.Ledger` whose validators all run here. Use `create` or `open`, and `close` or ``with``."""
 
-    def __init__(self, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey]) -> None:
-        """See `create` and `open`."""
+    def __init__(self, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True) -> None:
+        """See `create` and `open`. share_verification: False lets every validator verify every signature itself, as on its own machine."""
         check_keys(genesis, keys)
         self._folder, self._genesis, self._keys = folder, genesis, dict(keys)
-        self._cache = VerificationCache()
+        shared = VerificationCache()
+        self._verify = {name: (shared if share_verification else VerificationCache()).verify for name in keys}
         self._tip: Tip = genesis_tip(genesis)
-        self._waiting: dict[bytes, list[Future[Receipt]]] = {}
+        self._waiting: dict[bytes, list[tuple[_Batch, int]]] = {}
+        self._told = 0
         self._failures: dict[str, LedgerError] = {}
         self._accusations: list[Accuse] = []
-        self._inbox: SimpleQueue[_Submission | _Command | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Batch | _Command | None] = SimpleQueue()
         self._closing = Lock()
         self._closed = self._ended = False
         self._process = os.getpid()
@@ -80,7 +100,7 @@ class EmbeddedLedger:
         self._worker.start()
 
     @classmethod
-    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey]) -> EmbeddedLedger:
+    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True) -> EmbeddedLedger:
         """Start a ledger in `folder`, which is made if need be.
 
         keys: every validator's signing key, by the name it has in the genesis; they are never written. Raises `LedgerError` when
@@ -96,7 +116,7 @@ class EmbeddedLedger:
             start_folder(folder, genesis)
         finally:
             lock.release()
-        return cls(folder, genesis, keys)
+        return cls(folder, genesis, keys, share_verification=share_verification)
 
     @classmethod
     def open(cls, folder: Path, keys: Mapping[str, SigningKey]) -> EmbeddedLedger:
@@ -127,14 +147,15 @@ class EmbeddedLedger:
 
     def submit(self, transaction: SignedTransaction) -> Receipt:
         """Return once the transaction is final and durable: see `Ledger`."""
-        return self._enqueue(transaction).result()
+        return self.submit_all((transaction,))[0]
 
     def submit_all(self, transactions: Sequence[SignedTransaction]) -> tuple[Receipt, ...]:
         """Submit in order and return once all are final; raises the first refusal, when those before it may be committed."""
-        pending = [self._enqueue(transaction) for transaction in transactions]
-        for receipt in pending:
-            receipt.exception()
-        return tuple(receipt.result() for receipt in pending)
+        if not transactions:
+            return ()
+        batch = _Batch.of(transactions)
+        self._put(batch)
+        return batch.done.result()
 
     def head(self) -> Header | None:
         """The last header, None before the first block."""
@@ -188,15 +209,18 @@ class EmbeddedLedger:
         best = self._cluster.best()
         if best is not None and best.tip.height > self._tip.height:
             self._tip = best.tip
-        for index, data in enumerate(committed.block.transactions):
-            identity = transaction_id(decode_transaction(data))
-            for receipt in self._waiting.pop(identity, ()):
-                receipt.set_result(Receipt(identity, committed.block.header.height, index, committed.certificate.block))
+        height = committed.block.header.height
+        if height <= self._told:
+            return
+        self._told = height
+        for index, identity in enumerate(transaction_ids(committed.block.transactions)):
+            for batch, place in self._waiting.pop(identity, ()):
+                batch.settle(place, Receipt(identity, height, index, committed.certificate.block))
 
     def on_refused(self, transaction: bytes, error: RejectedError) -> None:
         """The submitter is told which rule refused it."""
-        for receipt in self._waiting.pop(transaction, ()):
-            receipt.set_exception(error)
+        for batch, place in self._waiting.pop(transaction, ()):
+            batch.settle(place, error)
 
     def on_failed(self, name: str, error: LedgerError) -> None:
         """The validator counts as down; the reason is given when no quorum is left."""
@@ -214,7 +238,7 @@ class EmbeddedLedger:
 
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
-            batch: list[_Submission | _Command] = [first]
+            batch: list[_Batch | _Command] = [first]
             stop = False
             while not stop:
                 try:
@@ -242,32 +266,41 @@ class EmbeddedLedger:
             while not self._inbox.empty():
                 item = self._inbox.get_nowait()
                 if item is not None:
-                    future: Future[Any] = item.result if isinstance(item, _Command) else item.receipt
+                    future: Future[Any] = item.result if isinstance(item, _Command) else item.done
                     future.set_exception(UnavailableError(f"the ledger in {self._folder} has stopped: open it again"))
 
-    def _admit(self, item: _Submission) -> None:
-        try:
-            receipt = self._admitted(item)
-        except Exception as error:
-            item.receipt.set_exception(error)
-            return
-        if receipt is not None:
-            item.receipt.set_result(receipt)
+    def _admit(self, batch: _Batch) -> None:
+        short_of = self._missing_quorum()
+        for place, transaction in enumerate(batch.transactions):
+            try:
+                receipt = self._admitted(transaction, batch, place, short_of)
+            except Exception as error:
+                batch.settle(place, error)
+                continue
+            if receipt is not None:
+                batch.settle(place, receipt)
 
-    def _admitted(self, item: _Submission) -> Receipt | None:
-        identity = transaction_id(item.transaction)
+    def _admitted(self, transaction: SignedTransaction, batch: _Batch, place: int, short_of: LedgerError | None) -> Receipt | None:
+        identity = transaction_id(transaction)
         if identity in self._waiting:
-            self._waiting[identity].append(item.receipt)
+            self._waiting[identity].append((batch, place))
             return None
-        known = self.find(identity)
-        if known is not None:
+        if short_of is not None:
+            known = self.find(identity)
+            if known is None:
+                raise short_of
             return known
-        self._require_quorum()
         entry, *others = self._cluster.nodes.values()
-        entry.submit(item.transaction)
+        try:
+            entry.submit(transaction)
+        except RejectedError:
+            known = self.find(identity)
+            if known is None:
+                raise
+            return known
         for node in others:
-            node.on_transaction(item.transaction)
-        self._waiting[identity] = [item.receipt]
+            node.on_transaction(transaction)
+        self._waiting[identity] = [(batch, place)]
         return None
 
     def _settle(self) -> None:
@@ -288,9 +321,9 @@ class EmbeddedLedger:
         for node in self._cluster.nodes.values():
             node.drop(lost)
         while self._waiting:
-            _, receipts = self._waiting.popitem()
-            for receipt in receipts:
-                receipt.set_exception(error)
+            _, waiting = self._waiting.popitem()
+            for batch, place in waiting:
+                batch.settle(place, error)
 
     def _start_all(self) -> None:
         for validator in self._genesis.validators:
@@ -319,8 +352,8 @@ class EmbeddedLedger:
             if store.genesis != self._genesis:
                 raise CorruptionError(f"{store.place} belongs to another network than {self._folder}: put the right file back")
             donor = self._cluster.best()
-            tip = replay(store, self._cache.verify, donor.tip if donor else None)
-            node = ValidatorNode(self._keys[name], store, tip, self._cache.verify)
+            tip = replay(store, self._verify[name], donor.tip if donor else None)
+            node = ValidatorNode(self._keys[name], store, tip, self._verify[name])
         except BaseException:
             store.close()
             raise
@@ -331,17 +364,12 @@ class EmbeddedLedger:
         if name in self._failures:
             raise self._failures[name]
 
-    def _enqueue(self, transaction: SignedTransaction) -> Future[Receipt]:
-        receipt: Future[Receipt] = Future()
-        self._put(_Submission(transaction, receipt))
-        return receipt
-
     def _command(self, action: Callable[[], T]) -> T:
         result: Future[T] = Future()
         self._put(_Command(action, result))
         return result.result()
 
-    def _put(self, item: _Submission | _Command) -> None:
+    def _put(self, item: _Batch | _Command) -> None:
         with self._closing:
             if self._closed or self._ended or self._process != os.getpid():
                 raise UnavailableError(f"the ledger in {self._folder} is closed in this process: open it again")
@@ -357,15 +385,16 @@ class EmbeddedLedger:
             raise UnavailableError(f"no validator of the ledger in {self._folder} is up: start one")
         return best.store
 
-    def _require_quorum(self) -> None:
+    def _missing_quorum(self) -> LedgerError | None:
         validators, up = self._tip.validators, self._cluster.nodes
-        if validators.power(node.key.public for node in up.values()) < validators.quorum:
-            names = ", ".join(up) or "nobody"
-            error = UnavailableError(
-                f"{names} of {len(validators.members)} validators up, a decision takes power {validators.quorum}: "
-                "start more validators, then submit again; nothing was lost"
-            )
-            raise self._with_causes(error)
+        if validators.power(node.key.public for node in up.values()) >= validators.quorum:
+            return None
+        names = ", ".join(up) or "nobody"
+        error = UnavailableError(
+            f"{names} of {len(validators.members)} validators up, a decision takes power {validators.quorum}: "
+            "start more validators, then submit again; nothing was lost"
+        )
+        return self._with_causes(error)
 
     def _with_causes(self, error: LedgerError) -> LedgerError:
         """A validator that stopped because of its disk says why."""

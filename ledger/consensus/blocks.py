@@ -13,7 +13,8 @@ from ledger.consensus.validators import ValidatorSet
 from ledger.crypto import Domain, Verify
 from ledger.digests import certificate_digest, header_digest, network_id, transactions_root, validators_hash
 from ledger.errors import InvalidBlockError, RejectedError
-from ledger.state.transition import apply_block, apply_transaction, decode_transaction
+from ledger.state.draft import Draft
+from ledger.state.transition import apply_block, decode_transaction, take_transaction
 from ledger.state.view import State
 from ledger.types import Block, Certificate, CommittedBlock, Genesis, Header
 
@@ -61,7 +62,7 @@ def select_transactions(
     In this order, except that one which is refused gets another turn behind the others, as it may rest on one of them (C15). Nothing is
     refused for good when the block is full before all had their turn.
     """
-    state, size = tip.state, 0
+    draft, size = Draft.of(tip.state, tip.height + 1), 0
     taken: list[bytes] = []
     turn: Iterable[tuple[bytes, bytes]] = offered
     while True:
@@ -69,16 +70,16 @@ def select_transactions(
         before = len(taken)
         for identity, data in turn:
             if len(taken) >= MOST_TRANSACTIONS or size + len(data) > MOST_BYTES:
-                return tuple(taken), state, ()
+                return tuple(taken), draft.finish(), ()
             try:
-                state = apply_transaction(state, decode_transaction(data), tip.height + 1, verify)
+                take_transaction(draft, decode_transaction(data), verify)
             except RejectedError as error:
                 refused.append((identity, data, error))
                 continue
             taken.append(data)
             size += len(data)
         if not refused or len(taken) == before:
-            return tuple(taken), state, tuple((identity, error) for identity, _, error in refused)
+            return tuple(taken), draft.finish(), tuple((identity, error) for identity, _, error in refused)
         turn = [(identity, data) for identity, data, _ in refused]
 
 

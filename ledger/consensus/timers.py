@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+ABSENT_LEADER_MS: Final = 50
+MOST_DOUBLINGS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +25,10 @@ class Timeouts:
     def duration_ms(self, base_ms: int, round_: int) -> int:
         """C12: ``min(base + growth * round, limit)``."""
         return min(base_ms + self.growth_ms * round_, self.limit_ms)
+
+    def absent_ms(self, round_: int) -> int:
+        """C12: ``min(50 * 2**round, limit)``, for the proposal of a leader that is not connected.
+
+        It doubles because that leader may be connected to all others, and what it said come by way of them.
+        """
+        return min(ABSENT_LEADER_MS << min(round_, MOST_DOUBLINGS), self.limit_ms)

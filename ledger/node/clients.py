@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from ledger.codec import decode
-from ledger.digests import transaction_id
-from ledger.errors import BusyError, MalformedError, MalformedTransactionError, RejectedError
-from ledger.state.transition import decode_transaction
+from ledger.errors import BusyError, RejectedError
+from ledger.state.transition import decode_transaction, read_payload, transaction_ids
 from ledger.transport.limits import Buckets, TokenBucket
 from ledger.transport.wire import (
     MOST_CLIENT_FRAME_BYTES,
@@ -27,7 +25,7 @@ from ledger.transport.wire import (
     frame,
     read_message,
 )
-from ledger.types import CommittedBlock, SignedTransaction, Transaction
+from ledger.types import CommittedBlock
 
 if TYPE_CHECKING:
     from ledger.node.server import ValidatorServer
@@ -97,8 +95,7 @@ class Clients:
     def on_final(self, committed: CommittedBlock) -> None:
         """Stream a block; what it holds does not wait any more, and what has waited long is told to the others again."""
         height = committed.block.header.height
-        for data in committed.block.transactions:
-            identity = transaction_id(decode_transaction(data))
+        for identity in transaction_ids(committed.block.transactions):
             self._waiting.pop(identity, None)
             self._since.pop(identity, None)
         late = [identity for identity, since in self._since.items() if height - since >= RESENT_BLOCKS]
@@ -145,14 +142,16 @@ class Clients:
         return StatusAnswer(self._server.folder.name, node.tip.height, node.tip.block, self._server.peers_up, len(node.pool))
 
     def _submit(self, client: _Client, items: Iterable[bytes]) -> None:
+        now_ms = self._now_ms()
         for data in items:
             identity = bytes(32)
             try:
                 signed = decode_transaction(data)
-                identity = transaction_id(signed)
-                author = self._require_tokens(client, signed)
+                content = read_payload(signed.payload)
+                identity, author = content.identity, content.transaction.author
+                self._require_tokens(client, author, now_ms)
                 self._server.submit(signed, data)
-                self._authors.take(author, self._now_ms())
+                self._authors.take(author, now_ms)
             except BusyError as error:
                 client.send(Refusal(identity, BUSY, "", str(error), error.retry_after_ms))
             except RejectedError as error:
@@ -163,20 +162,14 @@ class Clients:
                 self._waiting.setdefault(identity, set()).add(client)
                 self._since.setdefault(identity, self._server.node.tip.height)
 
-    def _require_tokens(self, client: _Client, signed: SignedTransaction) -> bytes:
+    def _require_tokens(self, client: _Client, author: bytes, now_ms: int) -> None:
         """W4: a token of the connection is taken before anything costly is done; the author's only once its signature was checked.
 
         Otherwise anybody could use up an author's tokens in its name.
         """
-        try:
-            author = decode(signed.payload, Transaction).author
-        except MalformedError as error:
-            raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error
-        now_ms = self._now_ms()
         for whose, wait_ms in (("this connection", client.bucket.take(now_ms)), ("this author", self._authors.wait_ms(author, now_ms))):
             if wait_ms:
                 raise BusyError(f"{whose} sends faster than this validator takes: send it again in {wait_ms} ms", wait_ms)
-        return author
 
     async def _stream(self, client: _Client) -> None:
         while True:

@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
-from ledger.codec import decode, encode
+import msgspec
+
+from ledger.codec import encode
 from ledger.crypto import Verify
-from ledger.digests import transaction_id
-from ledger.errors import BusyError, MalformedError, MalformedTransactionError, RejectedError
-from ledger.state.transition import apply_transaction, check_sequence, check_signature, decode_transaction
+from ledger.errors import BusyError, RejectedError, UnknownAuthorError
+from ledger.state.draft import Draft
+from ledger.state.transition import check_sequence, check_signature, read_payload, take_transaction
 from ledger.state.view import State
-from ledger.types import SignedTransaction, Transaction
+from ledger.types import SignedTransaction
 
 CAPACITY: Final = 20_000
 CAPACITY_BYTES: Final = 256 * 1024 * 1024
 FULL_RETRY_MS: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     author: bytes
     sequence: int
+    signed: SignedTransaction
     data: bytes
 
 
@@ -48,8 +50,8 @@ class Mempool:
         per_author: int | None = None,
     ) -> None:
         """An empty pool on top of a committed state."""
-        self._base = state
-        self._pending: State | None = state
+        self._base = Draft.of(state, state.height + 1)  # remembers what was read; nothing is written to it
+        self._pending: Draft | None = None
         self._verify = verify
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
@@ -101,12 +103,13 @@ class Mempool:
 
         Raises the named `RejectedError`, and `BusyError` when the pool, or the author's share of it, is full.
         """
-        identity = transaction_id(signed)
+        content = read_payload(signed.payload)
+        identity, transaction = content.identity, content.transaction
         if identity not in self._waiting:
-            transaction, data = _decoded(signed), encode(signed)
+            data = encode(signed)
             self._require_room(transaction.author, len(data))
-            self._pending = apply_transaction(self._behind_waiting(), signed, self._base.height + 1, self._verify)
-            self._insert(identity, _Waiting(transaction.author, transaction.sequence, data))
+            take_transaction(self._behind_waiting(), signed, self._verify)
+            self._insert(identity, _Waiting(transaction.author, transaction.sequence, signed, data))
         return identity
 
     def add(self, signed: SignedTransaction) -> bytes:
@@ -114,16 +117,19 @@ class Mempool:
 
         Raises the named `RejectedError` for an unknown author, a bad signature or a number that is over, and `BusyError`.
         """
-        identity = transaction_id(signed)
+        content = read_payload(signed.payload)
+        identity, transaction = content.identity, content.transaction
         if identity not in self._waiting:
-            transaction, data = _decoded(signed), encode(signed)
+            data = encode(signed)
             self._require_room(transaction.author, len(data))
-            known = self._base.identity_of(transaction.author) is not None
-            _, account = check_signature(self._base if known else self._behind_waiting(), signed, transaction, self._verify)
+            try:
+                _, account = check_signature(self._base, signed, transaction, self._verify)
+            except UnknownAuthorError:
+                _, account = check_signature(self._behind_waiting(), signed, transaction, self._verify)
             if not account.next_sequence <= transaction.sequence < account.next_sequence + self._capacity:
                 check_sequence(account, transaction.sequence)
             self._unapplied.append(identity)
-            self._insert(identity, _Waiting(transaction.author, transaction.sequence, data))
+            self._insert(identity, _Waiting(transaction.author, transaction.sequence, signed, data))
         return identity
 
     def discard(self, identities: Iterable[bytes]) -> None:
@@ -139,7 +145,7 @@ class Mempool:
 
     def rebase(self, state: State) -> None:
         """Stand on another committed state. What waits is judged again only when the next `admit` or `judge` asks."""
-        self._base, self._pending = state, None if self._waiting else state
+        self._base, self._pending = Draft.of(state, state.height + 1), None
         self._unapplied.clear()
 
     def commit(self, identities: Sequence[bytes], state: State) -> None:
@@ -150,38 +156,40 @@ class Mempool:
         first = list(islice(self._waiting, len(identities)))
         unmoved = self._pending is not None and not self._unapplied and first == list(identities)
         self.discard(identities)
-        if unmoved and self._waiting:
-            self._base = state
-        else:
-            self.rebase(state)
+        pending = self._pending
+        self.rebase(state)
+        if unmoved and pending is not None and self._waiting:
+            written = Draft.of(pending.finish(), state.height + 1) if len(pending.written) > self._capacity else pending
+            self._pending = replace(written, height=state.height + 1)
 
     def judge(self) -> tuple[tuple[bytes, RejectedError], ...]:
         """Apply all that waits to the committed state, in order of arrival, and drop and return what its rules refuse now."""
         if self._pending is not None and not self._unapplied:
             return ()
-        state, refused = self._base, []
+        pending, refused = Draft.of(self._base, self._base.height), []
         for identity, found in tuple(self._waiting.items()):
             try:
-                state = apply_transaction(state, decode_transaction(found.data), self._base.height + 1, self._verify)
+                take_transaction(pending, found.signed, self._verify)
             except RejectedError as error:
                 refused.append((identity, error))
-        self._pending = state
+        self._pending = pending
         self._unapplied.clear()
         self.discard(identity for identity, _ in refused)
         return tuple(refused)
 
-    def _behind_waiting(self) -> State:
-        state, behind = (self._base, list(self._waiting)) if self._pending is None else (self._pending, self._unapplied)
-        for identity in behind:
+    def _behind_waiting(self) -> Draft:
+        fresh = self._pending is None
+        pending = Draft.of(self._base, self._base.height) if self._pending is None else self._pending
+        for identity in self._waiting if fresh else self._unapplied:
             found = self._waiting.get(identity)
             try:
                 if found is not None:
-                    state = apply_transaction(state, decode_transaction(found.data), self._base.height + 1, self._verify)
+                    take_transaction(pending, found.signed, self._verify)
             except RejectedError:
                 continue  # the next leader refuses it by name, and the submitter hears of it then
-        self._pending = state
+        self._pending = pending
         self._unapplied.clear()
-        return state
+        return pending
 
     def _insert(self, identity: bytes, waiting: _Waiting) -> None:
         self._waiting[identity] = waiting
@@ -197,10 +205,3 @@ class Mempool:
             raise BusyError(
                 f"{mine} transactions of this author wait already: submit this one again when some are committed", FULL_RETRY_MS
             )
-
-
-def _decoded(signed: SignedTransaction) -> Transaction:
-    try:
-        return decode(signed.payload, Transaction)
-    except MalformedError as error:
-        raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error

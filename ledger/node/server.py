@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
 from ledger.codec import encode
 from ledger.consensus.events import Timeout
-from ledger.consensus.messages import Message, Proposal, Vote
+from ledger.consensus.messages import Message, Proposal, Step, Vote
 from ledger.consensus.timers import Timeouts
 from ledger.crypto import VerificationCache
-from ledger.digests import transaction_id
 from ledger.errors import BusyError, CorruptionError, LedgerError, RejectedError
 from ledger.node.clients import Clients
 from ledger.node.effects import Accuse, Ask, Effect, Refused, Reported, Send, SetTimer
@@ -80,6 +80,7 @@ class ValidatorServer:
             raise
         self.clients = Clients(self)
         self.heard: dict[str, int] = {}
+        self._hearing: Counter[str] = Counter()
         self._links: dict[str, Link] = {}
         self._gossip: list[bytes] = []
         self._flushing = False
@@ -165,7 +166,8 @@ class ValidatorServer:
                 case Send(message):
                     self._broadcast(message)
                 case SetTimer(timeout, duration_ms):
-                    asyncio.get_running_loop().call_later(duration_ms / 1000, self._on_timeout, timeout)
+                    wait_ms = min(duration_ms, self._absent_wait_ms(timeout))
+                    asyncio.get_running_loop().call_later(wait_ms / 1000, self._on_timeout, timeout)
                 case FinalBlock(committed):
                     self._on_final(committed)
                 case Refused(transaction, error):
@@ -176,6 +178,19 @@ class ValidatorServer:
                     self._on_accused(effect)
                 case Reported(transaction):
                     self.gossip(encode(transaction))
+
+    def _absent_wait_ms(self, timeout: Timeout) -> int:
+        """C12: how long to wait for the proposal of a leader that has no connection to this validator; no limit for one that has."""
+        leader = self.node.leader_at(timeout.round)
+        if timeout.step is not Step.PROPOSE or leader.name == self.folder.name or self._hearing[leader.name]:
+            return self.node.timeouts.limit_ms
+        return self.node.timeouts.absent_ms(timeout.round)
+
+    def _on_gone(self, name: str) -> None:
+        """A validator has hung up: if its proposal is waited for, the wait is cut short."""
+        awaited = self.node.awaited
+        if awaited is not None and not self._hearing[name] and self.node.leader_at(awaited.round).name == name:
+            asyncio.get_running_loop().call_later(self._absent_wait_ms(awaited) / 1000, self._on_timeout, awaited)
 
     def _on_timeout(self, timeout: Timeout) -> None:
         if timeout.height == self.node.height:
@@ -216,10 +231,15 @@ class ValidatorServer:
         self.schedule()
 
     async def _hear(self, reader: asyncio.StreamReader, name: str) -> None:
-        while True:
-            message = await read_message(reader, MOST_PEER_FRAME_BYTES)
-            self._on_message(name, message)
-            self.schedule()
+        self._hearing[name] += 1
+        try:
+            while True:
+                message = await read_message(reader, MOST_PEER_FRAME_BYTES)
+                self._on_message(name, message)
+                self.schedule()
+        finally:
+            self._hearing[name] -= 1
+            self._on_gone(name)
 
     def _on_message(self, name: str, message: Wire) -> None:
         match message:
@@ -385,8 +405,8 @@ class ValidatorServer:
 
     def submit(self, signed: SignedTransaction, data: bytes) -> bytes:
         """Admit a client's transaction and tell the others. Raises `RejectedError` and `BusyError`."""
-        known = transaction_id(signed) in self.node.pool
+        waiting = len(self.node.pool)
         identity = self.node.submit(signed)
-        if not known:
+        if len(self.node.pool) > waiting:
             self.gossip(data)
         return identity

@@ -39,15 +39,14 @@ from ledger.consensus.replica import Replica
 from ledger.consensus.signing import is_authentic, sign_message, statement_of
 from ledger.consensus.timers import Timeouts
 from ledger.crypto import Domain, SigningKey, Verify
-from ledger.digests import transaction_id
 from ledger.errors import BusyError, CorruptionError, RejectedError
 from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Reported, Send, SetTimer
 from ledger.node.mempool import Mempool
 from ledger.state.entries import Jail
-from ledger.state.transition import decode_transaction
+from ledger.state.transition import transaction_ids
 from ledger.state.view import State
 from ledger.storage.base import BlockStore, VoteRecord, Write
-from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction
+from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction, Validator
 
 
 class ValidatorNode:
@@ -100,6 +99,22 @@ class ValidatorNode:
     def busy(self) -> bool:
         """Whether a block is being agreed on."""
         return self._replica.step is not Step.IDLE
+
+    @property
+    def awaited(self) -> Timeout | None:
+        """The end of waiting for a proposal, while one is waited for."""
+        replica = self._replica
+        waits = replica.step is Step.PROPOSE and replica.round not in replica.proposals
+        return Timeout(Step.PROPOSE, replica.height, replica.round) if waits else None
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long its core waits."""
+        return self._replica.timeouts
+
+    def leader_at(self, round_: int) -> Validator:
+        """Who leads this round of the height being decided."""
+        return self._replica.validators.leader(self.height, round_)
 
     @property
     def unflushed(self) -> bool:
@@ -247,7 +262,7 @@ class ValidatorNode:
         self.tip = extend(self.tip, committed, after)
         self._outcomes.clear()
         self._wanted = None
-        self.pool.commit([transaction_id(decode_transaction(data)) for data in committed.block.transactions], after)
+        self.pool.commit(transaction_ids(committed.block.transactions), after)
         self._effects.append(Final(committed))
         following: list[Event] = [NextValidators(self._replica.height, self.tip.next_validators)]
         return [*following, WorkAvailable()] if len(self.pool) else following

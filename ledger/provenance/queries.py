@@ -113,7 +113,11 @@ class ModelHistory:
 
 def model_history(ledger: Ledger, name: str, version: int | str) -> ModelHistory:
     """The history of a version, given by its number or by an alias. Raises `NotOnRecordError` naming what there is instead."""
-    state = ledger.state()
+    return history_in(ledger.state(), name, version)
+
+
+def history_in(state: State, name: str, version: int | str) -> ModelHistory:
+    """`model_history`, of a state or of as much of one as a bundle shows."""
     model = _model(state, name, version)
     run = state.run(model.run)
     if run is None:

@@ -34,7 +34,7 @@ class Entry(Record, frozen=True):
 
     def key(self) -> tuple[str | bytes | int, ...]:
         """The values of its key fields."""
-        return tuple(getattr(self, name) for name in self.key_fields)
+        return tuple([getattr(self, name) for name in self.key_fields])
 
 
 @lru_cache(maxsize=1 << 14)

@@ -7,13 +7,14 @@ a module of its own; a new kind is one module and one line of `_RULES`. Rules B1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from ledger import crypto
-from ledger.codec import decode
-from ledger.crypto import Domain, Verify
+from ledger.codec import decode, remember_small
+from ledger.crypto import Domain, Verify, tagged_digest
 from ledger.digests import transaction_id, transactions_root, validators_hash
 from ledger.errors import (
     BadSignatureError,
@@ -25,10 +26,12 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators, weighing
+from ledger.state import anchors, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators, weighing
+from ledger.state.draft import Draft
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
+    Anchor,
     AppendLineage,
     Block,
     ChangeValidator,
@@ -78,6 +81,7 @@ _RULES: Final[Mapping[type, Rule]] = {
     CloseRun: runs.close,
     RegisterModel: models.register,
     AppendLineage: lineage.append,
+    Anchor: anchors.put,
     ReportEquivocation: validators.report,
     ChangeValidator: validators.change,
 }
@@ -92,36 +96,50 @@ def apply_block(state: State, block: Block, verify: Verify = crypto.verify) -> S
     """
     header = block.header
     _check_header(state, header, block.transactions)
+    draft = Draft.of(state, header.height)
     for data in block.transactions:
-        state = apply_transaction(state, decode_transaction(data), header.height, verify)
-    state = state.at(header.height)
-    if state.root() != header.state_root:
-        have, says = state.root().hex()[:16], header.state_root.hex()[:16]
+        take_transaction(draft, decode_transaction(data), verify)
+    after = draft.finish()
+    if after.root() != header.state_root:
+        have, says = after.root().hex()[:16], header.state_root.hex()[:16]
         checks.refuse(
             "B6", InvalidBlockError, f"{_where(header)}: its transactions lead to state {have}, the header says {says}; reject it"
         )
-    return state
+    return after
 
 
 def apply_transaction(state: State, signed: SignedTransaction, height: int, verify: Verify = crypto.verify) -> State:
-    """The state after one more transaction of the block at `height`.
+    """The state after one more transaction of the block at `height`. Raises the named `RejectedError` of the rule that refuses it."""
+    draft = Draft.of(state, height)
+    take_transaction(draft, signed, verify)
+    return draft.finish()
 
-    A leader calls it on each candidate in turn and keeps those that pass; `state.root()` after the last is the header's state
-    root. Raises the named `RejectedError` of the rule that refuses it.
+
+def take_transaction(draft: Draft, signed: SignedTransaction, verify: Verify = crypto.verify) -> None:
+    """Put one more transaction of the draft's block into it.
+
+    A leader calls it on each candidate in turn and keeps those that pass; the root of what the draft then comes to is the header's state
+    root. Raises the named `RejectedError` of the rule that refuses it, and leaves the draft as it was.
     """
     size = len(signed.payload) + len(signed.signature)
     if size > MOST_TRANSACTION_BYTES:
         checks.refuse("X1", SizeError, f"a transaction of {size} bytes; the ledger takes {MOST_TRANSACTION_BYTES}, so split it")
+    content = read_payload(signed.payload)
+    transaction = content.transaction
+    author, account = check_signature(draft, signed, transaction, verify)
+    if transaction.sequence != account.next_sequence:
+        check_sequence(account, transaction.sequence)
+    body = transaction.body
     try:
-        transaction = decode(signed.payload, Transaction)
-    except MalformedError as error:
-        raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error
-    author = _check_author(state, signed, transaction, verify)
-    origin = Origin(transaction_id(signed), height)
-    state = _RULES[type(transaction.body)](state.at(height), author, origin, transaction.body)
-    return state.put(Account(author.public_key, author.name, transaction.sequence + 1))
+        _RULES[type(body)](draft, author, Origin(content.identity, draft.height), body)
+    except BaseException:
+        draft.take_back()
+        raise
+    draft.put(Account(author.public_key, author.name, transaction.sequence + 1))
+    draft.keep()
 
 
+@remember_small
 def decode_transaction(data: bytes) -> SignedTransaction:
     """A block's bytes as a signed transaction. Raises `MalformedTransactionError` or `SizeError`."""
     if len(data) > MOST_TRANSACTION_BYTES:
@@ -132,17 +150,39 @@ def decode_transaction(data: bytes) -> SignedTransaction:
         raise MalformedTransactionError(f"a signed transaction is malformed: {error}", "X2") from error
 
 
+class Content(msgspec.Struct, frozen=True, gc=False):
+    """What a payload says, and its identity: the `transaction_id` of whatever carries it."""
+
+    identity: bytes
+    transaction: Transaction
+
+
+@remember_small
+def read_payload(payload: bytes) -> Content:
+    """What a signed transaction's payload says. Raises `MalformedTransactionError`."""
+    try:
+        return Content(tagged_digest(Domain.TRANSACTION, payload), decode(payload, Transaction))
+    except MalformedError as error:
+        raise MalformedTransactionError(f"the payload of a transaction is malformed: {error}", "X2") from error
+
+
+@lru_cache(maxsize=8)
+def transaction_ids(transactions: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The identities of a block's transactions, in order. Raises as `decode_transaction` does."""
+    return tuple([transaction_id(decode_transaction(data)) for data in transactions])
+
+
 def check_signature(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> tuple[Identity, Account]:
     """X3 to X5: who signed `transaction`, the decoded payload of `signed`. Raises the named `RejectedError`."""
-    key = transaction.author.hex()[:16]
     if transaction.network != state.network:
-        have, here = transaction.network.hex()[:16], state.network.hex()[:16]
+        key, have, here = transaction.author.hex()[:16], transaction.network.hex()[:16], state.network.hex()[:16]
         checks.refuse(
             "X3", WrongNetworkError, f"a transaction of key {key} is signed for network {have}, this is {here}; sign it for this one"
         )
     account = state.read(Account, transaction.author)
     author = None if account is None else state.read(Identity, account.name)
     if account is None or author is None:
+        key = transaction.author.hex()[:16]
         checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
@@ -156,12 +196,6 @@ def check_sequence(account: Account, given: int) -> None:
         checks.refuse("X6", SequenceError, f"transaction {given} of {name!r} is a replay: {expected} is next; sign it with that")
     if given > expected:
         checks.refuse("X7", SequenceError, f"transaction {given} of {name!r} leaves a gap: {expected} is next; send those before it")
-
-
-def _check_author(state: State, signed: SignedTransaction, transaction: Transaction, verify: Verify) -> Identity:
-    author, account = check_signature(state, signed, transaction, verify)
-    check_sequence(account, transaction.sequence)
-    return author
 
 
 def _check_header(state: State, header: Header, transactions: tuple[bytes, ...]) -> None:

@@ -3,8 +3,8 @@
 A key's path is the 256 bits of a digest; a leaf sits at the shortest prefix of its path that no other leaf shares, and an empty
 subtree hashes to 32 zero bytes. So the shape, and with it the root, depends on the contents alone and never on the order of
 writes. Nodes are immutable: `set` copies the nodes above one leaf, about log2(n) of them, and shares the rest with the map before,
-which stays as it was. Hashes are computed once per node, when a root is first asked for, so a block pays for each node it leaves
-behind once, however often its transactions wrote there.
+which stays as it was; `update` copies each node above many leaves once. Hashes are computed once per node, when a root is first asked for,
+so a block pays for each node it leaves behind once, however often its transactions wrote there.
 
 Why this one: a list or a flat hash costs O(n) a block; an append-only Merkle tree cannot show that something is absent; a full
 sparse tree of depth 256 makes proofs and writes ten times longer. It is the binary case of the Jellyfish Merkle tree (Gao, Hu and Wu,
@@ -13,7 +13,8 @@ sparse tree of depth 256 makes proofs and writes ten times longer. It is the bin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -114,6 +115,11 @@ class Tree:
             new = _Branch(branch.left, new) if bits >> shift & 1 else _Branch(new, branch.right)
         return Tree(new)
 
+    def update(self, records: Mapping[bytes, Any]) -> Tree:
+        """The map with these records, by path: what `set` one after the other gives, with each node above them copied once."""
+        leaves = [_Leaf(path, int.from_bytes(path, "big"), record) for path, record in sorted(records.items())]
+        return Tree(_merge(self._top, leaves, DEPTH - 1)) if leaves else self
+
     def root(self) -> bytes:
         """32 bytes that commit to every key and value; 32 zero bytes for the empty map."""
         return EMPTY if self._top is None else self._top.hash()
@@ -173,6 +179,27 @@ def _climbs(root: bytes, path: bytes, proof: StateProof) -> bool:
 
 def _leaf_hash(path: bytes, value_digest: bytes) -> bytes:
     return sha256(_LEAF + path + value_digest).digest()
+
+
+def _merge(node: _Node, leaves: list[_Leaf], shift: int) -> _Node:
+    """`node`, whose branching bit is `shift`, with these leaves, in ascending order of path, put below it."""
+    if not leaves:
+        return node
+    if type(node) is _Leaf:
+        if len(leaves) == 1 and leaves[0].bits == node.bits:
+            return leaves[0]
+        if all(leaf.bits != node.bits for leaf in leaves):
+            leaves = sorted([*leaves, node], key=_bits)
+        node = None
+    if node is None and len(leaves) == 1:
+        return leaves[0]
+    middle = bisect_left(leaves, 1, key=lambda leaf: leaf.bits >> shift & 1)
+    below: tuple[_Node, _Node] = (node.left, node.right) if type(node) is _Branch else (None, None)
+    return _Branch(_merge(below[0], leaves[:middle], shift - 1), _merge(below[1], leaves[middle:], shift - 1))
+
+
+def _bits(leaf: _Leaf) -> int:
+    return leaf.bits
 
 
 def _split(new: _Leaf, old: _Leaf, bits: int, shift: int) -> _Branch:

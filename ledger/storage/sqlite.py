@@ -19,7 +19,7 @@ from ledger.codec import decode, encode
 from ledger.consensus.messages import Lock, SignedVote
 from ledger.digests import certificate_digest, header_digest, transaction_id, transactions_root
 from ledger.errors import CorruptionError, LedgerError, LockedError, MalformedError, StorageError
-from ledger.state.transition import decode_transaction
+from ledger.state.transition import decode_transaction, transaction_ids
 from ledger.storage.base import VoteRecord, Write
 from ledger.types import CommittedBlock, Genesis
 
@@ -235,7 +235,7 @@ def _insert_vote(connection: sqlite3.Connection, record: VoteRecord) -> None:
 
 def _insert_block(connection: sqlite3.Connection, committed: CommittedBlock) -> None:
     height, body = committed.block.header.height, encode(committed)
-    index = [(transaction_id(decode_transaction(data)), height, position) for position, data in enumerate(committed.block.transactions)]
+    index = [(identity, height, position) for position, identity in enumerate(transaction_ids(committed.block.transactions))]
     connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (height, committed.certificate.block, body, _digest(body)))
     connection.executemany("INSERT INTO transactions VALUES (?, ?, ?)", index)
     connection.execute("DELETE FROM votes WHERE height <= ?", (height,))

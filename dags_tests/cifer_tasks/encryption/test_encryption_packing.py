@@ -25,7 +25,7 @@ def summed(made: Packing, submissions: list[np.ndarray], words: list[np.ndarray]
     """Pack each, add the residues, unpack: a round without keys."""
     count = words[0].size
     parts = [made.mask(made.pack(values, word, backend), zeros(count), backend) for values, word in zip(submissions, words, strict=True)]
-    return made.unmask(ring.add_residues(parts), zeros(count), backend)
+    return made.unmask(ring.add_wires((ring.to_wire(part, backend) for part in parts), count, backend), zeros(count), backend)
 
 
 def bounds_of(bits: int, sites: int) -> int:

@@ -103,7 +103,8 @@ def test_multiplication_distributes_over_keys() -> None:
     first, second = (ring.binomial(ring.key_stream(bytes([number]) * 32, 0, ring.DEGREE)) for number in (1, 2))
     apart = [ring.multiply_block(block, ring.multiplier(key), "compiled") for key in (first, second)]
     together = ring.multiply_block(block, ring.multiplier(first + second), "compiled")
-    for left, right in zip(ring.add_residues(apart), together, strict=True):
+    added = ring.add_wires((ring.to_wire(part, "compiled") for part in apart), ring.BLOCK, "compiled")
+    for left, right in zip(added, together, strict=True):
         assert np.array_equal(left, right)
 
 

@@ -60,7 +60,7 @@ def test_sums_are_exact_at_every_chunk_boundary(keyed: Any, parameters: int) -> 
     """One parameter, one less and one more than a chunk, several chunks: the opened sum is the integer sum."""
     values = vectors(parameters, 3, parameters)
     total = through(keyed, values, bound_to(parameters))
-    assert total.dtype == np.int64
+    assert total.dtype == np.int32
     assert np.array_equal(total, sum(values))
 
 
@@ -146,7 +146,7 @@ def added(keyed: Any, submissions: dict[str, Ciphertext]) -> Ciphertext:
     [
         (np.zeros(19, dtype=np.int64), "shape"),
         (np.zeros((20, 1), dtype=np.int64), "shape"),
-        (np.zeros(20, dtype=np.int32), "int32"),
+        (np.zeros(20, dtype=np.uint32), "uint32"),
         (np.zeros(20), "float64"),
         (np.full(20, BOUND + 1), "beyond the round's bound"),
         (np.full(20, -BOUND - 1), "beyond the round's bound"),

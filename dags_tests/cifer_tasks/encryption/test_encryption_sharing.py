@@ -137,11 +137,11 @@ def check_binding(seal: Callable[..., bytes], unseal: Callable[..., np.ndarray])
     share = sharing.deal(SECRET, 2, 2, bytes(32))[0]
     envelope = seal(share, ADDRESS, PRIVATE.public_key().public_bytes_raw())
     assert len(envelope) == sharing.ENVELOPE_BYTES
-    assert np.array_equal(unseal(envelope, ADDRESS, PRIVATE.private_bytes_raw()), share)
+    assert np.array_equal(unseal(envelope, ADDRESS, PRIVATE), share)
     others = {"network": "ef" * 32, "run": "run-2", "round": 4, "opened": "ef" * 32, "sender": "site-c", "receiver": "site-c"}
     for name, value in others.items():
         with pytest.raises(IntegrityError, match="does not open: it was changed, or made for another round"):
-            unseal(envelope, replace(ADDRESS, **{name: value}), PRIVATE.private_bytes_raw())
+            unseal(envelope, replace(ADDRESS, **{name: value}), PRIVATE)
 
 
 def test_an_envelope_opens_only_as_addressed() -> None:
@@ -171,7 +171,7 @@ def test_changed_envelopes_and_foreign_keys_name_the_sender() -> None:
     flipped[4000] ^= 1
     for data, key in ((bytes(flipped), PRIVATE), (envelope[:-1], PRIVATE), (b"", PRIVATE), (envelope, OTHER)):
         with pytest.raises(IntegrityError, match="the share that site-a dealt to site-b for round 3 does not open"):
-            sharing.open_share(data, ADDRESS, key.private_bytes_raw())
+            sharing.open_share(data, ADDRESS, key)
 
 
 def test_what_is_no_share_is_refused() -> None:

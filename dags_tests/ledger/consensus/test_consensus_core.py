@@ -225,6 +225,14 @@ def test_timeouts_grow_and_are_capped(round_: int) -> None:
     assert now == min(1_000 + 500 * round_, 30_000)
 
 
+@given(st.integers(0, 10_000))
+def test_the_wait_for_an_absent_leader_doubles_up_to_the_cap(round_: int) -> None:
+    """C12: 50 ms at first, so that a crash costs little, and as long as any other wait in the end, so that relayed proposals arrive."""
+    times = Timeouts()
+    assert times.absent_ms(0) == 50
+    assert times.absent_ms(round_ + 1) == min(2 * times.absent_ms(round_), 30_000)
+
+
 def test_a_locked_replica_keeps_to_its_block() -> None:
     """C7, lines 23 and 29: after locking A it prevotes nil for a fresh B, and B only with a quorum of prevotes from a later round."""
     locked, _ = play(replica(3), proposal(A), vote(Step.PREVOTE, 0, A), vote(Step.PREVOTE, 1, A), Timeout(Step.PRECOMMIT, 1, 0))

@@ -33,7 +33,7 @@ from ledger.errors import (
 from ledger.node import Cluster, Mempool, ValidatorNode
 from ledger.node.effects import Accuse, Final, Refused, Send, SetTimer
 from ledger.node.replay import replay
-from ledger.state.entries import Jail
+from ledger.state.entries import Identity, Jail
 from ledger.state.transition import apply_transaction
 from ledger.storage import SqliteStore
 from ledger.types import (
@@ -190,6 +190,24 @@ def test_what_waits_is_judged_again_only_when_something_else_was_decided() -> No
     assert list(refused) == [identities[1]]
     assert isinstance(refused[identities[1]], SequenceError)
     assert identities[1] not in pool
+
+
+def test_a_pool_that_is_never_empty_holds_no_more_than_its_capacity() -> None:
+    """C15: under a load that never ends the judged state is folded into the tree now and then, and judges on as a fresh one would."""
+    pool = Mempool(TIP.state, crypto.verify, capacity=4)
+    state, waiting = TIP.state, [signed(0)]
+    pool.admit(waiting[0])
+    for sequence in range(1, 40):
+        waiting.append(signed(sequence))
+        pool.admit(waiting[-1])
+        state = apply_transaction(state, waiting[0], state.height + 1)
+        pool.commit([transaction_id(waiting.pop(0))], state)
+        assert len(pool) == 1 and len(pool._pending.written) <= 4 + 6
+        judged, fresh = pool._pending.finish(), apply_transaction(state, waiting[0], state.height + 1)
+        assert {one.name for one in judged.all(Identity)} == {one.name for one in fresh.all(Identity)}
+        assert judged.next_sequence(ADMINISTRATOR.public) == fresh.next_sequence(ADMINISTRATOR.public) == sequence + 1
+    with pytest.raises(SequenceError):
+        pool.admit(signed(7, "again"))
 
 
 def test_gossip_is_taken_of_known_authors_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from ledger.types import (
     SubmitUpdate,
     WithdrawConsent,
 )
+
+sys.path.append(str(Path(__file__).parent))  # for the helpers of the bundles' tests, which import each other
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'

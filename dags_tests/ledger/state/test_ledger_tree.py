@@ -63,6 +63,22 @@ def test_the_root_is_the_oracles_in_any_order_of_writes(contents: dict[bytes, in
     assert sorted(tree.records()) == sorted(contents.values())
 
 
+@settings(max_examples=300)
+@example(NEIGHBOURS, {bytes(32): 3, bytes(31) + b"\x02": 4}, False)
+@given(CONTENTS, CONTENTS, st.booleans())
+def test_an_update_is_many_writes_one_by_one(contents: dict[bytes, int], more: dict[bytes, int], asked: bool) -> None:
+    """The batch gives the root of the contents, whatever was there and whether hashes were known, and leaves the old map as it was."""
+    tree = build(list(contents.items()))
+    before = tree.root() if asked else None
+    later = tree.update(more)
+    together = {**contents, **more}
+    assert later.root() == oracle(together) == build(list(together.items())).root()
+    assert {path: later.get(path) for path in together} == together
+    assert tree.root() == (before or oracle(contents))
+    for path in [*more, *contents]:
+        assert verify_presence(later.root(), path, encode(together[path]), later.prove(path))
+
+
 @given(CONTENTS, PATHS, st.integers(0, 9))
 def test_setting_leaves_the_map_before_as_it_was(contents: dict[bytes, int], path: bytes, value: int) -> None:
     """Persistence: the old map keeps its root and contents, whether or not its hashes were computed."""

@@ -1,0 +1,165 @@
+"""Vectors of the threshold scheme, block by block: where values lie in a body, and what is done to a block of them on all cores."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+
+from cifer_tasks.encryption import ring
+from cifer_tasks.encryption._shared import check_entries
+from cifer_tasks.encryption.packing import Packing
+from cifer_tasks.encryption.ring import BLOCK, Backend, Residues
+from cifer_tasks.encryption.scheme import Binding
+from cifer_tasks.encryption.vectors import IntVector, Vector
+from cifer_tasks.errors import IntegrityError
+from cifer_tasks.files import Body
+
+T = TypeVar("T")
+
+CHECK_COEFFICIENTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a vector of `parameters` values lies: check coefficients, then values, in blocks of which the last is cut short."""
+
+    packing: Packing
+    parameters: int
+
+    @property
+    def coefficients(self) -> int:
+        """All coefficients of a ciphertext."""
+        return CHECK_COEFFICIENTS + self.packing.coefficients(self.parameters)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks they fill."""
+        return -(-self.coefficients // BLOCK)
+
+    @property
+    def backend(self) -> Backend:
+        """The kernels that pay for this size."""
+        return ring.backend_for(self.blocks)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of all coefficients."""
+        return (self.blocks - 1) * ring.wire_bytes(BLOCK) + ring.wire_bytes(self.size(self.blocks - 1))
+
+    def size(self, block: int) -> int:
+        """Coefficients of a block."""
+        return min(BLOCK, self.coefficients - block * BLOCK)
+
+    def checks(self, block: int) -> int:
+        """How many of them are check coefficients."""
+        return CHECK_COEFFICIENTS if block == 0 else 0
+
+    def values(self, block: int) -> slice:
+        """Which values lie in a block; the last may end beyond the vector, where zeros follow."""
+        held = block * BLOCK - (CHECK_COEFFICIENTS if block else 0)
+        return slice(held * self.packing.digits, (held + self.size(block) - self.checks(block)) * self.packing.digits)
+
+    def wire(self, block: int) -> slice:
+        """Which bytes of the coefficients' part of a body are a block's."""
+        start = block * ring.wire_bytes(BLOCK)
+        return slice(start, start + ring.wire_bytes(self.size(block)))
+
+
+def each(blocks: int, work: Callable[[int], T], meanwhile: Callable[[], None] = lambda: None) -> Iterator[T]:
+    """The results of `work` on every block, in order; on all cores when there are many, since kernels run without the GIL.
+
+    No more blocks are held than there are cores, and some. meanwhile: is done once, beside them.
+    """
+    cores = os.cpu_count() or 1
+    if blocks <= 2:
+        meanwhile()
+        yield from map(work, range(blocks))
+        return
+    with ThreadPoolExecutor(min(blocks, cores)) as pool:
+        ahead = min(blocks, 2 * cores)
+        waiting = deque(pool.submit(work, block) for block in range(ahead))
+        try:
+            meanwhile()
+            for block in range(blocks):
+                result = waiting.popleft().result()
+                if block + ahead < blocks:
+                    waiting.append(pool.submit(work, block + ahead))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_wire(body: Body, start: int, layout: Layout, block: int) -> bytes | memoryview:
+    """A block's bytes. start: where in the body the coefficients begin."""
+    where = layout.wire(block)
+    return body[start + where.start : start + where.stop]
+
+
+def encrypt_block(
+    values: Vector, binding: Binding, layout: Layout, seed: bytes, errors: bytes, by: ring.Multiplier, target: memoryview, block: int
+) -> None:
+    """a_b s + x_b into the coefficients' part of a body. Raises `ValueError` for an entry beyond the binding's bound."""
+    rows = _rows(values, layout, block)
+    check_entries(rows, binding)
+    words = ring.key_stream(errors, block * BLOCK, layout.size(block))
+    parts = layout.packing.pack(rows, words, layout.backend)
+    masked = layout.packing.mask(parts, _products(layout, seed, by, block), layout.backend)
+    ring.write_wire(masked, target[layout.wire(block)], layout.backend)
+
+
+def add_block(bodies: Sequence[tuple[Body, int]], layout: Layout, target: memoryview, block: int) -> None:
+    """The sum of a block over bodies, each with the place where its coefficients begin."""
+    parts = (read_wire(body, start, layout, block) for body, start in bodies)
+    total = ring.add_wires(parts, layout.size(block), layout.backend)
+    ring.write_wire(total, target[layout.wire(block)], layout.backend)
+
+
+def opens(head: bytes | memoryview, layout: Layout, seed: bytes, key: ring.IntVector) -> bool:
+    """Whether a sum of keys opens the check coefficients, in the first block's bytes, to zeros."""
+    residues = ring.from_wire(head, layout.size(0), layout.backend)
+    products = _products(layout, seed, ring.multiplier(key), 0)
+    checks = slice(CHECK_COEFFICIENTS)
+    try:
+        found = layout.packing.unmask((residues[0][checks], residues[1][checks]), (products[0][checks], products[1][checks]), "numpy")
+    except IntegrityError:
+        return False
+    return not found.any()
+
+
+def open_block(body: Body, start: int, layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> IntVector:
+    """A block's values under the sum of keys. Raises `IntegrityError` when a coefficient is no sum, or one lies beyond the last value."""
+    residues = ring.from_wire(read_wire(body, start, layout, block), layout.size(block), layout.backend)
+    opened = layout.packing.unmask(residues, _products(layout, seed, by, block), layout.backend)
+    rows = opened.reshape(layout.packing.digits, -1)[:, layout.checks(block) :].reshape(-1)
+    where = layout.values(block)
+    held = min(where.stop, layout.parameters) - where.start
+    if rows[held:].any():
+        msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
+        raise IntegrityError(msg)
+    return rows[:held]
+
+
+def _products(layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> Residues:
+    """a_b times a key, as far as the block reaches."""
+    products = ring.multiply_block(ring.uniform_block(seed, block, layout.backend), by, layout.backend)
+    return products[0][: layout.size(block)], products[1][: layout.size(block)]
+
+
+def _rows(values: Vector, layout: Layout, block: int) -> IntVector:
+    """A block's values, digit by digit, with zeros in the check coefficients and after the last value."""
+    where, checks, size = layout.values(block), layout.checks(block), layout.size(block)
+    part = values[where]
+    if not checks and part.size == where.stop - where.start and part.dtype == np.int32:
+        return np.ascontiguousarray(part)
+    padded = np.zeros(where.stop - where.start, dtype=part.dtype)
+    padded[: part.size] = part
+    rows = np.zeros((layout.packing.digits, size), dtype=part.dtype)
+    rows[:, checks:] = padded.reshape(layout.packing.digits, -1)
+    return rows.reshape(-1)

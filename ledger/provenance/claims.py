@@ -1,0 +1,237 @@
+"""What an entry of the state says in whose name, and which entries a model's history consists of. Rules Z8, Z10 and Z11 of SPEC.md.
+
+The exporter and the verifier walk through this one description: what it asks for is what a bundle shows, no more and no less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+
+from ledger.state.entries import (
+    Account,
+    Alias,
+    Consent,
+    Dataset,
+    EncryptionKey,
+    Entry,
+    Exclusion,
+    Identity,
+    Lineage,
+    LineageCount,
+    Model,
+    ModelName,
+    Network,
+    Origin,
+    Partition,
+    Release,
+    Round,
+    Run,
+    Statistics,
+    Submission,
+    ValidatorSets,
+    Weighing,
+)
+from ledger.types import (
+    AppendLineage,
+    ChangeValidator,
+    CloseRun,
+    CommitRound,
+    ExcludeSite,
+    GrantConsent,
+    MeasureRound,
+    OpenRound,
+    OpenRun,
+    PartitionRound,
+    RegisterDataset,
+    RegisterIdentity,
+    RegisterKey,
+    RegisterModel,
+    ReleaseOpening,
+    SealRound,
+    SubmitUpdate,
+    Transaction,
+    WeighRound,
+    WithdrawConsent,
+)
+
+E = TypeVar("E", bound=Entry)
+
+OF_A_ROUND: Final[tuple[type[Entry], ...]] = (Round, Weighing, Partition)
+"""What the state holds of a round as a whole, or shows that there is not; keyed by run and round."""
+OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Statistics, Release)
+"""What the state holds of a site in a round, or shows that there is not; keyed by run, round and site."""
+
+
+class Entries(Protocol):
+    """Where entries are read: a whole state, or as much of one as a bundle shows."""
+
+    def read(self, kind: type[E], *key: str | bytes | int) -> E | None:
+        """The entry of this kind and key; None when there is none."""
+
+    def transaction(self, origin: Origin) -> Transaction:
+        """The transaction that an entry names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An entry says that `author` said `fields` in a transaction of one of `kinds`.
+
+    author: a name, None where any administrator may have said it.  fields: those of them that the kind has.
+    """
+
+    entry: Entry
+    origin: Origin
+    kinds: tuple[type, ...]
+    author: str | None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
+    """What an entry says; nothing for entries that only count, and for what genesis made."""
+    match entry:
+        case Identity() if entry.origin.height:
+            yield _claim(entry, entry.origin, None, RegisterIdentity, ChangeValidator)
+        case EncryptionKey():
+            yield _claim(entry, entry.origin, entry.site, RegisterKey)
+        case Dataset():
+            yield _claim(entry, entry.origin, entry.owner, RegisterDataset)
+        case Consent():
+            dataset = entries.read(Dataset, entry.dataset)
+            owner = dataset.owner if dataset else ""
+            yield _claim(entry, entry.granted, owner, GrantConsent)
+            if entry.withdrawn is not None:
+                yield _claim(entry, entry.withdrawn, owner, WithdrawConsent)
+        case Run():
+            yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
+            if entry.closed is not None:
+                yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
+        case Model() | Alias():
+            head = entries.read(ModelName, entry.name)
+            yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
+        case Lineage():
+            yield _claim(entry, entry.origin, entry.author, AppendLineage)
+        case Round() | Submission() | Exclusion() | Statistics() | Weighing() | Partition() | Release():
+            yield from _round_claims(entry, entries.read(Run, entry.run))
+
+
+def _round_claims(entry: Round | Submission | Exclusion | Statistics | Weighing | Partition | Release, run: Run | None) -> Iterator[Claim]:
+    coordinator, purpose = (run.coordinator, run.purpose) if run else ("", "")
+    match entry:
+        case Round():
+            yield _claim(entry, entry.opened, coordinator, OpenRound)
+            if entry.sealed is not None:
+                yield _claim(entry, entry.sealed, coordinator, SealRound, sites=entry.sealed_sites)
+            if entry.outcome is not None:
+                said = {name: getattr(entry.outcome, name) for name in _fields(CommitRound) if hasattr(entry.outcome, name)}
+                yield _claim(entry, entry.outcome.origin, coordinator, CommitRound, **said)
+        case Submission():
+            yield _claim(entry, entry.origin, entry.site, SubmitUpdate)
+            yield _claim(entry, entry.consent, entry.site, GrantConsent, purpose=purpose)
+        case Exclusion():
+            yield _claim(entry, entry.origin, entry.by, ExcludeSite)
+        case Statistics():
+            yield _claim(entry, entry.origin, entry.site, MeasureRound)
+        case Weighing():
+            yield _claim(entry, entry.origin, coordinator, WeighRound)
+        case Partition():
+            yield _claim(entry, entry.origin, coordinator, PartitionRound)
+        case Release():
+            yield _claim(entry, entry.origin, entry.site, ReleaseOpening)
+
+
+def _claim(entry: Entry, origin: Origin, author: str | None, *kinds: type, **named: Any) -> Claim:
+    """The fields that the entry and the transaction have in common, and those that have another name in the entry."""
+    shared = {name: getattr(entry, name) for name in _fields(*kinds) if hasattr(entry, name)}
+    return Claim(entry, origin, kinds, author, {**shared, **named})
+
+
+def belongs(said: Transaction, run: Run) -> bool:
+    """Whether a transaction that no entry names is part of the history: a consent of one of the run's tables, a key of one of its sites.
+
+    Whose key it is, the caller compares.
+    """
+    body = said.body
+    if isinstance(body, GrantConsent | WithdrawConsent):
+        return body.purpose == run.purpose and any(use.dataset == body.dataset for use in run.datasets)
+    return isinstance(body, RegisterKey)
+
+
+def _fields(*kinds: type) -> set[str]:
+    """The fields that transactions of `kinds` have."""
+    return set.union(*(set(kind.__struct_fields__) for kind in kinds))  # type: ignore[attr-defined]
+
+
+def walk_history(entries: Entries, name: str, version: int, further: Iterable[Transaction]) -> tuple[Entry, ...]:
+    """Read every entry that the history of a model consists of, present or not, and return those that are there, each once.
+
+    Z8: what the model, its run and its rounds name; then, for each transaction that one of these names, its author, and what that rests on.
+    further: transactions that are shown although no entry names them.
+    """
+    walk = _Walk(entries)
+    walk.model(name, version)
+    for said in further:
+        walk.author(said.author)
+    walk.authors(name, version)
+    return tuple(walk.found.values())
+
+
+class _Walk:
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+        self.found: dict[tuple[Any, ...], Entry] = {}
+
+    def take(self, kind: type[E], *key: str | bytes | int) -> E | None:
+        entry = self._entries.read(kind, *key)
+        if entry is not None:
+            self.found[(kind, *key)] = entry
+        return entry
+
+    def model(self, name: str, version: int) -> None:
+        self.take(Network)
+        self.take(ValidatorSets)
+        self.take(ModelName, name)
+        model = self.take(Model, name, version)
+        run = self.take(Run, model.run) if model is not None else None
+        if model is None or run is None:
+            return
+        self.take(Identity, run.coordinator)
+        for use in run.datasets:
+            self.take(Identity, use.site)
+            self.take(EncryptionKey, use.site)
+            self.take(Dataset, use.dataset)
+            self.take(Consent, use.dataset, run.purpose)
+        for number in range(model.round + 1):
+            if number:
+                for kind in OF_A_ROUND:
+                    self.take(kind, run.run, number)
+                for kind in OF_A_SITE_IN_A_ROUND:
+                    for use in run.datasets:
+                        self.take(kind, run.run, number, use.site)
+            count = self.take(LineageCount, run.run, number)
+            for batch in range(count.batches if count is not None else 0):
+                self.take(Lineage, run.run, number, batch)
+
+    def authors(self, name: str, version: int) -> None:
+        """The authors of all transactions that the entries name, the entries of these, and so on; the alias that the version was given."""
+        done: set[Origin] = set()
+        while new := [origin for origin in self.origins() if origin not in done]:
+            for origin in new:
+                done.add(origin)
+                said = self._entries.transaction(origin)
+                self.author(said.author)
+                body = said.body
+                if isinstance(body, RegisterModel) and (body.name, body.version) == (name, version) and body.alias:
+                    self.take(Alias, name, body.alias)
+
+    def origins(self) -> list[Origin]:
+        """Of all transactions that the entries found so far name, each once."""
+        claims = (claim for entry in self.found.values() for claim in claims_of(entry, self._entries))
+        return list({claim.origin: None for claim in claims})
+
+    def author(self, public_key: bytes) -> None:
+        """Whose key it is."""
+        account = self.take(Account, public_key)
+        if account is not None:
+            self.take(Identity, account.name)

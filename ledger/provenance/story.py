@@ -1,0 +1,314 @@
+"""Whether the parts of a model's history fit together: the rules that an auditor asks about, asked again. Rules Z12 to Z17 of SPEC.md.
+
+A quorum of validators has asked all rules before it certified the state. These follow from what is shown, so nobody has to take their word.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any, NoReturn, TypeVar, cast
+
+from ledger.errors import BundleError, RejectedError
+from ledger.provenance.bundle import Artifact
+from ledger.state import lineage as lineage_rules
+from ledger.state.entries import (
+    Account,
+    Alias,
+    Consent,
+    Dataset,
+    Entry,
+    Exclusion,
+    Identity,
+    Lineage,
+    Model,
+    ModelName,
+    Origin,
+    Outcome,
+    Release,
+    Round,
+    Run,
+    Submission,
+)
+from ledger.types import AppendLineage, GrantConsent, Transaction, WithdrawConsent
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in the chain."""
+
+    height: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A transaction that a bundle shows. identity: 32 bytes."""
+
+    identity: bytes
+    position: Position
+    said: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What `check_story` found, as sentences."""
+
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
+class _Record:
+    """The entries by kind and key, and the transactions by identity."""
+
+    def __init__(self, entries: Iterable[Entry], shown: Sequence[Shown]) -> None:
+        self._entries = {(type(entry), *entry.key()): entry for entry in entries}
+        self._places = {item.identity: item.position for item in shown}
+        self.shown = shown
+        self.model = self._only(Model)
+        self.run = self.get(Run, self.model.run)
+
+    def find(self, kind: type[E], *key: Any) -> E | None:
+        return cast("E | None", self._entries.get((kind, *key)))
+
+    def get(self, kind: type[E], *key: Any) -> E:
+        found = self.find(kind, *key)
+        if found is None:
+            _refuse("Z8", f"the state holds no {kind.__name__} {', '.join(str(value) for value in key)}")
+        return found
+
+    def all(self, kind: type[E]) -> list[E]:
+        return [entry for entry in self._entries.values() if isinstance(entry, kind)]
+
+    def place(self, origin: Origin) -> Position:
+        return self._places[origin.transaction] if origin.height else Position(0, 0)
+
+    def _only(self, kind: type[E]) -> E:
+        found = self.all(kind)
+        if len(found) != 1:
+            _refuse("Z8", f"it shows {len(found)} models")
+        return found[0]
+
+
+def check_story(entries: Sequence[Entry], shown: Sequence[Shown]) -> Told:
+    """Check rules Z12 to Z15 and Z17. shown: in the order of the chain. Raises `BundleError`."""
+    record = _Record(entries, shown)
+    silent = _check_sequences(record)
+    _check_rounds(record)
+    _check_consents(record)
+    events = _check_lineage(record)
+    return Told(_checked(record, events), _unchecked(record, silent))
+
+
+def check_artifacts(entries: Sequence[Entry], artifacts: Sequence[Artifact]) -> None:
+    """Z16, but for the bytes: each artifact is one that an entry names, and a ciphertext has the size it was submitted with."""
+    sizes = {entry.ciphertext: entry.size_bytes for entry in entries if isinstance(entry, Submission)}
+    named = artifact_digests(entries)
+    for item in artifacts:
+        if item.sha256 not in named:
+            _refuse("Z16", f"no entry names the artifact {item.sha256.hex()[:16]}")
+        if sizes.get(item.sha256, item.size_bytes) != item.size_bytes:
+            _refuse("Z16", f"the ciphertext {item.sha256.hex()[:16]} has {item.size_bytes} bytes, it was submitted with another size")
+
+
+def artifact_digests(entries: Iterable[Entry]) -> dict[bytes, str]:
+    """What a history names by the SHA-256 of its bytes, and what it is: ``model``, ``ciphertext``, ``opening`` and so on."""
+    found: dict[bytes, str] = {}
+    for entry in entries:
+        match entry:
+            case Run():
+                found |= {entry.config_digest: "settings", entry.initial_model: "model"}
+            case Round():
+                found |= {entry.public_context: "public-context", entry.base_model: "model"}
+                if entry.outcome is not None:
+                    found |= {entry.outcome.aggregate: "aggregate", entry.outcome.opened: "opened", entry.outcome.candidate: "model"}
+            case Submission():
+                found[entry.ciphertext] = "ciphertext"
+            case Release():
+                found[entry.opening] = "opening"
+            case Model():
+                found[entry.model] = "model"
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+
+def _check_sequences(record: _Record) -> Mapping[str, int]:
+    """Z12. Returns how many of each author's transactions are not shown, by name, where some are not."""
+    last: dict[bytes, int] = {}
+    counts: dict[bytes, int] = defaultdict(int)
+    for item in record.shown:
+        author, sequence = item.said.author, item.said.sequence
+        account = record.get(Account, author)
+        if sequence <= last.get(author, -1) or sequence >= account.next_sequence:
+            _refuse("Z12", f"transaction {item.identity.hex()[:16]} has number {sequence} of {account.name}, which does not fit the others")
+        identity = record.get(Identity, account.name)
+        if identity.public_key == author and identity.origin.height and record.place(identity.origin) >= item.position:
+            _refuse("Z13", f"transaction {item.identity.hex()[:16]} comes before the registration of {account.name}")
+        last[author] = sequence
+        counts[author] += 1
+    left = {account.name: account.next_sequence - counts[account.public_key] for account in record.all(Account)}
+    return {name: count for name, count in sorted(left.items()) if count}
+
+
+def _check_rounds(record: _Record) -> None:
+    """Z13 and Z14: everything in its order, every round from the model before it, and the model from the last."""
+    run, model = record.run, record.model
+    place, current = record.place(run.origin), run.initial_model
+    for use in run.datasets:
+        table = record.get(Dataset, use.dataset)
+        if table.owner != use.site or record.place(table.origin) >= place:
+            _refuse("Z14", f"the table of {use.site} is not its own, or was registered after the run was declared")
+    for number in range(1, model.round + 1):
+        found = record.get(Round, run.run, number)
+        if found.base_model != current:
+            _refuse("Z14", f"round {number} starts from {found.base_model.hex()[:16]}, the model before it is {current.hex()[:16]}")
+        outcome, place = _check_round(record, found, place)
+        current = outcome.candidate if outcome.accepted else current
+        if number == model.round and not (outcome.accepted and outcome.candidate == model.model):
+            _refuse("Z14", f"the model is not the accepted candidate of round {number}")
+    if record.place(model.origin) <= place:
+        _refuse("Z13", "the model was registered before its round was committed")
+    if record.get(ModelName, model.name).latest_version < model.version:
+        _refuse("Z14", f"the latest version of {model.name} is below {model.version}")
+
+
+def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcome, Position]:
+    """Returns the outcome and its place."""
+    run, number = record.run, found.round
+    if found.sealed is None or found.outcome is None:
+        _refuse("Z14", f"round {number} is not committed")
+    opened, sealed, committed = (record.place(origin) for origin in (found.opened, found.sealed, found.outcome.origin))
+    within: list[tuple[str, Position, Position, Position]] = [("the seal", opened, sealed, committed)]
+    submitted = set()
+    for use in run.datasets:
+        entry = record.find(Submission, run.run, number, use.site)
+        left_out = record.find(Exclusion, run.run, number, use.site)
+        released = record.find(Release, run.run, number, use.site)
+        if entry is not None:
+            submitted.add(use.site)
+            within.append((f"the submission of {use.site}", opened, record.place(entry.origin), sealed))
+            if entry.dataset != use.dataset or entry.rows != record.get(Dataset, use.dataset).rows or left_out is not None:
+                _refuse("Z14", f"round {number}: {use.site} submitted for another table or number of rows, or although it was left out")
+        if left_out is not None:
+            within.append((f"the exclusion of {use.site}", opened, record.place(left_out.origin), sealed))
+        if released is not None:
+            within.append((f"the release of {use.site}", sealed, record.place(released.origin), committed))
+    for what, before, at, end in within:
+        if not after < before < at < end:
+            _refuse("Z13", f"round {number}: {what} is not in its place between the steps around it")
+    sites = found.sealed_sites
+    ascending = all(left < right for left, right in pairwise(sites))
+    if not ascending or not set(sites) <= submitted or len(sites) < run.minimum_sites:
+        _refuse("Z14", f"round {number}: the sealed set is unordered, too small, or names a site that did not submit")
+    return found.outcome, committed
+
+
+def _check_consents(record: _Record) -> None:
+    """Z15: what was granted and withdrawn, and that it stood when the run was declared, at each submission and at each seal."""
+    run = record.run
+    for use in run.datasets:
+        changes = _changes_of(record, use.dataset)
+        entry = record.get(Consent, use.dataset, run.purpose)
+        where = f"the consent of {use.site} for {run.purpose}"
+        grants = [identity for _, identity, granted in changes if granted]
+        alternate = all(granted == (number % 2 == 0) for number, (_, _, granted) in enumerate(changes))
+        last = changes[-1][1] if changes else b""
+        ends = entry.granted.transaction if entry.withdrawn is None else entry.withdrawn.transaction
+        if not alternate or not grants or grants[-1] != entry.granted.transaction or last != ends:
+            _refuse("Z15", f"{where}: the grants and withdrawals shown do not alternate up to the last one")
+        if not _standing(changes, record.place(run.origin)):
+            _refuse("Z15", f"{where} did not stand when the run was declared")
+        for number in range(1, record.model.round + 1):
+            found = record.get(Round, run.run, number)
+            submission = record.find(Submission, run.run, number, use.site)
+            if submission is not None and _standing(changes, record.place(submission.origin)) != submission.consent.transaction:
+                _refuse("Z15", f"{where}: the submission to round {number} rests on another one than stood then")
+            if found.sealed is not None and use.site in found.sealed_sites and not _standing(changes, record.place(found.sealed)):
+                _refuse("Z15", f"{where} did not stand when round {number} was sealed")
+
+
+def _changes_of(record: _Record, dataset: bytes) -> list[tuple[Position, bytes, bool]]:
+    """Grants (True) and withdrawals of a table for the run's purpose, in order."""
+    kinds = (GrantConsent, WithdrawConsent)
+    return [
+        (item.position, item.identity, isinstance(item.said.body, GrantConsent))
+        for item in record.shown
+        if isinstance(item.said.body, kinds) and (item.said.body.dataset, item.said.body.purpose) == (dataset, record.run.purpose)
+    ]
+
+
+def _standing(changes: Sequence[tuple[Position, bytes, bool]], at: Position) -> bytes:
+    """The grant that stands at a place, empty when none does."""
+    before = [(identity, granted) for position, identity, granted in changes if position < at]
+    return before[-1][0] if before and before[-1][1] else b""
+
+
+def _check_lineage(record: _Record) -> int:
+    """Z17: the events are those of the digest. Returns how many there are."""
+    by_identity = {item.identity: item.said.body for item in record.shown}
+    for entry in record.all(Lineage):
+        where = f"lineage batch {entry.batch} of round {entry.round}"
+        body = by_identity[entry.origin.transaction]
+        try:
+            plain = lineage_rules.decompress(where, body.events) if isinstance(body, AppendLineage) else b""
+        except RejectedError as error:
+            _refuse("Z17", str(error))
+        if sha256(plain).digest() != entry.sha256 or lineage_rules.count_lines(plain) != entry.count:
+            _refuse("Z17", f"{where}: the events are not those of its digest and count")
+    return sum(entry.count for entry in record.all(Lineage))
+
+
+# ----------------------------------------------------------------------------------------------------------- sentences
+
+
+def _checked(record: _Record, events: int) -> tuple[str, ...]:
+    run, model = record.run, record.model
+    made = [len(record.all(kind)) for kind in (Submission, Exclusion, Release)]
+    places = model.round * len(run.datasets)
+    alias = [f"@{entry.alias} points to version {entry.version}" for entry in record.all(Alias)]
+    return (
+        f"{model.round} rounds of run {run.run} in unbroken order, each from the model before it, the last one's candidate is this model",
+        f"of {places} places of {len(run.datasets)} sites in these rounds: {made[0]} submissions, {made[1]} exclusions, "
+        f"{made[2]} releases; of all others the state shows that there is none",
+        f"every consent stood when the run was declared, at each submission and at each seal; now: {_consents(record)}",
+        f"{events} lineage events, the bytes of their digests",
+        *([f"as of this block, {', '.join(sorted(alias))}"] if alias else []),
+    )
+
+
+def _consents(record: _Record) -> str:
+    found = [(use.site, record.get(Consent, use.dataset, record.run.purpose)) for use in record.run.datasets]
+    withdrawn = [f"{site} WITHDRAWN in block {entry.withdrawn.height}" for site, entry in found if entry.withdrawn is not None]
+    return "; ".join(withdrawn) if withdrawn else f"all {len(found)} stand, none is withdrawn"
+
+
+def _unchecked(record: _Record, silent: Mapping[str, int]) -> tuple[str, ...]:
+    run = record.run
+    sites = [f"{name} ({count})" for name, count in silent.items() if any(use.site == name for use in run.datasets)]
+    strange = [
+        f"{entry.site} in round {entry.round}"
+        for entry in record.all(Release)
+        if (found := record.find(Round, run.run, entry.round)) and found.outcome and found.outcome.aggregate != entry.aggregate
+    ]
+    return (
+        "that a site trained honestly, on the table it registered and no other: the ledger holds what it signed",
+        "that the tables, settings, code and dependencies are what their digests were taken of: compare them with your copies",
+        "what happened after this block, and whether it is the newest: ask for a pin, --head or --not-before, from somebody you trust",
+        *(
+            [f"transactions on other matters, not shown: of {', '.join(sites)}; between two grants shown there may be more"]
+            if sites
+            else []
+        ),
+        *([f"releases for another sum than the committed one: {', '.join(strange)}"] if strange else []),
+    )
+
+
+def _refuse(rule: str, reason: str) -> NoReturn:
+    raise BundleError(f"this bundle shows no history to rely on: {reason}", rule)
