@@ -134,7 +134,10 @@ def _offer(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
         return f"its table is registered as {found.owner}'s: two sites may not offer the same rows"
     consent = state.consent(sha256, purpose)
     if consent is None:
-        site.send(GrantConsent(sha256, purpose))
+        from cifer_tasks.lineage.consents import record_consents
+
+        grant = GrantConsent(sha256, purpose)
+        record_consents(dataset.site, site, workspace.ledger.network, ((grant, site.send(grant)),))
     elif not consent.live:
         return f"consent for {purpose} was withdrawn at block {consent.withdrawn.height if consent.withdrawn else 0}: {consent.reason}"
     return ""

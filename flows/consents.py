@@ -41,6 +41,8 @@ def grant(site: str, purpose: str) -> Report:
 
 def _decide(site: str, purpose: str, *, live: bool, reason: str) -> Report:
     """Change every consent of `site` for `purpose` that stands as `live` says. Raises `UsageError` when there is none."""
+    from cifer_tasks.lineage.consents import record_consents
+
     home = home_folder()
     with _writing(home) as (ledger, keys):
         state = ledger.state()
@@ -49,7 +51,9 @@ def _decide(site: str, purpose: str, *, live: bool, reason: str) -> Report:
             msg = f"{site} has no {'live' if live else 'withdrawn'} consent for {purpose}; `cifer consent list` shows those there are"
             raise UsageError(msg)
         bodies = [WithdrawConsent(item.dataset, purpose, reason) if live else GrantConsent(item.dataset, purpose) for item in chosen]
-        receipts = author(site, ledger, keys).send_all(bodies)
+        owner = author(site, ledger, keys)
+        receipts = owner.send_all(bodies)
+        record_consents(site, owner, ledger.network, tuple(zip(bodies, receipts, strict=True)))
     verb = "withdrawn" if live else "granted"
     rows: list[dict[str, Any]] = [
         {"site": site, "purpose": purpose, "dataset": item.dataset.hex(), "status": verb, "height": receipt.height}

@@ -247,7 +247,10 @@ class RegisterModel(Record, frozen=True, tag="model.register"):
 
 
 class AppendLineage(Record, frozen=True, tag="lineage.append"):
-    """A batch of OpenLineage events: zlib-compressed newline-delimited JSON, with its count and plain digest."""
+    """A batch of OpenLineage events: zlib-compressed newline-delimited JSON, with its count and plain digest.
+
+    run: "" for events that belong to no run, which anybody registered may append; their round is 0.
+    """
 
     run: str
     round: int

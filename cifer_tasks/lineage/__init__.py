@@ -8,7 +8,18 @@ close_log(run)                              when the process is done with the ru
 
 from __future__ import annotations
 
-from cifer_tasks.lineage.hooks import close_log, instrument, log_of, open_log
-from cifer_tasks.lineage.log import LineageBatch, LineageLog
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cifer_tasks.lineage.hooks import close_log, instrument, log_of, open_log
+    from cifer_tasks.lineage.log import LineageBatch, LineageLog
 
 __all__ = ["LineageBatch", "LineageLog", "close_log", "instrument", "log_of", "open_log"]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it (PEP 562): what only writes events does not import Prefect."""
+    if name in __all__:
+        return getattr(import_module(f"cifer_tasks.lineage.{'log' if name.startswith('Lineage') else 'hooks'}"), name)
+    raise AttributeError(f"module 'cifer_tasks.lineage' has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
@@ -19,10 +20,11 @@ from openlineage.client.facet_v2 import (
     processing_engine_run,
     tags_run,
 )
+from openlineage.client.serde import Serde
 
 from cifer_tasks.lineage.datasets import Version
+from cifer_tasks.lineage.facets import PRODUCER
 
-PRODUCER: Final = "urn:cifer:lineage:1"
 ADAPTER_VERSION: Final = "1"
 RUN_TAG: Final = "cifer.run"
 
@@ -31,7 +33,7 @@ RUN_TAG: Final = "cifer.run"
 class RunKey:
     """A flow or task run: Prefect's identifier (a UUID in its hyphenated form), the job's namespace and name, ``FLOW`` or ``TASK``.
 
-    training: the training run it belongs to.
+    training: the training run it belongs to, "" for none.
     """
 
     run_id: str
@@ -63,14 +65,20 @@ def run_event(
     inputs: Sequence[Version] = (),
     outputs: Sequence[Version] = (),
     error: str = "",
+    extra: Mapping[str, RunFacet] = MappingProxyType({}),
 ) -> RunEvent:
     """One event of a run's life.
 
-    time: ISO 8601 with offset.  error: what a person may read about a failure, "" for none.
+    time: ISO 8601 with offset.  engine_version: Prefect's, "" for what ran without it.  error: what a person may read about a failure,
+    "" for none.  extra: further run facets by name.
     Raises ValueError when `time` is no date-time or the run's identifier is no UUID.
     """
     key = scope.key
-    facets: dict[str, RunFacet] = {"processing_engine": _engine(engine_version), "tags": _tags(key.training)}
+    facets: dict[str, RunFacet] = dict(extra)
+    if engine_version:
+        facets["processing_engine"] = _engine(engine_version)
+    if key.training:
+        facets["tags"] = _tags(key.training)
     if scope.parent is not None:
         facets["parent"] = _parent(scope.parent, scope.root or scope.parent)
     if error:
@@ -80,10 +88,29 @@ def run_event(
         eventTime=time,
         producer=PRODUCER,
         run=Run(runId=key.run_id, facets=facets),
-        job=Job(namespace=key.namespace, name=key.job, facets=_job_facets(key.job_type)),
+        job=Job(namespace=key.namespace, name=key.job, facets=_job_facets(key.job_type, "PREFECT" if engine_version else "CIFER")),
         inputs=[InputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in inputs],
         outputs=[OutputDataset(namespace=key.namespace, name=version.name, facets=_version(version.version)) for version in outputs],
     )
+
+
+def event_lines(event: RunEvent, *others: RunEvent) -> bytes:
+    """Events as the log and the ledger hold them: newline-delimited JSON, keys in the client's order, ASCII."""
+    return b"".join(Serde.to_json(item).encode("ascii") + b"\n" for item in (event, *others))
+
+
+def completed_lines(
+    scope: Scope,
+    times: tuple[str, str],
+    engine_version: str,
+    inputs: Sequence[Version],
+    outputs: Sequence[Version],
+    extra: Mapping[str, RunFacet] = MappingProxyType({}),
+) -> bytes:
+    """The two lines of a run that went well: its START and its COMPLETE, at `times`."""
+    start = run_event(RunState.START, scope, times[0], engine_version, inputs=inputs, extra=extra)
+    end = run_event(RunState.COMPLETE, scope, times[1], engine_version, inputs=inputs, outputs=outputs, extra=extra)
+    return event_lines(start, end)
 
 
 def scope_of(event: Mapping[str, Any]) -> Scope:
@@ -118,9 +145,9 @@ def _tags(training: str) -> RunFacet:
 
 
 @cache
-def _job_facets(job_type: str) -> dict[str, JobFacet]:
+def _job_facets(job_type: str, integration: str) -> dict[str, JobFacet]:
     return {
-        "jobType": job_type_job.JobTypeJobFacet(processingType="BATCH", integration="PREFECT", jobType=job_type, producer=PRODUCER),
+        "jobType": job_type_job.JobTypeJobFacet(processingType="BATCH", integration=integration, jobType=job_type, producer=PRODUCER),
     }
 
 

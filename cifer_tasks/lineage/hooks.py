@@ -28,12 +28,14 @@ from prefect.tasks import Task
 from cifer_tasks.errors import CiferError
 from cifer_tasks.lineage.datasets import Version, versions_in
 from cifer_tasks.lineage.events import Scope, run_event
+from cifer_tasks.lineage.facets import facets_of
 from cifer_tasks.lineage.log import LineageLog
 from cifer_tasks.records import RunRef
 from ledger.errors import LedgerError
 
 _logger = logging.getLogger("cifer.lineage")
 _Unit = TypeVar("_Unit", bound=Task[..., Any] | Flow[..., Any])
+_ORPHAN = "the flow around this run ended first"
 _registry_lock = threading.Lock()
 _logs: dict[RunRef, LineageLog] = {}
 _flow_scopes: dict[UUID, tuple[LineageLog, Scope]] = {}
@@ -110,20 +112,19 @@ def _on_task(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> None
     log = around[0] if around is not None else log_of(_run_of(parameters))
     key = log.key(str(task_run.id), task.name, "TASK")
     scope = around[1].below(key) if around is not None else Scope(key, None, None)
-    _emit(log, scope, state, versions_in(parameters))
+    _emit(log, scope, state, parameters)
 
 
 def _on_flow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     log, scope = _flow_scopes.get(flow_run.id) or _enter(flow, flow_run)
     context = FlowRunContext.get()
     own = context is not None and context.flow_run is not None and context.flow_run.id == flow_run.id
-    inputs = versions_in(context.parameters) if own and context is not None else ()
+    parameters: Mapping[str, Any] = context.parameters if own and context is not None and context.parameters else {}
     if not state.is_running():
         for orphan in log.unfinished_below(str(flow_run.id)):
-            log.emit(
-                run_event(RunState.ABORT, orphan, _time(state), prefect.__version__, error="the flow around this run ended first"), orphan
-            )
-    _emit(log, scope, state, inputs)
+            facets = facets_of(log.facts)
+            log.emit(run_event(RunState.ABORT, orphan, _time(state), prefect.__version__, error=_ORPHAN, extra=facets), orphan)
+    _emit(log, scope, state, parameters)
     if not state.is_running():
         _flow_scopes.pop(flow_run.id, None)
 
@@ -139,7 +140,8 @@ def _enter(flow: Flow[..., Any], flow_run: FlowRun) -> tuple[LineageLog, Scope]:
     return entered
 
 
-def _emit(log: LineageLog, scope: Scope, state: State[Any], inputs: tuple[Version, ...]) -> None:
+def _emit(log: LineageLog, scope: Scope, state: State[Any], parameters: Mapping[str, Any]) -> None:
+    inputs = versions_in(parameters)
     result = getattr(state.data, "result", state.data)
     outputs: tuple[Version, ...] = ()
     error = ""
@@ -151,7 +153,9 @@ def _emit(log: LineageLog, scope: Scope, state: State[Any], inputs: tuple[Versio
         kind, error = RunState.FAIL, _readable(result)
     else:
         kind, error = RunState.ABORT, _readable(result)
-    log.emit(run_event(kind, scope, _time(state), prefect.__version__, inputs=inputs, outputs=outputs, error=error), scope)
+    facets = facets_of(log.facts, parameters, result if kind is RunState.COMPLETE else None)
+    event = run_event(kind, scope, _time(state), prefect.__version__, inputs=inputs, outputs=outputs, error=error, extra=facets)
+    log.emit(event, scope)
 
 
 def _run_of(parameters: Mapping[str, Any]) -> RunRef:

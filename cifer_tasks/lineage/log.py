@@ -20,16 +20,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from openlineage.client.event_v2 import RunEvent, RunState
-from openlineage.client.serde import Serde
 
 from cifer_tasks.errors import StorageError
-from cifer_tasks.lineage.events import RunKey, Scope, run_event, scope_of
+from cifer_tasks.lineage.events import RunKey, Scope, event_lines, run_event, scope_of
+from cifer_tasks.lineage.facets import Facts, facets_of
 from cifer_tasks.records import RunRef
 
 MOST_BATCH_BYTES: Final = 4 * 1024 * 1024
+_ORPHAN: Final = "the process ended before this run did"
 
 _logger = logging.getLogger("cifer.lineage")
 _ENDS: Final = frozenset({RunState.COMPLETE, RunState.FAIL, RunState.ABORT})
@@ -74,6 +75,7 @@ class LineageLog:
         self._mark = (0, 0)
         self.scenario = scenario or _scenario(folder) or run.run
         self.namespace = f"cifer/{network or self.scenario}"
+        self.facts = _facts(folder, network or self.scenario, run.run)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
@@ -101,7 +103,7 @@ class LineageLog:
         """Append an event. Never raises: an event that cannot be written is counted in `lost`, and one warning is logged."""
         with self._lock:
             try:
-                self._file.write(Serde.to_json(event).encode("ascii") + b"\n")
+                self._file.write(event_lines(event))
             except Exception as error:
                 self._note_loss(error)
             if event.eventType in _ENDS:
@@ -164,7 +166,7 @@ class LineageLog:
         now = datetime.now(UTC).isoformat()
         orphans = tuple(_unfinished(self._lines()))
         for scope in reversed(orphans):
-            self.emit(run_event(RunState.ABORT, scope, now, engine_version, error="the process ended before this run did"), scope)
+            self.emit(run_event(RunState.ABORT, scope, now, engine_version, error=_ORPHAN, extra=facets_of(self.facts)), scope)
         return len(orphans)
 
     def close(self) -> None:
@@ -201,10 +203,30 @@ class LineageLog:
 
 def _scenario(folder: Path) -> str:
     """The name in the run's settings, "" when it has none."""
+    return str(_mapping(folder / "settings.json").get("name", ""))
+
+
+def _facts(folder: Path, network: str, training: str) -> Facts:
+    """What the run's folder says of its code, settings and dependencies; "" for what it does not say."""
+    run, settings = _mapping(folder / "run.json"), folder / "settings.json"
+    encryption = _mapping(settings).get("encryption", {})
+    return Facts(
+        network=network,
+        training=training,
+        code_commit=str(run.get("code_commit", "")),
+        config_digest=hashlib.sha256(settings.read_bytes()).hexdigest() if settings.exists() else "",
+        lock_digest=str(run.get("lock_digest", "")),
+        scheme=str(encryption.get("scheme", "")) if isinstance(encryption, dict) else "",
+    )
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty where there is none."""
     try:
-        return str(json.loads((folder / "settings.json").read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _claim(descriptor: int) -> bool:

@@ -233,6 +233,7 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "validator-removed", "administrator-0", validator("validator-0", power=0)
     yield "evidence", "validator-2", evidence()
     yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
+    yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
 
 
 ORDER_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
@@ -501,6 +502,8 @@ def refused_outcomes() -> Iterator[Case]:
     yield "lineage_by_site", "R9", "committed-1", [], "site-a", lineage(EVENTS)
     yield "lineage_of_later_round", "A1", "committed-1", [], lead, lineage(EVENTS, 2)
     yield "lineage_of_negative_round", "A1", "committed-1", [], lead, lineage(EVENTS, -1)
+    yield "lineage_of_no_run_in_a_round", "A1", "committed-1", [], "site-a", lineage(EVENTS, 1, run="")
+    yield "lineage_of_unknown_run", "R8", "committed-1", [], "site-a", lineage(EVENTS, 0, run="run-9")
     whole = lineage(EVENTS)
     yield "lineage_not_zlib", "A2", "committed-1", [], lead, replace(whole, events=EVENTS)
     yield "lineage_cut", "A2", "committed-1", [], lead, replace(whole, events=whole.events[:-1])

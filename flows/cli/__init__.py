@@ -18,6 +18,7 @@ TOPICS = (
     "bench",
     "exports",
     "ledger",
+    "lineage",
     "services",
     "statistics",
     "training",

@@ -67,3 +67,19 @@ def bench_ledger(modes: tuple[str, ...], transactions: int, window: int, chain: 
     from flows.bench_ledger import Sizes, ledger_figures
 
     print_report(ledger_figures(Sizes(transactions, window, chain), modes), as_json)
+
+
+@command(bench, "audit", "cifer bench audit\ncifer bench audit --events 10000,100000,1000000 --json")
+@click.option("--events", default="10000,100000", show_default=True, metavar="N,N", help="Numbers of OpenLineage events on the record.")
+@as_json
+def bench_audit(events: str, as_json: bool) -> None:
+    """How long the provenance index takes to build, and each question to answer."""
+    from flows.bench_audit import audit_costs
+
+    try:
+        sizes = [int(part) for part in events.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise click.BadParameter(f"{events!r} is not a list of numbers such as 10000,100000", param_hint="--events")
+    print_report(audit_costs(sizes), as_json)

@@ -3,6 +3,8 @@
 - `proofs`: one committed transaction, shown to someone who holds the genesis alone.
 - `bundle`, `collecting`, `offline`, `story`: a model's history in one file, made, and verified with the genesis alone.
 - `queries`: the history of a model or a run, read from the state; the whole chain verified.
+- `graph`: the provenance graph, as a pure function of blocks; `index` keeps it in SQLite.
+- `questions`, `browse`: what an auditor asks the index; `things` turns a person's words into nodes.
 - `export`: any of these as plain JSON values.
 """
 

@@ -15,12 +15,18 @@ MOST_PLAIN_BYTES = 8 * 1024 * 1024
 
 
 def append(state: State, author: Identity, origin: Origin, body: AppendLineage) -> State:
-    """Add the next batch of a round; round 0 stands for the run as a whole. A closed run still takes events."""
-    run = checks.run_of(state, body.run)
-    checks.coordinated(run, author)
-    where = f"lineage of round {body.round} of run {body.run!r}"
-    if not 0 <= body.round <= run.rounds_opened:
-        checks.refuse("A1", RoundStateError, f"{where}: the run has rounds 1 to {run.rounds_opened} so far, and 0 for itself")
+    """Add the next batch of a round; round 0 stands for the run as a whole. A closed run still takes events.
+
+    Events of no run, under the empty name, are anybody's: what a site says of its consents, or another producer of its own jobs.
+    """
+    where = f"lineage of round {body.round} of run {body.run[:80]!r}"
+    rounds = 0
+    if body.run:
+        run = checks.run_of(state, body.run)
+        checks.coordinated(run, author)
+        rounds = run.rounds_opened
+    if not 0 <= body.round <= rounds:
+        checks.refuse("A1", RoundStateError, f"{where}: rounds go to {rounds} so far, 0 is for what belongs to none; use these")
     plain = decompress(where, body.events)
     if sha256(plain).digest() != body.sha256:
         checks.refuse("A3", LineageError, f"{where}: the events are not those of digest {body.sha256.hex()[:16]}; send the plain digest")

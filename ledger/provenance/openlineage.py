@@ -1,0 +1,237 @@
+"""OpenLineage events (spec 2-0-2) out of a committed batch, as nodes and edges. What they say are claims of whoever signed the batch.
+
+    lineage/run/<uuid>                             lineage/job/<namespace>/<name>
+    lineage/dataset/<namespace>/<name>             lineage/version/<namespace>/<name>/<version>
+
+Namespaces and names are percent-encoded (RFC 3986), so that an id has one reading. The ledger does not check that a line is an event
+(rule A4): one that is none is kept as an `Event` of type ``UNREADABLE``, and adds nothing to the graph.
+"""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from ledger.provenance.parts import CLAIM, Edge, Node
+from ledger.types import AppendLineage
+
+UNREADABLE: Final = "UNREADABLE"
+ENDS: Final = frozenset({"COMPLETE", "FAIL", "ABORT"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of a batch. time_us: microseconds since 1970-01-01 UTC, as the producer says.  type: START, RUNNING, COMPLETE, FAIL, ABORT,
+    OTHER, ``DATASET`` or ``JOB`` for an event of no run, or ``UNREADABLE``.
+
+    run, job: nodes, "" for none.  validated: hex SHA-256 of a table that the event says was validated, "" for none.
+    """
+
+    line: int
+    time_us: int
+    type: str
+    run: str
+    job: str
+    validated: str = ""
+
+
+class _Version(msgspec.Struct):
+    datasetVersion: str  # noqa: N815 - the specification's name
+
+
+class _DatasetFacets(msgspec.Struct):
+    version: _Version | None = None
+
+
+class _Dataset(msgspec.Struct):
+    namespace: str
+    name: str
+    facets: _DatasetFacets | None = None
+
+
+class _RunId(msgspec.Struct):
+    runId: str  # noqa: N815
+
+
+class _Parent(msgspec.Struct):
+    run: _RunId
+
+
+class _RunFacets(msgspec.Struct):
+    parent: _Parent | None = None
+
+
+class _Run(msgspec.Struct):
+    runId: str  # noqa: N815
+    facets: _RunFacets | None = None
+
+
+class _JobType(msgspec.Struct):
+    jobType: str = ""  # noqa: N815
+
+
+class _JobFacets(msgspec.Struct):
+    jobType: _JobType | None = None  # noqa: N815
+
+
+class _Job(msgspec.Struct):
+    namespace: str
+    name: str
+    facets: _JobFacets | None = None
+
+
+class _Event(msgspec.Struct):
+    eventTime: str  # noqa: N815
+    eventType: str = "OTHER"  # noqa: N815
+    run: _Run | None = None
+    job: _Job | None = None
+    dataset: _Dataset | None = None
+    inputs: list[_Dataset] = []
+    outputs: list[_Dataset] = []
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+def read_batch(body: AppendLineage) -> tuple[list[Node], list[Edge], tuple[Event, ...]]:
+    """The nodes and edges that a batch claims, each once, and its events in order.
+
+    Raises zlib.error for a batch that rule A2 would refuse.
+    """
+    nodes: dict[str, Node] = {}
+    edges: dict[tuple[str, str, str], Edge] = {}
+    events = []
+    for line, data in enumerate(zlib.decompress(body.events).splitlines()):
+        try:
+            event, found, links = _read(line, _decoder.decode(data))
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+            events.append(Event(line, 0, UNREADABLE, "", ""))
+            continue
+        events.append(event)
+        for node in found:
+            known = nodes.get(node.id)
+            nodes[node.id] = (
+                node if known is None else Node(node.id, node.kind, node.label, node.digest, {**known.attributes, **node.attributes})
+            )
+        for edge in links:
+            edges[edge.source, edge.kind, edge.target] = edge
+    return list(nodes.values()), list(edges.values()), tuple(events)
+
+
+def lines_of(events: bytes) -> list[bytes]:
+    """The lines of a batch's compressed events."""
+    return zlib.decompress(events).splitlines()
+
+
+def job_id(namespace: str, name: str) -> str:
+    """The node of a job."""
+    return f"lineage/job/{_quoted(namespace)}/{_quoted(name)}"
+
+
+def dataset_id(namespace: str, name: str) -> str:
+    """The node of a dataset, whatever its version."""
+    return f"lineage/dataset/{_quoted(namespace)}/{_quoted(name)}"
+
+
+def version_id(namespace: str, name: str, version: str) -> str:
+    """The node of one version of a dataset."""
+    return f"lineage/version/{_quoted(namespace)}/{_quoted(name)}/{_quoted(version)}"
+
+
+def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
+    """Raises ValueError for a time, an identifier or a combination of fields that the specification does not have."""
+    time = datetime.fromisoformat(event.eventTime)
+    if time.tzinfo is None:
+        raise ValueError("a time without its offset")  # would read as another instant on another machine
+    time_us = (time - _EPOCH) // _MICROSECOND
+    nodes: list[Node] = []
+    edges: list[Edge] = []
+    if event.job is None:
+        if event.dataset is None:
+            raise ValueError("an event of nothing")
+        nodes += _dataset_nodes(event.dataset, time_us)
+        edges += _version_edge(event.dataset)
+        return Event(line, time_us, "DATASET", "", ""), nodes, edges
+    job = event.job
+    job_node = job_id(job.namespace, job.name)
+    job_type = job.facets.jobType.jobType if job.facets is not None and job.facets.jobType is not None else ""
+    nodes.append(Node(job_node, "lineage-job", job.name, None, {"namespace": job.namespace, "name": job.name, "type": job_type}))
+    user = job_node
+    if event.run is not None:
+        user = _run_node(event.run.runId)
+        nodes.append(Node(user, "lineage-run", job.name, None, _life(event.eventType, time_us)))
+        edges.append(Edge(user, job_node, "run_of", CLAIM))
+        if event.run.facets is not None and event.run.facets.parent is not None:
+            edges.append(Edge(user, _run_node(event.run.facets.parent.run.runId), "started_by", CLAIM))
+    validated = ""
+    for item in event.inputs:
+        nodes += _dataset_nodes(item, None)
+        edges += _version_edge(item)
+        edges.append(Edge(user, _version_or_dataset(item), "reads", CLAIM))
+        if event.eventType == "COMPLETE" and item.name.endswith("/table") and job.name.endswith(_VALIDATING):
+            validated = _version_of(item) if _digest(_version_of(item)) is not None else ""
+    for item in event.outputs:
+        nodes += _dataset_nodes(item, time_us)
+        edges += _version_edge(item)
+        edges.append(Edge(_version_or_dataset(item), user, "written_by", CLAIM))
+    kind = event.eventType if event.run is not None else "JOB"
+    return Event(line, time_us, kind, user if event.run is not None else "", job_node, validated), nodes, edges
+
+
+_VALIDATING: Final = (".validate_data", ".fused_site")
+"""The steps in which a table is put to its suite; one that fails it is left out of the round, and its site is not sealed."""
+_MICROSECOND: Final = datetime.resolution
+
+
+def _life(state: str, time_us: int) -> dict[str, str | int]:
+    if state == "START":
+        return {"state": state, "started_us": time_us}
+    return {"state": state, "ended_us": time_us} if state in ENDS else {"state": state}
+
+
+def _run_node(identifier: str) -> str:
+    return f"lineage/run/{uuid.UUID(identifier)}"
+
+
+def _dataset_nodes(item: _Dataset, written_us: int | None) -> Iterator[Node]:
+    yield Node(dataset_id(item.namespace, item.name), "lineage-dataset", item.name, None, {"namespace": item.namespace, "name": item.name})
+    version = _version_of(item)
+    if version:
+        attributes: dict[str, str | int] = {"namespace": item.namespace, "name": item.name, "version": version}
+        if written_us is not None:
+            attributes["written_us"] = written_us
+        yield Node(version_id(item.namespace, item.name, version), "lineage-version", item.name, _digest(version), attributes)
+
+
+def _version_edge(item: _Dataset) -> Iterator[Edge]:
+    version = _version_of(item)
+    if version:
+        yield Edge(version_id(item.namespace, item.name, version), dataset_id(item.namespace, item.name), "version_of", CLAIM)
+
+
+def _version_or_dataset(item: _Dataset) -> str:
+    version = _version_of(item)
+    return version_id(item.namespace, item.name, version) if version else dataset_id(item.namespace, item.name)
+
+
+def _version_of(item: _Dataset) -> str:
+    return item.facets.version.datasetVersion if item.facets is not None and item.facets.version is not None else ""
+
+
+@lru_cache(maxsize=1 << 12)
+def _digest(version: str) -> bytes | None:
+    if len(version) != 64 or set(version) - set("0123456789abcdef"):
+        return None
+    return bytes.fromhex(version)
+
+
+@lru_cache(maxsize=1 << 14)
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
