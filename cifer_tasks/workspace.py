@@ -19,13 +19,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from cifer_tasks.aggregation import rule_for
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import LedgerSettings, Settings, parse
 from cifer_tasks.data import load_scenario
@@ -53,6 +54,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.run_record import RunRecord, committed
 from ledger import Author, header_digest
+from ledger.state.entries import Origin
 
 if TYPE_CHECKING:
     from cifer_tasks.tracking import Tracker
@@ -183,7 +185,7 @@ class Workspace:
     @cached_property
     def scheme(self) -> Scheme:
         """The configured family of encryption; it holds parameters, no keys."""
-        return scheme_for(self.settings.encryption)
+        return scheme_for(self.settings.encryption, self.settings.aggregation.bucket_size)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -279,9 +281,25 @@ class Workspace:
         bound = Encoding.parse(declared.encoding).bound
         return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
 
-    def openers(self, sealed: SealedSet) -> tuple[str, ...]:
-        """The key holders who are asked to release what opens a sealed set."""
-        return self.scheme.openers([item.site for item in sealed.submissions], self.round_context(sealed.round))
+    @property
+    def plan_kind(self) -> Literal["sum", "weighted", "buckets"]:
+        """What the run's rule has opened of a sealed set. Where rules read submissions in the clear, the sum is opened all the same."""
+        family = rule_for(self.settings).family
+        if family == "statistics":
+            return "weighted"
+        return "buckets" if family == "vectors" and self.settings.aggregation.bucket_size else "sum"
+
+    def openers(self, number: int, sites: Sequence[str]) -> tuple[str, ...]:
+        """The key holders who are asked to release what opens the sum over `sites`."""
+        return self.scheme.openers(sites, self.round_context(number))
+
+    def sealed_seed(self, number: int) -> bytes:
+        """32 bytes that sealing round `number` fixed, and that nobody knew while sites could still submit. Raises `FailureError` before."""
+        origin = self.record.round(number).sealed
+        if origin is None:
+            msg = f"round {number} is not sealed, and what follows from the seal is not known yet"
+            raise FailureError(msg)
+        return hashlib.sha256(b"cifer/round-seal/1:" + b"".join(self._fixed(origin))).digest()
 
     def submissions(self, sealed: SealedSet) -> dict[str, Ciphertext]:
         """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
@@ -297,14 +315,17 @@ class Workspace:
             return self._sealed[1]
 
     def _opened(self, number: int) -> str:
-        """Hex SHA-256 over the transaction that opened round `number` and the digest of its block.
+        """What opening round `number` fixed."""
+        return opened_by(*self._fixed(self.record.round(number).opened))
+
+    def _fixed(self, origin: Origin) -> tuple[bytes, bytes]:
+        """A transaction and the digest of its block: what is hashed from both was known to nobody before.
 
         The block's header names the certificate of the block below, so neither the coordinator nor a leader alone fixes these 32 bytes,
-        and nobody knows them before the round is open.
+        and nobody knows them before the transaction is committed.
         """
-        origin = self.record.round(number).opened
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return opened_by(origin.transaction, header_digest(block.header))
+        return origin.transaction, header_digest(block.header)
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""

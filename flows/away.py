@@ -8,7 +8,7 @@ the ledger, surveys as statements that the site signed. So a Prefect server that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -79,19 +79,18 @@ class Away:
         replies = _ask(workspace, ROUND, waiting, {"run": run.run, "number": number}, number)
         return [_outcome(workspace, number, site) or _leave_out(run, number, replies[site]) for site in opening.sites]
 
-    def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef) -> tuple[Release, ...]:
+    def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `flows.places.Places`. Waits for enough holders, and a little longer for the others."""
         workspace = Workspace.of(run)
-        holders = workspace.openers(sealed)
-        waiting = [site for site in holders if workspace.record.release(number, site) is None]
-        enough = workspace.scheme.enough(workspace.round_context(number)) - (len(holders) - len(waiting))
+        waiting = [site for site in openers if workspace.record.release(number, site) is None]
+        enough = workspace.scheme.enough(workspace.round_context(number)) - (len(openers) - len(waiting))
         given = {"run": run.run, "number": number, "aggregate": aggregate.digest}
         replies = _ask(workspace, RELEASE, waiting, given, number, enough=enough)
         for reply in replies.values():
             if not reply.done:
                 workspace.announce(SiteFailed(number, reply.site, reply.text))
         record = workspace.record
-        return tuple(found for site in holders if (found := record.release(number, site)) is not None)
+        return tuple(found for site in openers if (found := record.release(number, site)) is not None)
 
 
 class _Preparing:

@@ -20,8 +20,8 @@ class Places(Protocol):
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
         """Every site's part in a round, or why it has none: in the order of `opening.sites`."""
 
-    def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef) -> tuple[Release, ...]:
-        """What the key holders that answer release for a sealed set."""
+    def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
+        """What those of the key holders `openers` that answer release for a sealed set."""
 
 
 class Here:
@@ -36,9 +36,9 @@ class Here:
         """See `Places`."""
         return [site_round(run, number, site, opening) for site in opening.sites]
 
-    def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef) -> tuple[Release, ...]:
+    def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `Places`."""
-        return present([site_release(run, number, site, sealed, aggregate) for site in Workspace.of(run).openers(sealed)])
+        return present([site_release(run, number, site, sealed, aggregate) for site in openers])
 
 
 def places(run: RunRef) -> Places:

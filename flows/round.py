@@ -6,12 +6,13 @@ from cifer_tasks import tasks
 from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
 from flows.flow import flow
 from flows.places import places
+from flows.planned import openers, planned
 from flows.ui import publish_round
 
 
 @flow("round", run_name="round-{number}")
 def federated_round(run: RunRef, number: int) -> RoundResult:
-    """Open, let every site contribute, seal who did, aggregate, open the sum, judge the candidate, commit the outcome."""
+    """Open, let every site contribute, seal who did, plan what is opened, aggregate, open it, judge the candidate, commit the outcome."""
     sites = places(run)
     opening = tasks.open_round(run, number)
 
@@ -20,8 +21,9 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     exclusions = tuple(item for item in outcomes if isinstance(item, Exclusion))
 
     sealed = tasks.seal(run, number, submissions, exclusions)
-    aggregate = tasks.aggregate(run, number, sealed, opening)
-    releases = sites.release(run, number, sealed, aggregate)
+    plan = planned(run, number, sealed, opening)
+    aggregate = tasks.aggregate(run, number, sealed, opening, plan)
+    releases = sites.release(run, number, sealed, aggregate, openers(run, number, plan))
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
     verdict = tasks.accept(run, number, opening, evaluation)

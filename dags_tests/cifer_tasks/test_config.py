@@ -40,6 +40,9 @@ OTHER_VALUES: dict[str, Any] = {
     "artifacts": "s3://bucket/cifer",
     "encryption.scheme": "plain",
     "encryption.preset": "nvflare",
+    "aggregation.rule": "my_rules.huber",
+    "aggregation.args": {"radius": 3},
+    "aggregation.bucket_size": 3,
     "ledger.backend": "processes",
     "gate.metric": "loss",
     "data.holdout_fraction": 0.3,
@@ -84,6 +87,10 @@ def test_every_key_can_be_set_and_matters(tmp_path: Path, key: str) -> None:
         overrides.append("data.files={}")
     if key == "execution":
         overrides += ["ledger.backend=processes", "data.holdout_file=held.csv"]
+    if key == "aggregation.args":
+        overrides.append("aggregation.rule=my_rules.huber")
+    if key == "aggregation.bucket_size":
+        overrides += ["aggregation.rule=median", "sites.minimum=6"]
     changed = load(path, overrides)
     now = value_of(changed, key)
     assert json.loads(json.dumps(now, default=list)) == json.loads(json.dumps(other_value(key)))

@@ -23,6 +23,7 @@ TOPICS = (
     "lineage",
     "services",
     "site",
+    "statistics",
     "training",
     "upkeep",
 )

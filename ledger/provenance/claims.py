@@ -24,11 +24,14 @@ from ledger.state.entries import (
     ModelName,
     Network,
     Origin,
+    Partition,
     Release,
     Round,
     Run,
+    Statistics,
     Submission,
     ValidatorSets,
+    Weighing,
 )
 from ledger.types import (
     AppendLineage,
@@ -37,8 +40,10 @@ from ledger.types import (
     CommitRound,
     ExcludeSite,
     GrantConsent,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -47,12 +52,15 @@ from ledger.types import (
     SealRound,
     SubmitUpdate,
     Transaction,
+    WeighRound,
     WithdrawConsent,
 )
 
 E = TypeVar("E", bound=Entry)
 
-OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Release)
+OF_A_ROUND: Final[tuple[type[Entry], ...]] = (Round, Weighing, Partition)
+"""What the state holds of a round as a whole, or shows that there is not; keyed by run and round."""
+OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Statistics, Release)
 """What the state holds of a site in a round, or shows that there is not; keyed by run, round and site."""
 
 
@@ -104,11 +112,11 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
         case Lineage():
             yield _claim(entry, entry.origin, entry.author, AppendLineage)
-        case Round() | Submission() | Exclusion() | Release():
+        case Round() | Submission() | Exclusion() | Statistics() | Weighing() | Partition() | Release():
             yield from _round_claims(entry, entries.read(Run, entry.run))
 
 
-def _round_claims(entry: Round | Submission | Exclusion | Release, run: Run | None) -> Iterator[Claim]:
+def _round_claims(entry: Round | Submission | Exclusion | Statistics | Weighing | Partition | Release, run: Run | None) -> Iterator[Claim]:
     coordinator, purpose = (run.coordinator, run.purpose) if run else ("", "")
     match entry:
         case Round():
@@ -123,6 +131,12 @@ def _round_claims(entry: Round | Submission | Exclusion | Release, run: Run | No
             yield _claim(entry, entry.consent, entry.site, GrantConsent, purpose=purpose)
         case Exclusion():
             yield _claim(entry, entry.origin, entry.by, ExcludeSite)
+        case Statistics():
+            yield _claim(entry, entry.origin, entry.site, MeasureRound)
+        case Weighing():
+            yield _claim(entry, entry.origin, coordinator, WeighRound)
+        case Partition():
+            yield _claim(entry, entry.origin, coordinator, PartitionRound)
         case Release():
             yield _claim(entry, entry.origin, entry.site, ReleaseOpening)
 
@@ -190,7 +204,8 @@ class _Walk:
             self.take(Consent, use.dataset, run.purpose)
         for number in range(model.round + 1):
             if number:
-                self.take(Round, run.run, number)
+                for kind in OF_A_ROUND:
+                    self.take(kind, run.run, number)
                 for kind in OF_A_SITE_IN_A_ROUND:
                     for use in run.datasets:
                         self.take(kind, run.run, number, use.site)

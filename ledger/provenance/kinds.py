@@ -15,8 +15,10 @@ from ledger.types import (
     CommitRound,
     ExcludeSite,
     GrantConsent,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -25,6 +27,7 @@ from ledger.types import (
     ReportEquivocation,
     SealRound,
     SubmitUpdate,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -186,6 +189,22 @@ def _seal(slice_: Slice, body: SealRound) -> tuple[str, str]:
     return round_, f"round {body.round} is sealed with {len(body.sites)} submissions: {', '.join(body.sites)}"
 
 
+def _measure(slice_: Slice, body: MeasureRound) -> tuple[str, str]:
+    round_ = slice_.node(round_id(body.run, body.round), "round", "", None, measured=len(body.statistics))
+    return round_, f"round {body.round}: {len(body.statistics)} submissions are measured"
+
+
+def _weigh(slice_: Slice, body: WeighRound) -> tuple[str, str]:
+    kept = sum(item.weight > 0 for item in body.weights)
+    round_ = slice_.node(round_id(body.run, body.round), "round", "", None, weighed_by=body.rule, weighed_sites=kept)
+    return round_, f"round {body.round} is weighed by {body.rule}: {kept} of {len(body.weights)} submissions count"
+
+
+def _partition(slice_: Slice, body: PartitionRound) -> tuple[str, str]:
+    round_ = slice_.node(round_id(body.run, body.round), "round", "", None, parts=len(body.parts))
+    return round_, f"round {body.round} is opened in {len(body.parts)} parts"
+
+
 def _release(slice_: Slice, body: ReleaseOpening) -> tuple[str, str]:
     site = slice_.author.partition("/")[2]
     release = slice_.node(
@@ -291,6 +310,9 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     SubmitUpdate: _submit,
     ExcludeSite: _exclude,
     SealRound: _seal,
+    MeasureRound: _measure,
+    WeighRound: _weigh,
+    PartitionRound: _partition,
     ReleaseOpening: _release,
     CommitRound: _commit,
     CloseRun: _close,

@@ -26,7 +26,7 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import anchors, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
+from ledger.state import anchors, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators, weighing
 from ledger.state.draft import Draft
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
@@ -42,8 +42,10 @@ from ledger.types import (
     GrantConsent,
     Header,
     InviteIdentity,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -54,6 +56,7 @@ from ledger.types import (
     SignedTransaction,
     SubmitUpdate,
     Transaction,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -74,6 +77,9 @@ _RULES: Final[Mapping[type, Rule]] = {
     SubmitUpdate: rounds.submit,
     ExcludeSite: rounds.exclude,
     SealRound: rounds.seal,
+    MeasureRound: weighing.measure,
+    WeighRound: weighing.weigh,
+    PartitionRound: weighing.partition,
     ReleaseOpening: rounds.release,
     CommitRound: rounds.commit,
     CloseRun: runs.close,

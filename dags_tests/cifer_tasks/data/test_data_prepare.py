@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks import files
-from cifer_tasks.config import Settings, load
+from cifer_tasks.config import Aggregation, Settings, load
 from cifer_tasks.data import load_scenario, prepare, read_preprocessing, read_table
 from cifer_tasks.data.prepare import Rows, _standardisation
 from cifer_tasks.errors import CiferError, ConfigError, DataError, IntegrityError, StorageError, UsageError
@@ -330,6 +330,23 @@ def test_a_full_disk_leaves_no_half_written_table(file: str, base: Path, tmp_pat
     with pytest.raises(CiferError):
         load_scenario("own", tmp_path)
     assert prepare(own(), base, tmp_path) == load_scenario("own", tmp_path)
+
+
+def test_the_root_set_comes_out_of_the_held_out_rows(base: Path, tmp_path: Path) -> None:
+    """Held-out and root rows together are the held-out rows without a root set; no site's rows change; an empty one is refused."""
+    without = prepare(own(), base, tmp_path / "without")
+    split = prepare(own().model_copy(update={"aggregation": Aggregation(root_fraction=0.5)}), base, tmp_path / "with")
+    assert without.root is None
+    assert split.root is not None
+    assert split.datasets != ()
+    assert [table.sha256 for table in split.datasets] == [table.sha256 for table in without.datasets]
+    lines = [Path(table.path).read_text().splitlines()[1:] for table in (split.holdout, split.root, without.holdout)]
+    assert sorted(lines[0] + lines[1]) == sorted(lines[2])
+    assert lines[0]
+    assert lines[1]
+    assert load_scenario("own", tmp_path / "with") == split
+    with pytest.raises(DataError, match=r"aggregation\.root_fraction"):
+        prepare(own().model_copy(update={"aggregation": Aggregation(root_fraction=0.001)}), base, tmp_path / "none")
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(base: Path, tmp_path: Path) -> None:

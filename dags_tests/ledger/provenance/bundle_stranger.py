@@ -291,9 +291,10 @@ class Story:
             self.ask("state.consent", use["dataset"], run["purpose"])
         for number in range(model["round"] + 1):
             if number:
-                self.ask("state.round", run["run"], number)
+                for tag in ("state.round", "state.weighing", "state.partition"):
+                    self.ask(tag, run["run"], number)
                 for use in run["datasets"]:
-                    for tag in ("submission", "exclusion", "release"):
+                    for tag in ("submission", "exclusion", "statistics", "release"):
                         self.ask(f"state.{tag}", run["run"], number, use["site"])
             count = self.ask("state.lineage-count", run["run"], number)
             for batch in range(count["batches"] if count else 0):
@@ -325,6 +326,9 @@ class Story:
             "state.encryption-key": ("key.register", entry.get("site")),
             "state.dataset": ("dataset.register", entry.get("owner")),
             "state.exclusion": ("round.exclude", entry.get("by")),
+            "state.statistics": ("round.measure", entry.get("site")),
+            "state.weighing": ("round.weigh", run["coordinator"]),
+            "state.partition": ("round.partition", run["coordinator"]),
             "state.release": ("round.release", entry.get("site")),
             "state.submission": ("round.submit", entry.get("site")),
             "state.model": ("model.register", self.head["owner"]),

@@ -47,7 +47,9 @@ NAMED = dict(
     A4="LineageError", J1="RoleError", J2="FieldError", J3="FieldError", J4="DuplicateError", J5="DuplicateError", J6="EvidenceError",
     J7="EvidenceError", J8="EvidenceError", J9="FieldError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
     I6="FieldError", I7="RoleError", I8="RoleError", I9="BadSignatureError",
-    W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError", W4="DuplicateError", Y1="SizeError",
+    S5="UnknownSiteError", S6="RoundStateError", S7="RoundStateError", S8="DuplicateError", S9="DuplicateError", S10="FieldError",
+    S11="QuorumOfSitesError", S12="FieldError", W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError",
+    W4="DuplicateError", Y1="SizeError",
 )  # fmt: skip
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
@@ -63,6 +65,9 @@ SECOND_LINE = {
     "invalid_accept_key_of_the_invitation": "I9",
     "invalid_accept_key_31_bytes": "I9",
     "invalid_accept_twice": "I7",
+    "invalid_measure_before_seal": "S10",
+    "invalid_weigh_before_seal": "S10",
+    "invalid_partition_before_seal": "S12",
 }
 
 
