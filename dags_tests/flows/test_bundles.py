@@ -256,3 +256,18 @@ def test_another_networks_genesis_and_bad_questions(prepared: Carried) -> None:
         assert (said.code, said.out) == (code, ""), said
         assert re.search(pattern, said.err), said.err
     assert not (folder / "lung.cifer").exists()
+
+
+def test_the_benchmark_measures_what_it_says(lab: Any) -> None:
+    """Two and three sites, two rounds: a row each, with a signature for each transaction and three for each block of one transaction."""
+    said = lab.cifer("bench", "bundle", "--sites", "2,3", "--rounds", "2", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert [row["sites"] for row in found["measured"]] == [2, 3]
+    for row in found["measured"]:
+        # Identities, tables, consents; the run; for each round three steps of the coordinator and two of each site; the model.
+        assert row["transactions"] == 1 + 3 * row["sites"] + 1 + 2 * (3 + 2 * row["sites"]) + 1
+        assert row["signatures"] == 4 * row["transactions"]
+        assert 500 < row["bytes"] / row["transactions"] < 2_000
+        assert min(row["make_seconds"], row["verify_seconds"], row["signatures_seconds"], row["chain_seconds"]) > 0
+    assert lab.cifer("bench", "bundle", "--sites", "4,x").code == 2
