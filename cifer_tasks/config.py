@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cifer_tasks.aggregation.rules import is_shipped, resolve
 from cifer_tasks.errors import ConfigError
 
 # The ledger's names have at most 64 characters, and it knows a table as <scenario>.<site>.
@@ -122,8 +123,26 @@ class Encryption(_Section):
     """
 
     scheme: Literal["threshold", "ckks", "plain"] = "threshold"
-    preset: Literal["lean", "nvflare"] = "lean"
+    preset: Literal["lean", "nvflare", "measuring"] = "lean"
     bits: int = Field(default=16, ge=8, le=30)
+
+
+SMALLEST_BUCKET = 3
+"""A sum of two gives each of them the other's update."""
+
+
+class Aggregation(_Section):
+    """rule: how a sealed set's updates become one step of the model; `cifer_tasks/aggregation/rules.py` lists the rules and says which
+    schemes they work under. Or the dotted path of a function of your own.  args: the rule's own arguments.
+    root_fraction: share of the held-out rows set aside as the root set that the coordinator trains a reference on; without one, updates are
+    compared with the last accepted step.
+    bucket_size: under the threshold scheme, fewest sites in a bucket whose sum is opened for a rule on vectors; 0: one sum over all.
+    """
+
+    rule: str = "mean"
+    args: dict[str, Any] = {}
+    root_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    bucket_size: Annotated[int, Field(ge=SMALLEST_BUCKET)] | Literal[0] = 0
 
 
 class LedgerSettings(_Section):
@@ -156,9 +175,23 @@ class Settings(_Section):
     sites: Sites = Sites()
     privacy: Privacy = Privacy()
     encryption: Encryption = Encryption()
+    aggregation: Aggregation = Aggregation()
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
     baselines: bool = False
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> Settings:
+        """A rule of one's own is looked at when a run starts, once the folder it lies in can be imported from."""
+        try:
+            if is_shipped(self.aggregation.rule):
+                chosen = self.aggregation
+                resolve(chosen.rule, chosen.args, self.encryption.scheme, bucketed=chosen.bucket_size > 0).check_encryption(
+                    self.encryption.scheme, self.encryption.preset, self.encryption.bits
+                )
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     def canonical(self) -> bytes:
         """The settings as canonical JSON: sorted keys, no whitespace. Their digest identifies them on the ledger."""
@@ -264,7 +297,7 @@ def _sentence(item: Any) -> str:
         case "missing":
             return f"{key} is missing; add it"
         case "value_error":
-            return f"{key}: {item['ctx']['error']}"
+            return f"{key}: {item['ctx']['error']}" if location else str(item["ctx"]["error"])
         case _:
             return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})"
 

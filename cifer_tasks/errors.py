@@ -8,6 +8,7 @@
         ├── SiteStepError     a step raised at a site: names site, round, step, file, line and cause
         ├── TooFewSitesError  a round kept fewer sites than its minimum
         ├── StorageError      a folder that cannot be read or written, a full disk
+        ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
         └── KeyMismatchError  keys that do not belong to this run or network
 
@@ -56,6 +57,10 @@ class SiteStepError(FailureError):
 
 class TooFewSitesError(FailureError):
     """A round kept fewer sites than its configured minimum."""
+
+
+class RuleError(FailureError):
+    """An aggregation rule cannot work with the updates or statistics that it is given."""
 
 
 class StorageError(FailureError):

@@ -19,19 +19,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from cifer_tasks.aggregation import rule_for
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import Settings, parse
 from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, PublicContext, Scheme, SecretContext, opened_by
+from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
@@ -51,6 +52,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.run_record import RunRecord
 from ledger import Author, header_digest
+from ledger.state.entries import Origin
 
 if TYPE_CHECKING:
     from cifer_tasks.tracking import Tracker
@@ -167,7 +169,7 @@ class Workspace:
     @cached_property
     def scheme(self) -> Scheme:
         """The configured family of encryption; it holds parameters, no keys."""
-        return scheme_for(self.settings.encryption)
+        return scheme_for(self.settings.encryption, self.settings.aggregation.bucket_size)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -252,19 +254,43 @@ class Workspace:
         bound = Encoding.parse(declared.encoding).bound
         return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
 
-    def openers(self, sealed: SealedSet) -> tuple[str, ...]:
-        """The key holders who are asked to release what opens a sealed set."""
-        return self.scheme.openers([item.site for item in sealed.submissions], self.round_context(sealed.round))
+    @property
+    def plan_kind(self) -> Literal["sum", "weighted", "buckets"]:
+        """What the run's rule has opened of a sealed set. Where rules read submissions in the clear, the sum is opened all the same."""
+        family = rule_for(self.settings).family
+        if family == "statistics":
+            return "weighted"
+        return "buckets" if family == "vectors" and self.settings.aggregation.bucket_size else "sum"
+
+    def openers(self, number: int, sites: Sequence[str]) -> tuple[str, ...]:
+        """The key holders who are asked to release what opens the sum over `sites`."""
+        return self.scheme.openers(sites, self.round_context(number))
+
+    def submissions(self, number: int, sealed: SealedSet) -> dict[str, Ciphertext]:
+        """The ciphertexts of a sealed set by site, ascending."""
+        binding, name = self.binding(number), self.scheme.name
+        return {item.site: Ciphertext.from_bytes(self.store.get(item.ciphertext), name, binding) for item in sealed.submissions}
+
+    def sealed_seed(self, number: int) -> bytes:
+        """32 bytes that sealing round `number` fixed, and that nobody knew while sites could still submit. Raises `FailureError` before."""
+        origin = self.record.round(number).sealed
+        if origin is None:
+            msg = f"round {number} is not sealed, and what follows from the seal is not known yet"
+            raise FailureError(msg)
+        return self._fixed(ROUND_SEAL, origin)
 
     def _opened(self, number: int) -> str:
-        """Hex SHA-256 over the transaction that opened round `number` and the digest of its block.
+        """Hex of the 32 bytes that opening round `number` fixed."""
+        return self._fixed(ROUND_OPENING, self.record.round(number).opened).hex()
+
+    def _fixed(self, domain: bytes, origin: Origin) -> bytes:
+        """SHA-256 over a transaction and the digest of its block.
 
         The block's header names the certificate of the block below, so neither the coordinator nor a leader alone fixes these 32 bytes,
-        and nobody knows them before the round is open.
+        and nobody knows them before the transaction is committed.
         """
-        origin = self.record.round(number).opened
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return opened_by(origin.transaction, header_digest(block.header))
+        return fixed_by(domain, origin.transaction, header_digest(block.header))
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""

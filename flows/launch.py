@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cifer_tasks.config import Settings
-from cifer_tasks.errors import ConfigError
+from cifer_tasks.errors import ConfigError, RuleError
 from cifer_tasks.records import RegisteredModel, RunRef
 from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
 from flows.services import lone_authority, prefect_server
@@ -41,6 +41,7 @@ def new_run(settings: Settings, base: Path) -> RunRef:
 def preflight(settings: Settings, base: Path, home: Path) -> None:
     """Prepare the tables and build the model once, so that a user's mistake shows before the first step. Raises `UsageError`."""
     from cifer_tasks import data
+    from cifer_tasks.aggregation import rule_for
     from cifer_tasks.encryption import scheme_for
     from cifer_tasks.learning.building import initial_model
     from cifer_tasks.learning.evaluation import evaluate
@@ -56,6 +57,10 @@ def preflight(settings: Settings, base: Path, home: Path) -> None:
             "the sum over one site is its update; add sites"
         )
         raise ConfigError(msg)
+    try:
+        rule_for(settings).check_updates(settings.sites.minimum // (settings.aggregation.bucket_size or 1))
+    except RuleError as error:
+        raise ConfigError(str(error)) from None
     evaluate(settings, initial_model(settings, scenario), scenario)
 
 

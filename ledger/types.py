@@ -135,6 +135,58 @@ class SealRound(Record, frozen=True, tag="round.seal"):
     sites: tuple[str, ...]
 
 
+class SiteStatistics(Record, frozen=True):
+    """What was opened of one submission: its squared length and its inner product with the reference, or why it cannot be used."""
+
+    site: str
+    square: int
+    inner: int
+    fault: str
+
+
+class MeasureRound(Record, frozen=True, tag="round.measure"):
+    """A key holder's opening of single numbers of each sealed submission, in order of site.
+
+    reference: digest of the vector that inner products are with.  measured: digest of the encrypted statistics that it opened.
+    """
+
+    run: str
+    round: int
+    reference: bytes
+    measured: bytes
+    statistics: tuple[SiteStatistics, ...]
+
+
+class SiteWeight(Record, frozen=True):
+    """What one submission counts. weight: 0 to 1,024, which is all of it.  score: thousandths that the rule remembers.  reason: why."""
+
+    site: str
+    weight: int
+    score: int
+    reason: str
+
+
+class WeighRound(Record, frozen=True, tag="round.weigh"):
+    """The coordinator fixes, once, what each sealed submission counts in the sum that is opened, in order of site.
+
+    rule: name of the aggregation rule.  divisor: of ``sum weight_i rows_i update_i``.
+    """
+
+    run: str
+    round: int
+    rule: str
+    weights: tuple[SiteWeight, ...]
+    divisor: int
+
+
+class PartitionRound(Record, frozen=True, tag="round.partition"):
+    """The coordinator divides a sealed set, once, into parts whose sums are opened on their own: sites ascending, parts by first site."""
+
+    run: str
+    round: int
+    parts: tuple[tuple[str, ...], ...]
+
+
 class ReleaseOpening(Record, frozen=True, tag="round.release"):
     """A key holder's one contribution to opening a sealed round, which it signs for here before it can be used.
 
@@ -242,6 +294,9 @@ Body = (
     | SubmitUpdate
     | ExcludeSite
     | SealRound
+    | MeasureRound
+    | WeighRound
+    | PartitionRound
     | ReleaseOpening
     | CommitRound
     | CloseRun

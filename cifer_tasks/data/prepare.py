@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HOLDOUT = "holdout"
+ROOT = "root"
 MANIFEST = "manifest.json"
 _MAXIMUM_CLASSES = 1000
 _MAXIMUM_SITES = 1000
@@ -95,7 +96,8 @@ def prepare(settings: Settings, base: Path, home: Path) -> Scenario:
     _make_folder(folder)
     write_if_changed(folder / PREPROCESSING, preprocessing.to_json())
     datasets = [_write(folder, site, split.sites[site], preprocessing) for site in sorted(split.sites)]
-    holdout = _write(folder, HOLDOUT, split.holdout, preprocessing)
+    held, root = _set_aside(split.holdout, settings)
+    holdout = _write(folder, HOLDOUT, held, preprocessing)
     scenario = Scenario(
         name=settings.name,
         datasets=tuple(datasets),
@@ -103,6 +105,7 @@ def prepare(settings: Settings, base: Path, home: Path) -> Scenario:
         target=settings.data.target,
         features=len(split.columns),
         classes=len(split.labels),
+        root=None if root is None else _write(folder, ROOT, root, preprocessing),
     )
     write_if_changed(folder / MANIFEST, _to_manifest(scenario))
     _remove_stale(folder, scenario)
@@ -122,6 +125,7 @@ def load_scenario(name: str, home: Path) -> Scenario:
             target=document["target"],
             features=int(document["features"]),
             classes=int(document["classes"]),
+            root=None if document.get("root") is None else _from_manifest(document["root"], folder),
         )
     except FileNotFoundError:
         msg = f"{path}: no such file; the scenario {name} has not been prepared here"
@@ -129,6 +133,20 @@ def load_scenario(name: str, home: Path) -> Scenario:
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path}: damaged ({error!r}); delete the file and prepare the scenario again"
         raise DataError(msg) from None
+
+
+def _set_aside(holdout: _Rows, settings: Settings) -> tuple[_Rows, _Rows | None]:
+    """The held-out rows, and those among them that become the root set, stratified by label. Raises `DataError` when none do."""
+    fraction = settings.aggregation.root_fraction
+    if not fraction:
+        return holdout, None
+    chosen = holdout_rows(holdout.labels, fraction, settings.seed)
+    if not chosen.size:
+        msg = (
+            f"aggregation.root_fraction: {fraction} of {holdout.labels.size} held-out rows leaves nothing to train a reference on; raise it"
+        )
+        raise DataError(msg)
+    return holdout.take(np.setdiff1d(np.arange(holdout.labels.size), chosen)), holdout.take(chosen)
 
 
 def _check_ranges(settings: Settings, columns: tuple[str, ...]) -> None:
@@ -182,8 +200,8 @@ def _site_column(table: str, column: str, known: tuple[str, ...]) -> str:
 
 def _from_files(settings: Settings, base: Path) -> _Split:
     paths = {site: base / file for site, file in settings.data.files.items()}
-    if HOLDOUT in paths:
-        msg = f"data.files: a site cannot be called {HOLDOUT!r}, the name of the held-out table; rename it"
+    if taken := {HOLDOUT, ROOT} & set(paths):
+        msg = f"data.files: a site cannot be called {min(taken)!r}, the name of a table that is no site's; rename it"
         raise DataError(msg)
     seen: dict[Path, str] = {}
     for site, path in paths.items():
@@ -352,16 +370,22 @@ def _make_folder(folder: Path) -> None:
 
 def _remove_stale(folder: Path, scenario: Scenario) -> None:
     """Remove tables of sites that an earlier preparation had and this one has not."""
-    current = {Path(dataset.path).name for dataset in (*scenario.datasets, scenario.holdout)}
+    current = {Path(dataset.path).name for dataset in _tables(scenario)}
     for path in folder.glob("*.csv"):
         if path.name not in current:
             path.unlink()
 
 
+def _tables(scenario: Scenario) -> list[Dataset]:
+    return [dataset for dataset in (*scenario.datasets, scenario.holdout, scenario.root) if dataset is not None]
+
+
 def _to_manifest(scenario: Scenario) -> bytes:
     """Paths are relative to the manifest's folder, so that its bytes do not depend on where the folder lies."""
     document = to_plain(scenario)
-    for item in (*document["datasets"], document["holdout"]):
+    if scenario.root is None:
+        del document["root"]  # as scenarios without one were always written
+    for item in (*document["datasets"], document["holdout"], *filter(None, [document.get("root")])):
         item["path"] = Path(item["path"]).name
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 

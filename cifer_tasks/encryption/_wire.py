@@ -75,6 +75,24 @@ def unpack_opening(data: bytes, scheme: str, binding: Binding) -> Opening:
     return Opening(scheme, header["opener"], binding, _digest(header, "aggregate", "opening"), tuple(sites), body)
 
 
+def frames(data: bytes) -> list[bytes]:
+    """The frames that stand one after the other in `data`, each as it was written. Raises `IntegrityError` when it ends inside one."""
+    found, start = [], 0
+    while start < len(data):
+        length = int.from_bytes(data[start + 8 : start + _PREFIX_BYTES], "little")
+        raw = data[start + _PREFIX_BYTES : start + _PREFIX_BYTES + length]
+        try:
+            body = int(json.loads(raw)["body_bytes"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            body = -1
+        end = start + _PREFIX_BYTES + length + body + DIGEST_BYTES
+        if body < 0 or end > len(data):
+            _refuse("frame", f"{len(data)} bytes that do not end where it says; it is truncated or damaged")
+        found.append(data[start:end])
+        start = end
+    return found
+
+
 def _ciphertext_head(ciphertext: Ciphertext) -> bytes:
     fields = {
         "scheme": ciphertext.scheme,

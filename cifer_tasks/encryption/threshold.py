@@ -129,7 +129,10 @@ class Layout:
 
 
 class ThresholdScheme(Scheme):
-    """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests."""
+    """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests.
+
+    bucket_size: the fewest submissions in a sum that is opened, where a run opens several sums over disjoint buckets; 0: `smallest_set`.
+    """
 
     name = "threshold"
     warning = (
@@ -138,8 +141,9 @@ class ThresholdScheme(Scheme):
     )
     key_per_site = True
 
-    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes, bucket_size: int = 0) -> None:
         self._randomness = randomness
+        self._bucket_size = bucket_size
 
     def smallest_set(self, sites: int) -> int:
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
@@ -226,7 +230,7 @@ class ThresholdScheme(Scheme):
         if X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw() != roster.keys[place]:
             msg = f"the encryption key at {opener} is not the one this round's shares are dealt to: use the keystore it was registered from"
             raise KeyMismatchError(msg)
-        _check_set(submissions, roster)
+        _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate = self.add(list(submissions.values()), public)
         check_count(aggregate, tuple(submissions))
         shares = [
@@ -334,15 +338,15 @@ def _envelope(ciphertext: Ciphertext, sender: str, place: int, roster: Roster) -
     return ciphertext.data[start : start + ENVELOPE_BYTES]
 
 
-def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster) -> None:
+def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster, fewest: int) -> None:
     """A sum hides a site among the honest ones in it, so it has to have at least two."""
     check_sealed(tuple(submissions))
     for sender in submissions:
         roster.place(sender)
-    if len(submissions) < roster.smallest_set:
+    if len(submissions) < fewest:
         msg = (
             f"a sum of {len(submissions)} submissions is too small to hide one of them: "
-            f"with {len(roster.names)} sites at least {roster.smallest_set} are opened together"
+            f"with {len(roster.names)} sites at least {fewest} are opened together"
         )
         raise IntegrityError(msg)
 

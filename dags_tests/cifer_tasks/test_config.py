@@ -38,6 +38,8 @@ OTHER_VALUES: dict[str, Any] = {
     "sites.on_error": "abort",
     "encryption.scheme": "plain",
     "encryption.preset": "nvflare",
+    "aggregation.rule": "my_rules.huber",
+    "aggregation.args": {"radius": 3},
     "ledger.backend": "processes",
     "gate.metric": "loss",
     "data.holdout_fraction": 0.3,
@@ -80,6 +82,8 @@ def test_every_key_can_be_set_and_matters(tmp_path: Path, key: str) -> None:
     overrides = [f"{key}={json.dumps(other_value(key))}"]
     if key == "data.table":
         overrides.append("data.files={}")
+    if key == "aggregation.args":
+        overrides.append("aggregation.rule=my_rules.huber")
     changed = load(path, overrides)
     now = value_of(changed, key)
     assert json.loads(json.dumps(now, default=list)) == json.loads(json.dumps(other_value(key)))

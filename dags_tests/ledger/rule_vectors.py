@@ -36,9 +36,11 @@ from ledger.types import (
     Genesis,
     GrantConsent,
     Header,
+    MeasureRound,
     Metric,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -47,9 +49,12 @@ from ledger.types import (
     ReportEquivocation,
     SealRound,
     SignedTransaction,
+    SiteStatistics,
+    SiteWeight,
     Statement,
     SubmitUpdate,
     Validator,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -154,6 +159,15 @@ def exchange_key(number: int) -> RegisterKey:
 
 
 RELEASE = ReleaseOpening("run-1", 1, digest("sum"), digest("share of site-a"))
+MEASURED = MeasureRound(
+    "run-1",
+    1,
+    digest("reference"),
+    digest("measured"),
+    (SiteStatistics("site-a", 1_000_000, -30_000, ""), SiteStatistics("site-b", 0, 0, "it is longer than can be measured")),
+)
+WEIGHTS = WeighRound("run-1", 1, "norm_clip", (SiteWeight("site-a", 1024, 750, ""), SiteWeight("site-b", 31, -20, "clipped")), 204_800)
+PARTS = PartitionRound("run-1", 2, (("site-a", "site-b", "site-c"),))
 MODEL = RegisterModel("classifier", 1, "champion", digest("model 1"), "run-1", 1)
 EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'
 SITES = ("site-a", "site-b", "site-c")
@@ -196,6 +210,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "submitted-b", "site-b", submit("site-b")
     yield "excluded-c", "site-c", ExcludeSite("run-1", 1, "site-c", "validate_data", "missing values in column area")
     yield "sealed-1", "coordinator-a", SealRound("run-1", 1, ("site-a", "site-b"))
+    yield "measured-a", "site-a", MEASURED
+    yield "weighed-1", "coordinator-a", WEIGHTS
     yield "released-a", "site-a", RELEASE
     yield "released-c", "site-c", msgspec.structs.replace(RELEASE, opening=digest("share of site-c"))
     yield "committed-1", "coordinator-a", commit()
@@ -206,6 +222,7 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     for site in SITES:
         yield f"submitted-2-{site}", site, submit(site, 2)
     yield "sealed-2", "coordinator-a", SealRound("run-1", 2, SITES)
+    yield "partitioned-2", "coordinator-a", PARTS
     yield "committed-2", "coordinator-a", commit(2, accepted=False, reason="accuracy fell by 0.03")
     yield "closed", "coordinator-a", CloseRun("run-1", "completed", "")
     yield "withdrawn-a", "site-a", WithdrawConsent(digest("table of site-a"), "breast-cancer", "the study is over")
@@ -229,6 +246,7 @@ def refused() -> Iterator[Case]:
     yield from refused_registrations()
     yield from refused_runs()
     yield from refused_updates()
+    yield from refused_weighings()
     yield from refused_outcomes()
     yield from refused_validators()
 
@@ -389,6 +407,49 @@ def refused_updates() -> Iterator[Case]:
     yield "seal_consent_withdrawn", "S3", start, [("site-b", WITHDRAW_B)], lead, seal
     yield "seal_too_few", "S4", start, [], lead, SealRound("run-1", 1, ("site-a",))
     yield "seal_nobody", "S4", start, [], lead, SealRound("run-1", 1, ())
+
+
+def refused_weighings() -> Iterator[Case]:
+    """Rules Y."""
+    lead, start = "coordinator-a", "sealed-1"
+    replace = msgspec.structs.replace
+    first, second = WEIGHTS.weights
+    yield "measure_by_stranger", "Y1", start, [], "site-d", MEASURED
+    yield "measure_by_coordinator", "Y1", start, [], lead, MEASURED
+    yield "measure_before_seal", "Y2", "submitted-b", [], "site-a", MEASURED
+    yield "measure_after_release", "Y3", start, [("site-c", RELEASE)], "site-a", MEASURED
+    yield "measure_twice", "Y4", "measured-a", [], "site-a", MEASURED
+    yield "measure_after_weights", "Y5", "weighed-1", [], "site-b", MEASURED
+    yield "measure_one_of_two", "Y6", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[:1])
+    yield "measure_out_of_order", "Y6", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[::-1])
+    negative = replace(MEASURED, statistics=(replace(MEASURED.statistics[0], square=-1), MEASURED.statistics[1]))
+    yield "measure_negative_square", "F4", start, [], "site-a", negative
+    yield "measure_reference_short", "F2", start, [], "site-a", replace(MEASURED, reference=b"")
+    yield "weigh_by_site", "R9", start, [], "site-a", WEIGHTS
+    yield "weigh_before_seal", "Y2", "submitted-b", [], lead, WEIGHTS
+    yield "weigh_after_release", "Y3", start, [("site-a", RELEASE)], lead, WEIGHTS
+    yield "weigh_after_outcome", "Y3", start, [(lead, commit())], lead, WEIGHTS
+    yield "weigh_twice", "Y5", "weighed-1", [], lead, WEIGHTS
+    yield "weigh_a_site_not_sealed", "Y6", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, site="site-c")))
+    yield "weigh_one_alone", "Y7", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, weight=0)))
+    yield "weigh_above_one", "F4", start, [], lead, replace(WEIGHTS, weights=(replace(first, weight=1025), second))
+    yield "weigh_score_above_one", "F4", start, [], lead, replace(WEIGHTS, weights=(replace(first, score=1001), second))
+    yield "weigh_without_divisor", "F4", start, [], lead, replace(WEIGHTS, divisor=0)
+    yield "weigh_rule_name", "F1", start, [], lead, replace(WEIGHTS, rule="My Rule")
+    parts = "sealed-2"
+    yield "partition_by_site", "R9", parts, [], "site-a", PARTS
+    yield "partition_before_seal", "Y2", "submitted-2-site-c", [], lead, PARTS
+    yield "partition_after_release", "Y3", parts, [("site-a", replace(RELEASE, round=2))], lead, PARTS
+    yield "partition_twice", "Y5", "partitioned-2", [], lead, PARTS
+    yield "partition_of_a_weighed_round", "Y5", "weighed-1", [], lead, PartitionRound("run-1", 1, (("site-a", "site-b"),))
+    for name, wrong in (
+        ("overlaps", (("site-a", "site-b"), ("site-b", "site-c"))),
+        ("leaves_one_out", (("site-a", "site-b"),)),
+        ("of_one", (("site-a", "site-b"), ("site-c",))),
+        ("with_a_stranger", (("site-a", "site-b"), ("site-c", "site-e"))),
+        ("out_of_order", (("site-b", "site-a", "site-c"),)),
+    ):
+        yield f"partition_{name}", "Y8", parts, [], lead, replace(PARTS, parts=wrong)
 
 
 def refused_outcomes() -> Iterator[Case]:

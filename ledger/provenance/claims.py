@@ -24,11 +24,14 @@ from ledger.state.entries import (
     ModelName,
     Network,
     Origin,
+    Partition,
     Release,
     Round,
     Run,
+    Statistics,
     Submission,
     ValidatorSets,
+    Weighing,
 )
 from ledger.types import (
     AppendLineage,
@@ -37,8 +40,10 @@ from ledger.types import (
     CommitRound,
     ExcludeSite,
     GrantConsent,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -47,13 +52,18 @@ from ledger.types import (
     SealRound,
     SubmitUpdate,
     Transaction,
+    WeighRound,
     WithdrawConsent,
 )
 
 E = TypeVar("E", bound=Entry)
 
-OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Release)
+OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Statistics, Release)
 """What the state holds of a site in a round, or shows that there is not; keyed by run, round and site."""
+
+
+OF_A_ROUND: Final[tuple[type[Entry], ...]] = (Round, Weighing, Partition)
+"""What the state holds of a round as a whole; keyed by run and round."""
 
 
 class Entries(Protocol):
@@ -104,13 +114,20 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
         case Lineage():
             yield _claim(entry, entry.origin, entry.author, AppendLineage)
-        case Round() | Submission() | Exclusion() | Release():
+        case Round() | Weighing() | Partition():
             yield from _round_claims(entry, entries.read(Run, entry.run))
 
+        case Submission() | Exclusion() | Statistics() | Release():
+            yield from _site_claims(entry, entries.read(Run, entry.run))
 
-def _round_claims(entry: Round | Submission | Exclusion | Release, run: Run | None) -> Iterator[Claim]:
-    coordinator, purpose = (run.coordinator, run.purpose) if run else ("", "")
+
+def _round_claims(entry: Round | Weighing | Partition, run: Run | None) -> Iterator[Claim]:
+    coordinator = run.coordinator if run else ""
     match entry:
+        case Weighing():
+            yield _claim(entry, entry.origin, coordinator, WeighRound)
+        case Partition():
+            yield _claim(entry, entry.origin, coordinator, PartitionRound)
         case Round():
             yield _claim(entry, entry.opened, coordinator, OpenRound)
             if entry.sealed is not None:
@@ -118,11 +135,17 @@ def _round_claims(entry: Round | Submission | Exclusion | Release, run: Run | No
             if entry.outcome is not None:
                 said = {name: getattr(entry.outcome, name) for name in _fields(CommitRound) if hasattr(entry.outcome, name)}
                 yield _claim(entry, entry.outcome.origin, coordinator, CommitRound, **said)
+
+
+def _site_claims(entry: Submission | Exclusion | Statistics | Release, run: Run | None) -> Iterator[Claim]:
+    match entry:
         case Submission():
             yield _claim(entry, entry.origin, entry.site, SubmitUpdate)
-            yield _claim(entry, entry.consent, entry.site, GrantConsent, purpose=purpose)
+            yield _claim(entry, entry.consent, entry.site, GrantConsent, purpose=run.purpose if run else "")
         case Exclusion():
             yield _claim(entry, entry.origin, entry.by, ExcludeSite)
+        case Statistics():
+            yield _claim(entry, entry.origin, entry.site, MeasureRound)
         case Release():
             yield _claim(entry, entry.origin, entry.site, ReleaseOpening)
 
@@ -190,7 +213,8 @@ class _Walk:
             self.take(Consent, use.dataset, run.purpose)
         for number in range(model.round + 1):
             if number:
-                self.take(Round, run.run, number)
+                for kind in OF_A_ROUND:
+                    self.take(kind, run.run, number)
                 for kind in OF_A_SITE_IN_A_ROUND:
                     for use in run.datasets:
                         self.take(kind, run.run, number, use.site)

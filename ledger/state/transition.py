@@ -25,7 +25,7 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
+from ledger.state import checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators, weighing
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
@@ -37,8 +37,10 @@ from ledger.types import (
     ExcludeSite,
     GrantConsent,
     Header,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -49,6 +51,7 @@ from ledger.types import (
     SignedTransaction,
     SubmitUpdate,
     Transaction,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -67,6 +70,9 @@ _RULES: Final[Mapping[type, Rule]] = {
     SubmitUpdate: rounds.submit,
     ExcludeSite: rounds.exclude,
     SealRound: rounds.seal,
+    MeasureRound: weighing.measure,
+    WeighRound: weighing.weigh,
+    PartitionRound: weighing.partition,
     ReleaseOpening: rounds.release,
     CommitRound: rounds.commit,
     CloseRun: runs.close,

@@ -44,7 +44,8 @@ NAMED = dict(
     V4="RoleError", V5="ModelMismatchError", V6="FieldError", A1="RoundStateError", A2="LineageError", A3="LineageError",
     A4="LineageError", J1="RoleError", J2="FieldError", J3="FieldError", J4="DuplicateError", J5="DuplicateError", J6="EvidenceError",
     J7="EvidenceError", J8="EvidenceError", J9="FieldError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
-    W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError", W4="DuplicateError",
+    Y1="UnknownSiteError", Y2="RoundStateError", Y3="RoundStateError", Y4="DuplicateError", Y5="DuplicateError", Y6="FieldError",
+    Y7="QuorumOfSitesError", Y8="FieldError", W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError", W4="DuplicateError",
 )  # fmt: skip
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
@@ -57,6 +58,9 @@ SECOND_LINE = {
     "invalid_submit_other_dataset": "U5",
     "invalid_lineage_not_zlib": "A3",
     "invalid_evidence_again": "J6",
+    "invalid_measure_before_seal": "Y6",
+    "invalid_weigh_before_seal": "Y6",
+    "invalid_partition_before_seal": "Y8",
 }
 
 
