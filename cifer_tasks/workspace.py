@@ -33,7 +33,7 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
+from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.network import COORDINATOR, author, connect, store_at
@@ -299,7 +299,7 @@ class Workspace:
         if origin is None:
             msg = f"round {number} is not sealed, and what follows from the seal is not known yet"
             raise FailureError(msg)
-        return hashlib.sha256(b"cifer/round-seal/1:" + b"".join(self._fixed(origin))).digest()
+        return self._fixed(ROUND_SEAL, origin)
 
     def submissions(self, sealed: SealedSet) -> dict[str, Ciphertext]:
         """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
@@ -315,17 +315,17 @@ class Workspace:
             return self._sealed[1]
 
     def _opened(self, number: int) -> str:
-        """What opening round `number` fixed."""
-        return opened_by(*self._fixed(self.record.round(number).opened))
+        """Hex of the 32 bytes that opening round `number` fixed."""
+        return self._fixed(ROUND_OPENING, self.record.round(number).opened).hex()
 
-    def _fixed(self, origin: Origin) -> tuple[bytes, bytes]:
-        """A transaction and the digest of its block: what is hashed from both was known to nobody before.
+    def _fixed(self, domain: bytes, origin: Origin) -> bytes:
+        """SHA-256 over a transaction and the digest of its block.
 
         The block's header names the certificate of the block below, so neither the coordinator nor a leader alone fixes these 32 bytes,
         and nobody knows them before the transaction is committed.
         """
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return origin.transaction, header_digest(block.header)
+        return fixed_by(domain, origin.transaction, header_digest(block.header))
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""

@@ -69,8 +69,9 @@ def parse_reference(reference: str) -> tuple[str, int | str]:
 
 def model_report(reference: str) -> Report:
     """Where a model came from. `reference` is NAME@ALIAS or NAME@VERSION; raises `UsageError` when it is neither."""
+    name, version = parse_reference(reference)
     with open_record() as ledger:
-        history = model_history(ledger, *parse_reference(reference))
+        history = model_history(ledger, name, version)
         checked = _checked(ledger)
     return Report({**to_plain(history), "verified": checked}, (*_model_lines(history), *_verified_line(checked)))
 

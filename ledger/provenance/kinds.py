@@ -8,6 +8,7 @@ from typing import Any, Final
 from ledger.provenance.parts import CONTEXT, DATA, Edge, Known, Node, dataset_id, model_id, party_id, round_id, run_id
 from ledger.state.entries import SITE, VALIDATOR
 from ledger.types import (
+    AcceptInvitation,
     Anchor,
     Body,
     ChangeValidator,
@@ -15,6 +16,7 @@ from ledger.types import (
     CommitRound,
     ExcludeSite,
     GrantConsent,
+    InviteIdentity,
     MeasureRound,
     OpenRound,
     OpenRun,
@@ -74,6 +76,21 @@ def _register_identity(slice_: Slice, body: RegisterIdentity) -> tuple[str, str]
     slice_.parties[body.public_key] = party
     slice_.link(party, "admitted_by", slice_.author)
     return party, f"{body.name} is admitted as {body.role}"
+
+
+def _invite(slice_: Slice, body: InviteIdentity) -> tuple[str, str]:
+    kind = "site" if body.role == SITE else "party"
+    party = slice_.node(party_id(body.name, body.role), kind, body.name, None, role=body.role, status="invited")
+    slice_.parties[body.invitation] = party
+    slice_.link(party, "admitted_by", slice_.author)
+    return party, f"{body.name} is invited as {body.role}, until block {body.last_height}"
+
+
+def _accept(slice_: Slice, body: AcceptInvitation) -> tuple[str, str]:
+    kind, name = ("site" if slice_.author.startswith("site/") else "party"), slice_.author.partition("/")[2]
+    slice_.node(slice_.author, kind, name, body.public_key, status="joined")
+    slice_.parties[body.public_key] = slice_.author
+    return slice_.author, f"{name} joins with a key of its own"
 
 
 def _register_key(slice_: Slice, body: RegisterKey) -> tuple[str, str]:
@@ -301,6 +318,8 @@ def _anchor(slice_: Slice, body: Anchor) -> tuple[str, str]:
 
 _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     RegisterIdentity: _register_identity,
+    InviteIdentity: _invite,
+    AcceptInvitation: _accept,
     RegisterKey: _register_key,
     RegisterDataset: _register_dataset,
     GrantConsent: _grant,

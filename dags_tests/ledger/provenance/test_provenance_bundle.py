@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from ledger import merkle
 from ledger.codec import encode
-from ledger.crypto import VERIFIER
+from ledger.crypto import VERIFIER, verify
 from ledger.errors import BundleError, GenesisError, NotOnRecordError, StorageError
 from ledger.provenance import (
     bundle,
@@ -325,6 +325,29 @@ def test_a_bundle_of_a_real_ledger_shows_the_history_the_ledger_tells(story: Any
     assert verified.head == story.ledger.head()
     assert any("hospital-a WITHDRAWN" in sentence for sentence in verified.checked)
     assert bundle_stranger.verify(framed(encode(made.bundle)), bundle_stranger.genesis_of(genesis_to_json(story.ledger.genesis)))
+
+
+def test_each_signature_is_verified_once() -> None:
+    """Verifying costs one check for each transaction and for each validator of a quorum, however often an entry names a transaction."""
+    shown = read_bundle(FOLDER / "story.cifer").bundle
+    asked: list[tuple[bytes, bytes]] = []
+
+    def counting(public: bytes, domain: bytes, data: bytes, signature: bytes) -> bool:
+        asked.append((data, signature))
+        return verify(public, domain, data, signature)
+
+    verify_bundle(shown, ours_of("genesis.json"), counting)
+    assert len(asked) == len(set(asked)) == sum(len(block.certificate.signatures) + len(block.transactions) for block in shown.blocks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(record=st.binary(max_size=300), more=st.binary(max_size=40), framed_=st.booleans())
+def test_no_bytes_make_it_stumble(record: bytes, more: bytes, framed_: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Arbitrary bytes, framed as a bundle or not, are refused by a rule and by nothing else."""
+    path = tmp_path_factory.getbasetemp() / "arbitrary.cifer"
+    path.write_bytes((framed(record) if framed_ else record) + more)
+    with pytest.raises(BundleError):
+        verify_bundle(read_bundle(path).bundle, ours_of("genesis.json"))
 
 
 def test_what_is_not_there_is_not_exported(story: Any) -> None:
