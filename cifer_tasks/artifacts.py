@@ -174,6 +174,18 @@ class SiteFolder:
             raise IntegrityError(msg)
         return content
 
+    def latest(self, pattern: str, before: int) -> bytes | None:
+        """What the file ``pattern.format(number)`` with the largest number from 1 below `before` holds; None when there is none.
+
+        Those with smaller numbers are removed. Raises `StorageError`.
+        """
+        paths = (self.folder / _checked(pattern.format(number)) for number in range(before - 1, 0, -1))
+        there = (path for path in paths if path.exists())
+        newest = next(there, None)
+        for path in there:
+            path.unlink(missing_ok=True)
+        return None if newest is None else _read_file(newest)
+
     def discard(self, file: SiteFile) -> None:
         """Remove a file that is no longer needed; absent is fine.
 

@@ -121,17 +121,23 @@ class Encryption(_Section):
 
     preset: CKKS parameter set.  bits: resolution of the integer encoding of an update, the same for every scheme: equal settings give
     equal models, encrypted or not. Up to 16 sites send 2.25 bytes a parameter at 16 bits and 1.41 at 10.
+    error_feedback: a site adds what rounding cut off to its next update (Seide et al. 2014); for few bits and many rounds.
     """
 
     scheme: Literal["threshold", "ckks", "plain"] = "threshold"
     preset: Literal["lean", "nvflare"] = "lean"
     bits: int = Field(default=16, ge=8, le=30)
+    error_feedback: bool = False
 
 
 class LedgerSettings(_Section):
-    """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail."""
+    """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail.
+
+    store: what an embedded ledger's validators keep the chain in, `sqlite` or `lmdb`, when it is founded.
+    """
 
     backend: str = "embedded"
+    store: Literal["sqlite", "lmdb"] = "sqlite"
     validators: int = Field(default=4, ge=1, le=100)
 
 

@@ -53,7 +53,8 @@ def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
         msg = f"{folder} is no client of a network: make one with `cifer ledger init DIR`, or join one with `cifer ledger join DIR/client`"
         raise UsageError(msg)
     if not has_ledger(folder):
-        return open_ledger(settings.backend, folder, _validator_keys(settings.validators, keys), genesis=_found(settings, keys))
+        made = _validator_keys(settings.validators, keys)
+        return open_ledger(settings.backend, folder, made, genesis=_found(settings, keys), store=settings.store)
     count = len(read_genesis(folder).validators)
     if count != settings.validators:
         msg = (

@@ -6,6 +6,8 @@ Every step is idempotent: what is on the ledger already is returned, not done ag
 
 from __future__ import annotations
 
+import numpy as np
+
 from cifer_tasks import data
 from cifer_tasks.aggregation import mean_update
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
@@ -168,8 +170,15 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
     folder = workspace.site_folder(site)
     plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
     seed = rounding_seed(workspace.settings.seed, number, site)
-    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, update.rows, seed)
+    residual = None
+    if workspace.settings.encryption.error_feedback:
+        # By round: protecting a round again starts from what it started from before.
+        carried = folder.latest("round-{}.residual", before=number)
+        residual = np.zeros(plain.size, np.float32) if carried is None else np.array(floats_from_bytes(carried, plain.size)[:])
+    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, update.rows, seed, residual)
     protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
+    if residual is not None:
+        folder.put(f"round-{number}.residual", floats_to_bytes(residual))
     folder.discard(update.update)
     return ProtectedUpdate(site, protected, update.rows, norm, clipped)
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -287,7 +288,11 @@ class Workspace:
         with self._lock:
             if self._sealed[0] != sealed:
                 name, binding = self.scheme.name, self.binding(sealed.round)
-                made = {item.site: Ciphertext.from_bytes(self.store.open(item.ciphertext), name, binding) for item in sealed.submissions}
+                with ThreadPoolExecutor() as pool:  # SHA-256 of large bodies runs without the GIL
+                    bodies = list(pool.map(self.store.open, [item.ciphertext for item in sealed.submissions]))
+                made = {
+                    item.site: Ciphertext.from_bytes(body, name, binding) for item, body in zip(sealed.submissions, bodies, strict=True)
+                }
                 self._sealed = sealed, made
             return self._sealed[1]
 

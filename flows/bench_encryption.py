@@ -72,13 +72,11 @@ def _measure(family: str, parameters: int, clients: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder:
         base = Path(folder)
         keys = _alone(_prepare, base, family, parameters, clients)
-        first = _alone(_site, base, family, 0, REPEATS)
-        for number in range(1, clients):
-            _alone(_site, base, family, number, 0)
+        first = _alone(_sites, base, family, range(1), REPEATS)
+        _alone(_sites, base, family, range(1, clients), 0)
         adding = _alone(_aggregator, base, family)
-        releasing = _alone(_holder, base, family, 0)
-        for number in range(1, keys["openers"]):
-            _alone(_holder, base, family, number)
+        releasing = _alone(_holders, base, family, range(1))
+        _alone(_holders, base, family, range(1, keys["openers"]))
         opening = _alone(_opener, base, family)
         checked = _alone(_check, base, family)
     roles = {"site": first, "aggregator": adding, "holder": releasing, "opener": opening}
@@ -186,10 +184,16 @@ def _prepare(folder: Path, family: str, parameters: int, clients: int) -> dict[s
     return {"openers": len(scheme.openers(sites, public)), "key_per_site": scheme.key_per_site}
 
 
-def _site(folder: Path, family: str, number: int, repeats: int) -> dict[str, Any]:
-    """From the update in a file to the ciphertext in a file."""
-    made = _round(folder, family)
-    site = made.sites[number]
+def _sites(folder: Path, family: str, numbers: range, repeats: int) -> dict[str, Any]:
+    """From the update in a file to the ciphertext in a file, one site after the other; the seconds of the last."""
+    made, costs = _round(folder, family), {}
+    for number in numbers:
+        costs = _site(made, made.sites[number], repeats)
+    return costs
+
+
+def _site(made: Round, site: str, repeats: int) -> dict[str, Any]:
+    folder = made.folder
     encoded, submitted = folder / f"{site}.encoded", folder / f"{site}.ciphertext"
 
     def encode() -> None:
@@ -209,13 +213,16 @@ def _aggregator(folder: Path, family: str) -> dict[str, Any]:
     return {"add_seconds": _best(lambda: _write(folder / "aggregate", made.scheme.add(submissions, made.public).pieces()))}
 
 
-def _holder(folder: Path, family: str, number: int) -> dict[str, Any]:
+def _holders(folder: Path, family: str, numbers: range) -> dict[str, Any]:
+    """Each adds and releases; in one process they add once. The seconds of all."""
     made = _round(folder, family)
-    opener = made.openers()[number]
-    secret = SecretContext(made.scheme.name, (folder / f"{opener if made.scheme.key_per_site else 'shared'}.secret").read_bytes())
+    submissions = made.submissions()
 
     def release() -> None:
-        (folder / f"opening-{number:04d}").write_bytes(made.scheme.release(made.submissions(), opener, made.public, secret).to_bytes())
+        for number in numbers:
+            opener = made.openers()[number]
+            secret = SecretContext(made.scheme.name, (folder / f"{opener if made.scheme.key_per_site else 'shared'}.secret").read_bytes())
+            (folder / f"opening-{number:04d}").write_bytes(made.scheme.release(submissions, opener, made.public, secret).to_bytes())
 
     return {"release_seconds": _best(release, 0)}
 

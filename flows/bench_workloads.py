@@ -36,18 +36,34 @@ RUNS: Final = 8
 EVENTS: Final = 8
 
 
+Batch = tuple[SignedTransaction, ...]
+"""Submitted in one call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Signed transactions for a fresh network. founding: what the others rest on, not measured.  batches: each submitted in one call."""
+    """Signed transactions for a fresh network.
+
+    founding: what the others rest on, not measured.  repetitions: the same amount of the same work, again and again.
+    """
 
     name: str
-    founding: tuple[tuple[SignedTransaction, ...], ...]
-    batches: tuple[tuple[SignedTransaction, ...], ...]
+    founding: tuple[Batch, ...]
+    repetitions: tuple[tuple[Batch, ...], ...]
 
     @property
     def size(self) -> int:
         """Transactions that are measured."""
-        return sum(map(len, self.batches))
+        return sum(map(size_of, self.repetitions))
+
+    def sample(self, count: int) -> list[SignedTransaction]:
+        """The first `count` that are measured."""
+        return [signed for batches in self.repetitions for batch in batches for signed in batch][:count]
+
+
+def size_of(batches: Sequence[Batch]) -> int:
+    """Transactions in these batches."""
+    return sum(map(len, batches))
 
 
 class Script:
@@ -69,7 +85,7 @@ class Script:
         """The key of `who`."""
         return self._keys.setdefault(who, SigningKey.generate())
 
-    def admit(self, names: Sequence[str], role: str) -> tuple[SignedTransaction, ...]:
+    def admit(self, names: Sequence[str], role: str) -> Batch:
         """Register identities."""
         return tuple(self.sign("administrator", RegisterIdentity(name, role, self.key(name).public)) for name in names)
 
@@ -80,7 +96,7 @@ def opaque(network: bytes, administrator: SigningKey, transactions: int, batch: 
     names = [f"site-{number:03d}" for number in range(AUTHORS)]
     founding = script.admit(names, "site")
     said = [script.sign(names[number % AUTHORS], Anchor(random.randbytes(ANCHOR_BYTES))) for number in range(transactions)]
-    return Workload("opaque", (founding,), tuple(_batched(said, batch)))
+    return Workload("opaque", (founding,), tuple((part,) for part in _batched(said, batch)))
 
 
 def rounds(network: bytes, administrator: SigningKey, transactions: int) -> Workload:
@@ -95,15 +111,13 @@ def rounds(network: bytes, administrator: SigningKey, transactions: int) -> Work
     founding.append(tuple(script.sign(site, RegisterDataset("table", _digest(site), "md5:0", 100, _digest("schema"))) for site in sites))
     founding.append(tuple(script.sign(site, GrantConsent(_digest(site), "bench")) for site in sites))
     founding.append(tuple(script.sign(lead, _run(lead, sites)) for lead in leads))
-    batches: list[tuple[SignedTransaction, ...]] = []
-    number = 0
-    while sum(map(len, batches)) < transactions:
-        number += 1
-        batches += _round(script, leads, sites, number)
-    return Workload("rounds", tuple(founding), tuple(batches))
+    done: list[tuple[Batch, ...]] = []
+    while sum(map(size_of, done)) < transactions:
+        done.append(_round(script, leads, sites, len(done) + 1))
+    return Workload("rounds", tuple(founding), tuple(done))
 
 
-def _round(script: Script, leads: Sequence[str], sites: Sequence[str], number: int) -> list[tuple[SignedTransaction, ...]]:
+def _round(script: Script, leads: Sequence[str], sites: Sequence[str], number: int) -> tuple[Batch, ...]:
     openings: list[tuple[str, Body]] = [(lead, OpenRound(lead, number, _digest("model"), _digest("context"))) for lead in leads]
     submissions: list[tuple[str, Body]] = [
         (site, SubmitUpdate(lead, number, _digest(site), 100, _digest(lead, site, number), 4096)) for lead in leads for site in sites
@@ -121,7 +135,7 @@ def _round(script: Script, leads: Sequence[str], sites: Sequence[str], number: i
     ]
     lineage: list[tuple[str, Body]] = [(lead, _lineage(lead, number, part)) for lead in leads for part in range(EVENTS)]
     phases = (openings, submissions + consents, seals, releases, outcomes + lineage)
-    return [tuple(script.sign(who, body) for who, body in phase) for phase in phases]
+    return tuple(tuple(script.sign(who, body) for who, body in phase) for phase in phases)
 
 
 def _run(name: str, sites: Sequence[str]) -> OpenRun:
@@ -140,7 +154,7 @@ def _lineage(run: str, number: int, part: int) -> AppendLineage:
     return AppendLineage(run, number, len(lines), sha256(plain).digest(), zlib.compress(plain))
 
 
-def _batched(said: Sequence[SignedTransaction], size: int) -> list[tuple[SignedTransaction, ...]]:
+def _batched(said: Sequence[SignedTransaction], size: int) -> list[Batch]:
     return [tuple(said[start : start + size]) for start in range(0, len(said), size)]
 
 

@@ -20,7 +20,7 @@ from ledger.node.folder import Place, create_folders, is_client, read_client, re
 from ledger.node.membership import copy_client
 
 
-def init_network(directory: Path, validators: int, host: str, port: int) -> Report:
+def init_network(directory: Path, validators: int, host: str, port: int, store: str = "sqlite") -> Report:
     """Found a network whose administrator is this folder's, and join it. Raises `UsageError`: it has one already, or a port is taken."""
     home = home_folder()
     _require_no_ledger(home)
@@ -28,7 +28,7 @@ def init_network(directory: Path, validators: int, host: str, port: int) -> Repo
     setup = create_network("cifer", [administrator.public], validators)
     places = {name: Place(host, port + 2 * number, port + 2 * number + 1) for number, name in enumerate(setup.keys)}
     _require_free(host, [taken for place in places.values() for taken in (place.port, place.health_port)])
-    create_folders(directory, setup, administrator, places)
+    create_folders(directory, setup, administrator, places, store)
     join(directory / "client")
     faults = (validators - 1) // 3
     lines = [

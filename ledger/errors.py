@@ -6,6 +6,9 @@ LedgerError
 +-- UnavailableError             no quorum of validators answers
 |   +-- BusyError                    too much is waiting: `retry_after_ms` says when to send it again
 +-- CorruptionError              stored bytes that contradict their digests
+|   +-- FormatError                  files of another version of the program
++-- SnapshotError                a snapshot that does not hold against the genesis
++-- PrunedError                  blocks that this copy has given up
 +-- LockedError                  another process writes to this ledger
 +-- ProofError                   a proof that does not show what it claims
 |   +-- BundleError                  a bundle (`rule`: the number in SPEC.md of what does not hold)
@@ -67,6 +70,18 @@ class BusyError(UnavailableError):
 
 class CorruptionError(LedgerError):
     """Stored bytes contradict the digests, signatures or roots that vouch for them."""
+
+
+class FormatError(CorruptionError):
+    """Files of another format than this program writes: older ones are upgraded, newer ones need a newer program. Nothing was changed."""
+
+
+class SnapshotError(LedgerError):
+    """A snapshot that does not hold against the genesis: forged, damaged, or of another network. Nothing of it was kept."""
+
+
+class PrunedError(LedgerError):
+    """Blocks that this copy has given up: their entries are still proved from the state, their transactions are not to be had here."""
 
 
 class LockedError(LedgerError):

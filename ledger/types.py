@@ -385,3 +385,18 @@ class CommittedBlock(Record, frozen=True):
 
     block: Block
     certificate: Certificate
+
+
+class Item(Record, frozen=True):
+    """An entry of the state, encoded, and its 32-byte path."""
+
+    path: bytes
+    entry: bytes
+
+
+class Snapshot(Record, frozen=True, tag="snapshot"):
+    """The state behind one certified block, as it is checked: `parts` are what stands in its tree at one depth (rule T5)."""
+
+    header: Header
+    certificate: Certificate
+    parts: tuple[bytes, ...]

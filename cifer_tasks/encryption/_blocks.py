@@ -56,6 +56,10 @@ class Layout:
         """Coefficients of a block."""
         return min(BLOCK, self.coefficients - block * BLOCK)
 
+    def lanes(self, block: int) -> int:
+        """How many polynomials of a block lie side by side: eight, but for the last one."""
+        return -(-self.size(block) // ring.DEGREE)
+
     def checks(self, block: int) -> int:
         """How many of them are check coefficients."""
         return CHECK_COEFFICIENTS if block == 0 else 0
@@ -148,7 +152,8 @@ def open_block(body: Body, start: int, layout: Layout, seed: bytes, by: ring.Mul
 
 def _products(layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> Residues:
     """a_b times a key, as far as the block reaches."""
-    products = ring.multiply_block(ring.uniform_block(seed, block, layout.backend), by, layout.backend)
+    uniform = ring.uniform_block(seed, block, layout.backend, layout.lanes(block))
+    products = ring.multiply_block(uniform, by, layout.backend)
     return products[0][: layout.size(block)], products[1][: layout.size(block)]
 
 

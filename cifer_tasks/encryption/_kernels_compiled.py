@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numba import njit, types
 from numba.extending import intrinsic
 
+from cifer_tasks.encryption import _kernels_numpy
 from cifer_tasks.encryption._kernels_numpy import LANES, LAZY_STEPS, FloatVector, IntVector, Tails, Words
 from cifer_tasks.errors import IntegrityError
 
@@ -92,8 +93,18 @@ def _product(
     return out
 
 
-product = _product
-"""As `_kernels_numpy.product`."""
+def product(
+    block: IntVector,
+    values: IntVector,
+    quotients: FloatVector,
+    roots: IntVector,
+    root_quotients: FloatVector,
+    prime: int,
+    reciprocal: float,
+) -> IntVector:
+    """As `_kernels_numpy.product`, which does the last block: compiled is the loop over eight lanes, a constant, so that it vectorizes."""
+    made = _product if block.size == values.size * LANES else _kernels_numpy.product
+    return made(block, values, quotients, roots, root_quotients, prime, reciprocal)
 
 
 @njit(cache=True, nogil=True)

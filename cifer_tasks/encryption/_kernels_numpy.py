@@ -47,11 +47,12 @@ def product(
 ) -> IntVector:
     """The inverse transform, but for the factor 1/N that `values` carries, of a block times `values` in each lane; canonical."""
     degree = values.size
-    out = block.reshape(degree, LANES)
+    lanes = block.size // degree
+    out = block.reshape(degree, lanes)
     out = out * values[:, None] - (out * quotients[:, None]).astype(np.int64) * prime
     half, length, step = degree // 2, 1, 0
     while half:
-        view = out.reshape(half, 2, length * LANES)
+        view = out.reshape(half, 2, length * lanes)
         low, high = view[:, 0, :], view[:, 1, :]
         difference = low - high
         low += high

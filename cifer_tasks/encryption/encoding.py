@@ -9,6 +9,9 @@ resolution b bits, L = 2^(b-1), n_i rows at site i, N rows over all K sites of t
     sum      S    = sum over the sealed set          |S_j| <= L + K, whichever sites are in it, because sum n_i / N <= 1
     mean     S (C / L) N / sum of sealed n_i         the mean weighted by rows over the sealed set (McMahan et al. 2017)
 
+With error feedback (Seide et al. 2014) a site keeps r_i = v_i - m_i and adds it to its next v_i. Then what it sent over all rounds is what
+it wanted to send to within one unit an entry, and m_ij stays within the same bound: |r_ij| <= 1, and what the bound cuts off is carried on.
+
 Rounding is unbiased, so its error shrinks with the number of sites instead of adding up to a drift. u comes from a Philox stream
 (Salmon et al. 2011) seeded by SHA-256 over the run's seed, the round and the site, so a run can be repeated bit for bit. It is NOT a
 privacy mechanism: anyone who knows the settings can compute u.
@@ -130,10 +133,13 @@ class Encoding:
         encoded, norm, clipped = self.encode_pieces(update, rows, seed)
         return np.concatenate(list(encoded)), norm, clipped
 
-    def encode_pieces(self, update: Vector, rows: int, seed: bytes) -> tuple[Iterator[IntVector], float, bool]:
+    def encode_pieces(
+        self, update: Vector, rows: int, seed: bytes, residual: FloatVector | None = None
+    ) -> tuple[Iterator[IntVector], float, bool]:
         """Clip, weight and round one site's update (d,), float32: the first three lines of the module's docstring.
 
-        rows: n_i of this site.  seed: 32 bytes of `rounding_seed`.
+        rows: n_i of this site.  seed: 32 bytes of `rounding_seed`.  residual: r_i of error feedback, float32 (d,), in units; overwritten
+        with the next one as the pieces are drawn.
         Returns the integers within `site_bound(rows)`, int32 and `PIECE` entries at a time; the update's L2 norm before clipping, and
         whether it was clipped.
         Raises `ValueError` for NaN or infinite entries, an empty or non-flat update, or rows outside 1..N.
@@ -143,19 +149,28 @@ class Encoding:
             raise ValueError(msg)
         self._check_rows(rows)
         norm = l2_norm(update)
-        return self._encoded(update, rows, norm, rounding_stream(seed)), norm, norm > self.clip_norm
+        return self._encoded(update, rows, norm, rounding_stream(seed), residual), norm, norm > self.clip_norm
 
-    def _encoded(self, update: Vector, rows: int, norm: float, stream: np.random.Philox) -> Iterator[IntVector]:
+    def _encoded(
+        self, update: Vector, rows: int, norm: float, stream: np.random.Philox, residual: FloatVector | None
+    ) -> Iterator[IntVector]:
         scale = (self.levels * rows * MICRO) / (self.total_rows * self.clip_norm_micro)
         limit = self.site_bound(rows)
-        for piece in pieces(update):
+        for number, piece in enumerate(pieces(update)):
             # Float64, because rounding a clipped entry to float32 could push the norm above the bound.
             values = np.array(piece, dtype=np.float64)
             if norm > self.clip_norm:
                 values *= self.clip_norm / norm
             values *= scale
-            encoded = round_stochastically(values, stream)
-            np.clip(encoded, -limit, limit, out=encoded)
+            if residual is None:
+                encoded = round_stochastically(values, stream)
+                np.clip(encoded, -limit, limit, out=encoded)
+            else:
+                carried = residual[number * PIECE : number * PIECE + piece.size]
+                values += carried
+                encoded = round_stochastically(values.copy(), stream)
+                np.clip(encoded, -limit, limit, out=encoded)
+                carried[:] = values - encoded
             yield encoded
 
     def decode_mean(self, total: Vector, sealed_rows: int) -> FloatVector:

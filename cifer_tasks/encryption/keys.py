@@ -5,7 +5,7 @@ derives from the passphrase. The JSON line is the cipher's associated data, so a
 derivation runs once per keystore object and salt, not once per secret.
 
     <folder>/keystore.json          salt and scrypt cost for secrets made from now on
-    <folder>/passphrase             only when no passphrase was given: a random one
+    <folder>/passphrase             only when neither a passphrase was given nor the keyring asked for: a random one
     <folder>/<name>.<kind>.secret   one secret
 
 Wrong passphrase, another network's secret and a damaged file are all `KeyMismatchError`, naming the file and what to do.
@@ -14,7 +14,6 @@ Wrong passphrase, another network's secret and a damaged file are all `KeyMismat
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -26,18 +25,11 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cifer_tasks.artifacts import NAME
+from cifer_tasks.encryption.passphrase import CHOSEN_COST_LOG2, PASSPHRASE_VARIABLE, passphrase_of
 from cifer_tasks.encryption.scheme import PublicContext, Scheme, SecretContext
 from cifer_tasks.errors import KeyMismatchError, StorageError
 from cifer_tasks.files import write_once
 from ledger.crypto import SEED_BYTES, SigningKey
-
-PASSPHRASE_VARIABLE: Final = "CIFER_PASSPHRASE"  # noqa: S105 - the name of a variable
-
-CHOSEN_COST_LOG2: Final = 17
-"""scrypt N for a passphrase that a person chose: 128 MiB and some tenths of a second (OWASP's recommendation for r = 8, p = 1)."""
-
-RANDOM_COST_LOG2: Final = 14
-"""scrypt N for a passphrase of 256 random bits, which needs no stretching."""
 
 _FORMAT: Final = "cifer-keystore/1"
 _SALT_BYTES: Final = 16
@@ -70,18 +62,9 @@ class Keystore:
 
     @classmethod
     def open(cls, folder: Path) -> Keystore:
-        """The keystore in `folder`, made on first use, under the passphrase in the environment variable CIFER_PASSPHRASE.
-
-        Without the variable a random passphrase is generated once and kept in `<folder>/passphrase`. That protects a single secret file
-        that is copied or mailed elsewhere; it does not protect against anyone who can read the folder, who has the passphrase too.
-        """
-        chosen = os.environ.get(PASSPHRASE_VARIABLE)
-        if chosen is not None:
-            return cls(folder, chosen.encode(), CHOSEN_COST_LOG2)
+        """The keystore in `folder`, made on first use, under the passphrase that `passphrase_of` finds."""
         _make_private(folder)
-        path = folder / "passphrase"
-        write_once(path, secrets.token_hex(32).encode() + b"\n")
-        return cls(folder, _read(path).strip(), RANDOM_COST_LOG2)
+        return cls(folder, *passphrase_of(folder))
 
     def __repr__(self) -> str:
         return f"Keystore({str(self.folder)!r})"
@@ -135,9 +118,19 @@ class Keystore:
             )
             raise KeyMismatchError(msg) from None
 
-    def names(self) -> tuple[tuple[str, str], ...]:
-        """(name, kind) of every secret here, ascending."""
-        return tuple(sorted((path.stem.rpartition(".")[0], path.stem.rpartition(".")[2]) for path in self.folder.glob("*.secret")))
+    def labels(self) -> tuple[tuple[str, str, str], ...]:
+        """(name, kind, network) of every secret here, ascending, as their files say; nothing is opened. network: "" means any.
+
+        Raises `KeyMismatchError` for a damaged file.
+        """
+        found = []
+        for path in sorted(self.folder.glob("*.secret")):
+            header = _parse_label(_read(path).partition(b"\n")[0])
+            if header is None:
+                msg = f"{path}: damaged, it does not begin as a sealed secret; restore it from a backup"
+                raise KeyMismatchError(msg)
+            found.append((header["name"], header["kind"], header["network"]))
+        return tuple(found)
 
     def has(self, name: str, kind: str) -> bool:
         """Whether a secret of this name and kind is here; says nothing about its network or passphrase."""

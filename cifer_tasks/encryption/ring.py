@@ -11,7 +11,8 @@ The two models are not comparable with each other.
 
 An element is held by its residues modulo the two primes. Eight polynomials lie side by side, coefficient by coefficient, so that each step
 of a transform works on eight neighbours: a *block* is 4096 x 8 = 32,768 coefficients, and coefficient c of a block is
-coefficient c // 8 of its polynomial c % 8. Only the coefficients that carry values are ever sent.
+coefficient c // 8 of its polynomial c % 8. Only the coefficients that carry values are ever sent; a last block that is cut short has only
+as many polynomials side by side as it needs.
 
 The transform is the negacyclic number-theoretic one of Longa and Naehrig (2016), with the powers of psi in bit-reversed order. Every kernel
 exists twice, in NumPy and compiled, and both give the same residues: canonical ones, in [0, p).
@@ -127,13 +128,14 @@ def _zeros(words: int) -> bytes:
     return bytes(8 * words)
 
 
-def uniform_block(seed: bytes, block: int, backend: Backend) -> Residues:
-    """Block number `block` of the public polynomials that `seed` (32 bytes) expands to, as transforms: uniform residues, int64 (32768,)
-    each."""
-    words = key_stream(seed, 2 * DRAWS * block, 2 * DRAWS)
-    module = kernels(backend)
-    first: IntVector = module.accept(words[:DRAWS], PRIMES[0], BLOCK)
-    second: IntVector = module.accept(words[DRAWS:], PRIMES[1], BLOCK)
+def uniform_block(seed: bytes, block: int, backend: Backend, lanes: int = LANES) -> Residues:
+    """Block number `block` of the public polynomials that `seed` (32 bytes) expands to, as transforms: uniform residues, int64
+    (4096 lanes,) each."""
+    count = DEGREE * lanes
+    words = min(DRAWS, count + count // 16 + 512)  # for one lane 48 deviations
+    module, start = kernels(backend), 2 * DRAWS * block
+    first: IntVector = module.accept(key_stream(seed, start, words), PRIMES[0], count)
+    second: IntVector = module.accept(key_stream(seed, start + DRAWS, words), PRIMES[1], count)
     return first, second
 
 
@@ -195,7 +197,7 @@ def transform(polynomial: IntVector, index: int) -> IntVector:
 
 
 def multiply_block(block: Residues, by: Multiplier, backend: Backend) -> Residues:
-    """The products of a block of transforms with one polynomial, as coefficients: canonical residues, int64 (32768,) each."""
+    """The products of a block of transforms with one polynomial, as coefficients: canonical residues, int64 (4096 lanes,) each."""
     module = kernels(backend)
     products = []
     for index in range(2):

@@ -237,3 +237,14 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     for call in (lambda: folder.put(name, b""), lambda: folder.get(SiteFile("a", name, "0" * 64, 0))):
         with pytest.raises(IntegrityError, match="cannot name"):
             call()
+
+
+def test_the_latest_of_numbered_files_is_found_and_older_ones_go(tmp_path: Path) -> None:
+    """The largest number below the one given, whatever lies above it; asked again, the same."""
+    folder = SiteFolder(tmp_path, "a")
+    assert folder.latest("round-{}.residual", before=5) is None
+    for number in (1, 2, 4, 5):
+        folder.put(f"round-{number}.residual", bytes([number]))
+    assert [folder.latest("round-{}.residual", before=5) for _ in range(2)] == [b"\4", b"\4"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["round-4.residual", "round-5.residual"]
+    assert folder.latest("round-{}.residual", before=4) is None

@@ -34,6 +34,7 @@ copies.mkdir(exist_ok=True)
 
 
 def spying(self, name, data):
+    data = data if isinstance(data, bytes) else b"".join(data)
     (copies / f"{self.site}.{name}").write_bytes(data)
     return put(self, name, data)
 
@@ -106,7 +107,7 @@ def update_canaries(folder: Path) -> dict[str, set[bytes]]:
         found[path.name] = encodings(content[:24]) | encodings(content[-24:]) | texts
     for path in folder.glob("*.encoded"):
         content = path.read_bytes()
-        values = np.frombuffer(content, "<i8").tolist()
+        values = np.frombuffer(content, "<i4").tolist()
         pairs = {f"{a}{comma}{b}".encode() for comma in (",", ", ") for a, b in pairwise(values) if len(f"{a}{b}") > 12}
         found[path.name] = encodings(content[:24]) | encodings(content[-24:]) | pairs
     return found
@@ -120,7 +121,7 @@ def key_canaries(home: Path, run: str, network: str) -> dict[str, set[bytes]]:
     settings = json.loads((home / "runs" / run / "settings.json").read_text())
     keys = Keystore.open(home / "keys")
     found: dict[str, set[bytes]] = {}
-    for name, kind in keys.names():
+    for name, kind, _ in keys.labels():
         bound = "" if name.startswith(("validator", "administrator")) else network
         if kind == "signing":
             found[f"seed of {name}"] = encodings(keys.get(name, kind, bound))

@@ -35,7 +35,7 @@ BAD_SETTINGS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("typo at the top", {"trainin": {}}, [r"scenario.yaml: unknown key trainin; did you mean training\?"]),
     ("typo in a section", {"training__round": 3}, [r"unknown key training.round; did you mean training.rounds\?"]),
     ("key at the wrong level", {"rounds": 3}, [r"unknown key rounds; did you mean training.rounds\?"]),
-    ("nothing near", {"encryption__zzz": 1}, [r"unknown key encryption.zzz; valid keys here: bits, preset, scheme"]),
+    ("nothing near", {"encryption__zzz": 1}, [r"unknown key encryption.zzz; valid keys here: bits, error_feedback, preset, scheme"]),
     ("wrong type", {"training__rounds": "many"}, [r"training.rounds: input should be a valid integer.*\(got 'many'\)"]),
     ("out of range", {"training__rounds": 0}, [r"training.rounds: .*greater than or equal to 1 \(got 0\)"]),
     ("unknown choice", {"encryption__scheme": "rot13"}, [r"encryption.scheme: .*'ckks' or 'plain' \(got 'rot13'\)"]),

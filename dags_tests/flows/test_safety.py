@@ -178,13 +178,13 @@ def test_only_the_key_holders_steps_open_the_encryption_secret(trainer: Any, mon
 
 def test_mutant_an_aggregating_step_with_the_secret_is_seen(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutant: an aggregate step that takes the secret context shows up in the same watch."""
-    read = tasks._submissions
+    read = Workspace.submissions
 
     def greedy(workspace: Workspace, *arguments: Any) -> dict[str, Ciphertext]:
         workspace.secret_context("east")
         return read(workspace, *arguments)
 
-    monkeypatch.setattr(tasks, "_submissions", greedy)
+    monkeypatch.setattr(Workspace, "submissions", greedy)
     assert "aggregate" in holders(opened_secrets(trainer, monkeypatch))
 
 

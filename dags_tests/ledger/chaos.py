@@ -1,4 +1,4 @@
-"""Real validator processes under SIGKILL, SIGSTOP and partitions while clients write: what was acknowledged stays, in one order.
+"""Real validators under SIGKILL, SIGSTOP, partitions and slow disks while clients write: what was acknowledged stays, in one order.
 
     python dags_tests/ledger/chaos.py --kills 1000 [--validators 7] [--seed 3]
 
@@ -32,14 +32,16 @@ from ledger.crypto import SigningKey
 from ledger.digests import transaction_id
 from ledger.errors import UnavailableError
 from ledger.node import control
-from ledger.node.folder import PEERS_FILE, STORE_FILE, Place, create_folders, read_validator
+from ledger.node.folder import PEERS_FILE, Place, create_folders, read_validator, validator_store
 from ledger.state.transition import decode_transaction
-from ledger.storage import SqliteStore
+from ledger.storage import open_reader
 from ledger.types import RegisterDataset, RegisterIdentity
 
 PATIENCE_SECONDS = 60.0
 WRITERS = 2
 HOST = "127.0.0.1"
+KINDS = ("kill", "stop", "cut", "slow")
+SLOW = Path(__file__).with_name("slow_validator.py")
 
 
 class Proxies:
@@ -165,7 +167,7 @@ class Chaos:
         self.done = Counter[str]()
         self.stopping = Event()
 
-    def run(self, actions: int, kinds: tuple[str, ...] = ("kill", "stop", "cut")) -> None:
+    def run(self, actions: int, kinds: tuple[str, ...] = KINDS) -> None:
         """Disturb so many times while clients write; raises AssertionError for a broken promise, with the seed's history."""
         control.start(self.folders)
         writers = [Thread(target=self._write, args=(number,)) for number in range(WRITERS)]
@@ -183,6 +185,8 @@ class Chaos:
             for _ in range(actions):
                 self._disturb(self.random.choice(kinds))
             self.history.wait_for_more(2 * WRITERS)
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped early: checking what was done so far\n")
         finally:
             self.stopping.set()
             for writer in writers:
@@ -199,11 +203,17 @@ class Chaos:
             self.proxies.isolate(frozenset(chosen))
             self.history.wait_for_more(3)
             self.proxies.isolate(frozenset())
-        for number in chosen if kind != "cut" else ():
+        if kind == "slow":
+            for number in chosen:
+                control.stop([self.folders[number]])
+                control.launch(self.folders[number], (str(SLOW),))
+            control.start([self.folders[number] for number in chosen])  # waits until each answers
+            self.history.wait_for_more(3)
+        for number in chosen if kind in {"kill", "stop", "slow"} else ():
             process = control.running(self.folders[number])
             assert process is not None, f"{self.names[number]} ended by itself: see {self.folders[number] / 'log.jsonl'}"
-            process.send_signal(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
-        if kind == "kill":
+            process.send_signal(signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
+        if kind in {"kill", "slow"}:
             if self.random.random() < 0.5:
                 self.history.wait_for_more(2)
             control.start([self.folders[number] for number in chosen])
@@ -243,7 +253,7 @@ class Chaos:
         """Raise AssertionError unless every promise holds."""
         chains = []
         for folder in self.folders:
-            store = SqliteStore.open_reader(folder / STORE_FILE)
+            store = open_reader(validator_store(folder))
             chains.append(list(store.blocks()))
             store.close()
         longest = max(chains, key=len)
@@ -277,12 +287,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="how many times to disturb")
     parser.add_argument("--validators", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=("kill", "stop", "cut"), help="one kind of disturbance")
+    parser.add_argument("--only", choices=KINDS, help="one kind of disturbance")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cifer-chaos-") as folder:
         began = time.monotonic()
         chaos = Chaos(Path(folder), given.validators, given.seed)
-        chaos.run(given.kills, (given.only,) if given.only else ("kill", "stop", "cut"))
+        chaos.run(given.kills, (given.only,) if given.only else KINDS)
         seconds = time.monotonic() - began
     said = ", ".join(f"{count} x {kind}" for kind, count in sorted(chaos.done.items()))
     sys.stdout.write(

@@ -18,11 +18,13 @@ TOPICS = (
     "audit",
     "bench",
     "exports",
+    "keys",
     "ledger",
     "lineage",
     "services",
     "site",
     "training",
+    "upkeep",
 )
 """The modules of this package; importing one adds its commands to `cli`."""
 

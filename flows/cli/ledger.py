@@ -19,12 +19,13 @@ def ledger() -> None:
 @click.option("--validators", default=4, show_default=True, type=click.IntRange(1, 100), help="How many; (N - 1) // 3 of them may fail.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address they listen on and are reached at.")
 @click.option("--port", default=7400, show_default=True, help="The first of 2 N consecutive ports.")
+@click.option("--store", default="sqlite", show_default=True, type=click.Choice(["sqlite", "lmdb"]), help="What they keep the chain in.")
 @as_json
-def ledger_init(directory: Path, validators: int, host: str, port: int, as_json: bool) -> None:
+def ledger_init(directory: Path, validators: int, host: str, port: int, store: str, as_json: bool) -> None:
     """Found a network of validators that are processes: a folder for each below DIRECTORY, and make this folder a client of it."""
     from flows.validators import init_network
 
-    print_report(init_network(directory, validators, host, port), as_json)
+    print_report(init_network(directory, validators, host, port, store), as_json)
 
 
 @command(ledger, "join", "cifer ledger join network/client")

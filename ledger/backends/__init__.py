@@ -42,16 +42,16 @@ def backends() -> tuple[str, ...]:
     return tuple(sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))}))
 
 
-def open_ledger(backend: str, folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genesis | None = None) -> Ledger:
-    """Open the ledger in `folder`, or start it when `genesis` is given and there is none yet.
+def open_ledger(backend: str, folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genesis | None = None, **options: str) -> Ledger:
+    """Open the ledger in `folder`, or start it when `genesis` is given and there is none yet. options: the backend's own, for a start.
 
     keys: the signing keys of the validators that run in this process, by name; none when they are processes of
     their own. Raises `LedgerError` for an unknown backend, and what the backend raises.
     """
     if backend in _BUILT_IN:
-        return _BUILT_IN[backend]()(folder, keys, genesis=genesis)
+        return _BUILT_IN[backend]()(folder, keys, genesis=genesis, **options)
     found = next((point for point in entry_points(group=GROUP) if point.name == backend), None)
     if found is None:
         raise LedgerError(f"no ledger backend is called {backend!r}: use one of {', '.join(backends())}")
     load: Backend = found.load()
-    return load(folder, keys, genesis=genesis)
+    return load(folder, keys, genesis=genesis, **options)

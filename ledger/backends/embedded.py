@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -28,12 +29,12 @@ from ledger.digests import transaction_id
 from ledger.errors import CorruptionError, LedgerError, RejectedError, StorageError, UnavailableError
 from ledger.node.cluster import Cluster
 from ledger.node.effects import Accuse
-from ledger.node.replay import replay
+from ledger.node.replay import Replayed, replay
+from ledger.node.snapshots import Snapshots
 from ledger.node.validator import ValidatorNode
 from ledger.state.transition import transaction_ids
 from ledger.state.view import State
-from ledger.storage.lock import FolderLock
-from ledger.storage.sqlite import SqliteStore
+from ledger.storage import DEFAULT, BlockStore, FolderLock, open_store
 from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
 
 T = TypeVar("T")
@@ -88,6 +89,8 @@ class EmbeddedLedger:
         self._inbox: SimpleQueue[_Batch | _Command | None] = SimpleQueue()
         self._closing = Lock()
         self._closed = self._ended = False
+        self._first: Replayed | None = None
+        self._snapshots: dict[str, Snapshots] = {}
         self._process = os.getpid()
         self._lock = FolderLock(folder)
         self._cluster = Cluster(self)
@@ -100,10 +103,13 @@ class EmbeddedLedger:
         self._worker.start()
 
     @classmethod
-    def create(cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True) -> EmbeddedLedger:
+    def create(
+        cls, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], store: str = DEFAULT, *, share_verification: bool = True
+    ) -> EmbeddedLedger:
         """Start a ledger in `folder`, which is made if need be.
 
-        keys: every validator's signing key, by the name it has in the genesis; they are never written. Raises `LedgerError` when
+        keys: every validator's signing key, by the name it has in the genesis; they are never written.  store: of which kind the
+        validators' are, one of `ledger.storage.KINDS`. Raises `LedgerError` when
         there is a ledger already, `KeyMismatchError`, `GenesisError`, `LockedError`, `StorageError`.
         """
         check_keys(genesis, keys)
@@ -113,7 +119,7 @@ class EmbeddedLedger:
             raise StorageError(f"{folder} cannot be made ({error.strerror}): choose a folder that can be written") from error
         lock = FolderLock(folder)
         try:
-            start_folder(folder, genesis)
+            start_folder(folder, genesis, store)
         finally:
             lock.release()
         return cls(folder, genesis, keys, share_verification=share_verification)
@@ -213,6 +219,8 @@ class EmbeddedLedger:
         if height <= self._told:
             return
         self._told = height
+        for snapshots in self._snapshots.values():
+            snapshots.count(len(committed.block.transactions))
         for index, identity in enumerate(transaction_ids(committed.block.transactions)):
             for batch, place in self._waiting.pop(identity, ()):
                 batch.settle(place, Receipt(identity, height, index, committed.certificate.block))
@@ -308,6 +316,7 @@ class EmbeddedLedger:
         try:
             if self._waiting:
                 self._cluster.run(lambda: bool(self._waiting))
+                self._save_snapshot(Snapshots.due)
         except LedgerError as error:
             self._abandon(self._with_causes(error))
         except Exception as error:
@@ -315,6 +324,12 @@ class EmbeddedLedger:
             stopped.__cause__ = error
             self._abandon(stopped)
             self._inbox.put(None)
+
+    def _save_snapshot(self, wanted: Callable[[Snapshots, int], bool]) -> None:
+        """One validator's is enough: the others take its state where their chain ends in the same block."""
+        name, node = next(iter(self._cluster.nodes.items()), ("", None))
+        if node is not None and node.durable_height == node.tip.height and wanted(self._snapshots[name], node.tip.height):
+            self._snapshots[name].save(node.tip)
 
     def _abandon(self, error: LedgerError) -> None:
         lost = list(self._waiting)
@@ -347,16 +362,20 @@ class EmbeddedLedger:
     def _start(self, name: str) -> None:
         if name in self._cluster.nodes:
             return
-        store = SqliteStore.open(store_path(self._folder, name))
+        store = open_store(store_path(self._folder, name))
         try:
             if store.genesis != self._genesis:
                 raise CorruptionError(f"{store.place} belongs to another network than {self._folder}: put the right file back")
-            donor = self._cluster.best()
-            tip = replay(store, self._verify[name], donor.tip if donor else None)
+            best = self._cluster.best()
+            donor = replace(self._first, tip=best.tip) if best is not None and self._first is not None else None
+            found = replay(store, self._verify[name], donor)
+            tip = found.tip
             node = ValidatorNode(self._keys[name], store, tip, self._verify[name])
         except BaseException:
             store.close()
             raise
+        self._first = self._first or found
+        self._snapshots[name] = Snapshots(store, found.saved)
         self._failures.pop(name, None)
         if tip.height > self._tip.height:
             self._tip = tip
@@ -379,9 +398,9 @@ class EmbeddedLedger:
         if name not in self._keys:
             raise LedgerError(f"there is no validator {name!r}: name one of {', '.join(self._keys)}")
 
-    def _reader(self) -> SqliteStore:
+    def _reader(self) -> BlockStore:
         best = self._cluster.best()
-        if best is None or not isinstance(best.store, SqliteStore):
+        if best is None:
             raise UnavailableError(f"no validator of the ledger in {self._folder} is up: start one")
         return best.store
 
@@ -404,14 +423,16 @@ class EmbeddedLedger:
         return UnavailableError(f"{error} (stopped: {causes})")
 
     def _release(self) -> None:
+        with suppress(LedgerError):  # a start without it takes longer, and nothing else is lost
+            self._save_snapshot(Snapshots.worth_while)
         self._cluster.close()
         self._lock.release()
 
 
-def open_backend(folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genesis | None = None) -> EmbeddedLedger:
-    """The entry point ``embedded``: open, or start when `genesis` is given and the folder holds no ledger yet."""
+def open_backend(folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genesis | None = None, store: str = DEFAULT) -> EmbeddedLedger:
+    """The entry point ``embedded``: open, or start when `genesis` is given and the folder holds no ledger yet, with stores of a kind."""
     if genesis is not None and not has_ledger(folder):
-        return EmbeddedLedger.create(folder, genesis, keys)
+        return EmbeddedLedger.create(folder, genesis, keys, store)
     return EmbeddedLedger.open(folder, keys)
 
 

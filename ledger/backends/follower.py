@@ -16,9 +16,11 @@ from typing import Final
 from ledger.consensus.blocks import Tip, follow
 from ledger.crypto import Verify
 from ledger.digests import transaction_id
-from ledger.errors import BusyError, LedgerError, RejectedError, UnavailableError, rejection
+from ledger.errors import BusyError, LedgerError, RejectedError, SnapshotError, UnavailableError, rejection
 from ledger.node.clients import BUSY
+from ledger.node.fetch import Fetch
 from ledger.node.folder import ClientFolder, PeerAddress
+from ledger.node.snapshots import adopt
 from ledger.state.transition import apply_transaction, decode_transaction
 from ledger.storage.base import BlockStore
 from ledger.transport import tls
@@ -27,17 +29,21 @@ from ledger.transport.wire import (
     MOST_PEER_FRAME_BYTES,
     VERSION,
     AskHeight,
+    AskSnapshot,
     Blocks,
     Follow,
     FrameError,
+    GaveUp,
     Height,
     Hello,
+    Parts,
     Refusal,
     Submit,
     Wire,
     frame,
     read_message,
 )
+from ledger.types import CommittedBlock, Snapshot
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -66,6 +72,7 @@ class _Connection:
         self.peer = peer
         self.writer: asyncio.StreamWriter | None = None
         self.height = 0
+        self.floor = 1
         self.reason = "it has not been reached yet"
         self.answers: dict[int, asyncio.Future[int]] = {}
         self.tried = asyncio.Event()
@@ -94,6 +101,8 @@ class Follower:
         self._moved = asyncio.Event()
         self._request = 0
         self._failed: LedgerError | None = None
+        self._fetch: tuple[_Connection, Fetch] | None = None
+        self._joined = False
 
     @property
     def live(self) -> tuple[str, ...]:
@@ -120,6 +129,7 @@ class Follower:
             self._pending.setdefault(pending.identity, []).append(pending)
         clock = asyncio.get_running_loop().time
         deadline = clock() + patience_seconds
+        await self._join(deadline)
         first = 0
         while (open_ := [one for one in transactions if not one.done.is_set()]) and clock() < deadline:
             for pending in open_:
@@ -142,6 +152,18 @@ class Follower:
                 self._pending[pending.identity] = others
             if not pending.done.is_set() and pending.error is None:
                 pending.error = UnavailableError(self.unanswered(patience_seconds))
+
+    async def _join(self, deadline: float) -> None:
+        """Once: come as far as a quorum is. What were committed below a snapshot that takes the place of blocks would not be found."""
+        clock = asyncio.get_running_loop().time
+        while not self._joined and self._failed is None and clock() < deadline:
+            power_of = {member.name: member.power for member in self.tip.validators.members}
+            up = sum(power_of.get(one.peer.name, 0) for one in self._connections if one.writer is not None)
+            self._joined = up >= self.tip.validators.quorum and self.tip.height >= self._reached()
+            if not self._joined:
+                self._moved.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._moved.wait(), min(ANSWER_SECONDS, max(deadline - clock(), 0.001)))
 
     async def catch_up(self) -> None:
         """Come as far as any of the validators that answer says it is; with none that answers, stay where we are.
@@ -224,6 +246,7 @@ class Follower:
         if self._source is None:
             self._follow(one)
         self._acknowledge()
+        self._moved.set()
         while True:
             self._on_message(one, await read_message(reader, MOST_PEER_FRAME_BYTES))
 
@@ -232,6 +255,8 @@ class Follower:
         if writer is not None:
             with suppress(OSError, ssl.SSLError):
                 writer.close()
+        if self._fetch is not None and self._fetch[0] is one:
+            self._fetch = None
         for future in one.answers.values():
             future.cancel()
         one.answers.clear()
@@ -254,26 +279,79 @@ class Follower:
                     future.set_result(height)
                 self._acknowledge()
             case Blocks(items):
-                for committed in items:
-                    if committed.block.header.height == self.tip.height + 1:
-                        try:
-                            tip = follow(self.tip, committed, self._verify)
-                        except RejectedError as error:
-                            raise FrameError(f"it sent a block that does not verify: {error}") from error
-                        self._store.write((committed,))
-                        self.tip = tip
-                        for data in committed.block.transactions:
-                            for pending in self._pending.get(transaction_id(decode_transaction(data)), ()):
-                                pending.height = tip.height
-                one.height = max(one.height, self.tip.height)
-                self._acknowledge()
-                self._moved.set()
+                self._on_blocks(one, items)
+            case GaveUp(floor):
+                one.floor = floor
+                self._on_given_up(one)
+            case Snapshot() | Parts():
+                self._on_snapshot(one, message)
             case Refusal(transaction, code, rule, text, retry_after_ms):
                 refusal: LedgerError = BusyError(text, retry_after_ms) if code == BUSY else rejection(code, text, rule)
                 for pending in tuple(self._pending.get(transaction, ())):
                     self._refuse(pending, refusal)
             case _:
                 raise FrameError(f"it sent {type(message).__name__}, which a client does not expect")
+
+    def _on_blocks(self, one: _Connection, items: Sequence[CommittedBlock]) -> None:
+        for committed in items:
+            if self._fetch is not None and self._fetch[0] is one:
+                self._fetch[1].on_block(committed)
+                self._go_on(one, self._fetch[1])
+                return
+            if committed.block.header.height == self.tip.height + 1:
+                try:
+                    tip = follow(self.tip, committed, self._verify)
+                except RejectedError as error:
+                    raise FrameError(f"it sent a block that does not verify: {error}") from error
+                self._store.write((committed,))
+                self.tip = tip
+                for data in committed.block.transactions:
+                    for pending in self._pending.get(transaction_id(decode_transaction(data)), ()):
+                        pending.height = tip.height
+        one.height = max(one.height, self.tip.height)
+        self._acknowledge()
+        self._moved.set()
+
+    # -------------------------------------------------------------------------------------------------- snapshots
+
+    def _on_given_up(self, one: _Connection) -> None:
+        """SN5: somebody else may have these blocks; when nobody has, a snapshot takes their place."""
+        if not self._follow_holder() and self._fetch is None:
+            one.send(AskSnapshot(self.tip.height))
+
+    def _follow_holder(self) -> bool:
+        """Follow one who has not said that it gave the next block up, if there is one."""
+        holders = [one for one in self._connections if one.writer is not None and one.floor <= self.tip.height + 1]
+        if holders:
+            self._follow(max(holders, key=lambda one: one.height))
+        return bool(holders)
+
+    def _on_snapshot(self, one: _Connection, message: Snapshot | Parts) -> None:
+        try:
+            if isinstance(message, Snapshot):
+                if self._fetch is None and message.header.height > self.tip.height and not self._follow_holder():
+                    self._fetch = (one, Fetch(self._client.genesis, message, self._store.block, self._verify))
+            elif self._fetch is not None and self._fetch[0] is one:
+                self._fetch[1].on_parts(message)
+            if self._fetch is not None and self._fetch[0] is one:
+                self._go_on(one, self._fetch[1])
+        except SnapshotError as error:
+            raise FrameError(f"it sent a snapshot that does not hold: {error}") from error
+
+    def _go_on(self, one: _Connection, fetch: Fetch) -> None:
+        question = fetch.wanted()
+        while question is None:
+            found = fetch.finish()
+            if found is not None:
+                self._fetch = None
+                adopt(self._store, *found)
+                self.tip = found[0]
+                self._follow(one)
+                self._acknowledge()
+                self._moved.set()
+                return
+            question = fetch.wanted()
+        one.send(question)
 
     # ----------------------------------------------------------------------------------------------- transactions
 

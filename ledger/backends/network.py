@@ -1,7 +1,7 @@
 """Starting a network: the genesis record, the validators' keys, and the files of a folder.
 
 folder/genesis.bin            the encoded genesis: written last, so a folder without it holds no ledger
-folder/validator-1.sqlite     one store per validator
+folder/validator-1.sqlite     one store per validator, or validator-1.lmdb
 folder/writer.lock            who writes
 """
 
@@ -18,7 +18,8 @@ from ledger.codec import decode, encode
 from ledger.crypto import VERIFIER, SigningKey
 from ledger.errors import CorruptionError, GenesisError, KeyMismatchError, LedgerError, MalformedError, StorageError
 from ledger.state.view import SALT_BYTES, check_genesis
-from ledger.storage.sqlite import REMEDY, SqliteStore
+from ledger.storage import BESIDE, DEFAULT, FolderLock, create_store, move_aside, open_store, store_file
+from ledger.storage.checks import REMEDY
 from ledger.types import Genesis, Validator
 
 GENESIS_FILE: Final = "genesis.bin"
@@ -48,7 +49,7 @@ def create_network(name: str, administrators: Sequence[bytes], validators: int =
 
 def store_path(folder: Path, validator: str) -> Path:
     """The file of one validator."""
-    return folder / f"{validator}.sqlite"
+    return store_file(folder, validator)
 
 
 def has_ledger(folder: Path) -> bool:
@@ -62,7 +63,7 @@ def read_genesis(folder: Path) -> Genesis:
     try:
         return decode(path.read_bytes(), Genesis)
     except FileNotFoundError:
-        if any(folder.glob("validator-*.sqlite")):
+        if any(folder.glob("validator-*.sqlite")) or any(folder.glob("validator-*.lmdb")):
             raise CorruptionError(f"{path} is missing although the folder holds stores: restore it from a backup") from None
         raise LedgerError(f"there is no ledger in {folder}: start one, or name the right folder") from None
     except OSError as error:
@@ -71,7 +72,7 @@ def read_genesis(folder: Path) -> Genesis:
         raise CorruptionError(f"{path} is damaged ({error}): restore it from a backup") from error
 
 
-def start_folder(folder: Path, genesis: Genesis) -> None:
+def start_folder(folder: Path, genesis: Genesis, store: str = DEFAULT) -> None:
     """Create an empty store per validator, then the genesis file. A start that was cut short is begun again.
 
     Raises `LedgerError` when the folder holds a ledger already, `StorageError` when it cannot be written.
@@ -83,7 +84,7 @@ def start_folder(folder: Path, genesis: Genesis) -> None:
         path = store_path(folder, validator.name)
         if path.exists():
             _remove_empty(path)
-        SqliteStore.create(path, genesis).close()
+        create_store(folder / f"{validator.name}.{store}", genesis).close()
     target, draft = folder / GENESIS_FILE, folder / f"{GENESIS_FILE}.new"
     try:
         with draft.open("wb") as file:
@@ -116,8 +117,6 @@ def rebuild_validator(folder: Path, validator: str) -> Path | None:
     Only while nobody writes, and while the other stores are whole: they know what the lost one had voted for. Returns where
     the old file went, None when there was none. Raises `LockedError` when the ledger is in use.
     """
-    from ledger.storage.lock import FolderLock
-
     genesis = read_genesis(folder)
     if validator not in {member.name for member in genesis.validators}:
         names = ", ".join(member.name for member in genesis.validators)
@@ -125,12 +124,8 @@ def rebuild_validator(folder: Path, validator: str) -> Path | None:
     lock = FolderLock(folder)
     try:
         path = store_path(folder, validator)
-        moved = path.with_name(path.name + ".damaged") if path.exists() else None
-        if moved is not None:
-            path.replace(moved)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        SqliteStore.create(path, genesis).close()
+        moved = move_aside(path)
+        create_store(path, genesis).close()
         return moved
     finally:
         lock.release()
@@ -138,12 +133,12 @@ def rebuild_validator(folder: Path, validator: str) -> Path | None:
 
 def _remove_empty(path: Path) -> None:
     try:
-        store = SqliteStore.open(path)
+        store = open_store(path)
         height = store.height()
         store.close()
     except CorruptionError:
         height = 0
     if height:
         raise CorruptionError(f"{path} holds {height} blocks but {GENESIS_FILE} is missing beside it: {REMEDY}")
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", *BESIDE):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

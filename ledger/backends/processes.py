@@ -57,7 +57,7 @@ class ProcessesLedger:
                         f"{path} belongs to another network than genesis.bin beside it: delete {path}, it is fetched again"
                     )
                 verify = VerificationCache().verify
-                self._follower = Follower(client, self._store, replay(self._store, verify), verify)
+                self._follower = Follower(client, self._store, replay(self._store, verify).tip, verify)
             except BaseException:
                 self._store.close()
                 raise

@@ -21,19 +21,19 @@ from ledger.errors import CorruptionError, UnavailableError
 from ledger.node.folder import REPLICA_FILE, is_client
 from ledger.node.replay import replay
 from ledger.state.view import State
-from ledger.storage.sqlite import SqliteStore
+from ledger.storage import BlockStore, open_reader
 from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
 
 
 class ReadonlyLedger:
     """A `ledger.backends.base.Ledger` that stands still: the chain as it was when it was opened. Submitting is refused."""
 
-    def __init__(self, folder: Path, store: SqliteStore, backend: str = EMBEDDED) -> None:
+    def __init__(self, folder: Path, store: BlockStore, backend: str = EMBEDDED) -> None:
         """See `open_readonly`."""
         self._backend = backend
         self._folder = folder
         self._store = store
-        self._tip: Tip = replay(store, VerificationCache().verify)
+        self._tip: Tip = replay(store, VerificationCache().verify, whole=True).tip
 
     @property
     def genesis(self) -> Genesis:
@@ -95,18 +95,18 @@ def open_readonly(folder: Path, genesis: Genesis | None = None) -> ReadonlyLedge
         have, expected = network_id(found).hex()[:16], network_id(genesis).hex()[:16]
         raise CorruptionError(f"{folder / GENESIS_FILE} is of network {have}, expected {expected}: this is another ledger")
     client = is_client(folder)
-    stores: list[SqliteStore] = []
+    stores: list[BlockStore] = []
     damage: CorruptionError | None = None
     for path in [folder / REPLICA_FILE] if client else [store_path(folder, validator.name) for validator in found.validators]:
         try:
-            stores.append(SqliteStore.open_reader(path))
+            stores.append(open_reader(path))
         except CorruptionError as error:
             damage = error
     if damage is not None:
         for store in stores:
             store.close()
         raise damage
-    best = max(stores, key=SqliteStore.height)
+    best = max(stores, key=lambda store: store.height())
     try:
         if best.genesis != found:
             raise CorruptionError(f"{best.place} belongs to another network than {folder / GENESIS_FILE}: put the right file back")

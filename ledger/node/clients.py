@@ -13,6 +13,8 @@ from ledger.transport.wire import (
     MOST_CLIENT_FRAME_BYTES,
     AskBlocks,
     AskHeight,
+    AskParts,
+    AskSnapshot,
     AskStatus,
     Blocks,
     Follow,
@@ -129,7 +131,11 @@ class Clients:
                 if client.pump is None:
                     client.pump = asyncio.get_running_loop().create_task(self._stream(client))
             case AskBlocks(height):
-                client.send(Blocks(self._server.blocks_from(max(1, height))))
+                client.send(self._server.blocks_from(max(1, height)))
+            case AskSnapshot() | AskParts():
+                answer = self._server.sync.answer(message)
+                if answer is not None:
+                    client.send(answer)
             case AskHeight(request):
                 client.send(Height(self._server.node.tip.height, request))
             case AskStatus():
@@ -175,12 +181,12 @@ class Clients:
         while True:
             await client.news.wait()
             client.news.clear()
-            while client.follows <= self._server.node.tip.height:
-                items = self._server.blocks_from(client.follows)
-                if not items:
+            while 0 < client.follows <= self._server.node.tip.height:
+                answer = self._server.blocks_from(client.follows)
+                if isinstance(answer, Blocks) and not answer.items:
                     break
-                client.send(Blocks(items))
-                client.follows += len(items)
+                client.send(answer)
+                client.follows = client.follows + len(answer.items) if isinstance(answer, Blocks) else 0
                 await client.writer.drain()
 
     @staticmethod

@@ -67,12 +67,12 @@ def start(folders: Iterable[Path], seconds: float = START_SECONDS) -> tuple[Vali
     return tuple(status_of(folder) for folder in checked)
 
 
-def launch(path: Path) -> subprocess.Popen[bytes]:
-    """Start one validator detached from this process, its errors in ``stderr.log``."""
+def launch(path: Path, program: Sequence[str] = ("-m", "ledger.node")) -> subprocess.Popen[bytes]:
+    """Start one validator detached from this process, its errors in ``stderr.log``. program: what Python runs on the folder."""
     try:
         with (path / "stderr.log").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ledger.node", str(path)],
+                [sys.executable, *program, str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -5,7 +5,7 @@ peers.json       every validator's address and authority certificate, and the ad
 validator.json   a validator's own name, where it listens, and its limits
 validator.key    a validator's secret (PKCS 8, PEM, mode 0600; encrypted when CIFER_PASSPHRASE is set)
 client.pem       a client's key and certificate (PEM, mode 0600)
-validator.sqlite the chain; a client keeps its checked copy in replica.sqlite
+validator.sqlite the chain, or validator.lmdb; a client keeps its checked copy in replica.sqlite
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ledger.backends.network import GENESIS_FILE, NetworkSetup, read_genesis
 from ledger.codec import encode
 from ledger.crypto import SigningKey
 from ledger.digests import network_id
-from ledger.errors import CorruptionError, KeyMismatchError, LedgerError, StorageError
-from ledger.storage.sqlite import SqliteStore
+from ledger.errors import CorruptionError, FormatError, KeyMismatchError, LedgerError, StorageError
+from ledger.storage import DEFAULT, create_store, store_file
 from ledger.transport import tls
 from ledger.transport.limits import Rate
 from ledger.transport.tls import ADMINISTRATOR, VALIDATOR, Credential
@@ -35,7 +35,9 @@ PEERS_FILE: Final = "peers.json"
 VALIDATOR_FILE: Final = "validator.json"
 KEY_FILE: Final = "validator.key"
 CLIENT_FILE: Final = "client.pem"
-STORE_FILE: Final = "validator.sqlite"
+STORE_NAME: Final = "validator"
+FORMAT: Final = 1
+"""Of peers.json and validator.json; files without one have this one."""
 REPLICA_FILE: Final = "replica.sqlite"
 PASSPHRASE_VARIABLE: Final = "CIFER_PASSPHRASE"  # noqa: S105 - the name of a variable
 
@@ -71,13 +73,18 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one validator takes: transactions per connection and per author, client connections, waiting transactions."""
+    """What one validator takes: transactions per connection and per author, client connections, waiting transactions.
+
+    snapshot_blocks: it writes a snapshot at least every so many blocks.  snapshot_lag: further behind than that, it fetches one.
+    """
 
     connection: Rate = _CONNECTION
     author: Rate = _AUTHOR
     clients: int = 64
     pool: int = 20_000
     pool_per_author: int = 8_000
+    snapshot_blocks: int = 1_000
+    snapshot_lag: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +131,12 @@ class Place:
     health_port: int
 
 
-def create_folders(directory: Path, setup: NetworkSetup, administrator: SigningKey, places: Mapping[str, Place]) -> None:
+def create_folders(
+    directory: Path, setup: NetworkSetup, administrator: SigningKey, places: Mapping[str, Place], store: str = DEFAULT
+) -> None:
     """Write a folder per validator, and one for a client, below `directory`, which must hold no network yet.
 
+    store: of which kind the validators' are, one of `ledger.storage.KINDS`.
     administrator: the key of the first administrator of the genesis; it signs the client's certificate. Raises `LedgerError`
     when there is a network already, `KeyMismatchError` when the key is not the first administrator's, `StorageError`.
     """
@@ -143,7 +153,7 @@ def create_folders(directory: Path, setup: NetworkSetup, administrator: SigningK
         }
         for name, key in setup.keys.items()
     ]
-    members = json.dumps({"peers": peers, "administrators": [pem.decode() for pem in authorities]}, indent=1).encode()
+    members = json.dumps({"format": FORMAT, "peers": peers, "administrators": [pem.decode() for pem in authorities]}, indent=1).encode()
     try:
         for name in (*setup.keys, "client"):
             folder = directory / name
@@ -153,11 +163,11 @@ def create_folders(directory: Path, setup: NetworkSetup, administrator: SigningK
             folder = directory / name
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             place = places[name]
-            own = {"name": name, "host": place.host, "port": place.port, "health_port": place.health_port, "limits": {}}
+            own = {"format": FORMAT, "name": name, "host": place.host, "port": place.port, "health_port": place.health_port, "limits": {}}
             write_file(folder / PEERS_FILE, members)
             write_file(folder / VALIDATOR_FILE, json.dumps(own, indent=1).encode())
             write_file(folder / KEY_FILE, _sealed(key), private=True)
-            SqliteStore.create(folder / STORE_FILE, setup.genesis).close()
+            create_store(folder / f"{STORE_NAME}.{store}", setup.genesis).close()
             write_file(folder / GENESIS_FILE, encode(setup.genesis))
         folder = directory / "client"
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -189,6 +199,10 @@ def read_validator(path: Path) -> ValidatorFolder:
         raise CorruptionError(
             f"{path / VALIDATOR_FILE} is damaged ({type(error).__name__}: {error}): restore it from a backup or write it again"
         ) from error
+    if found.port == found.health_port or not all(0 < port < 65_536 for port in (found.port, found.health_port)):
+        raise CorruptionError(
+            f"{path / VALIDATOR_FILE} names ports {found.port} and {found.health_port}: use two different ones, 1 to 65535"
+        )
     named = next((peer for peer in found.members.peers if peer.name == found.name), None)
     if named is None or tls.public_key_of(named.authority, found.network) != found.key.public:
         raise KeyMismatchError(f"{path / KEY_FILE} is not the key that {PEERS_FILE} gives for {found.name!r}: put the right file back")
@@ -203,6 +217,11 @@ def read_client(path: Path) -> ClientFolder:
     if not key or not start:
         raise CorruptionError(f"{path / CLIENT_FILE} holds no key and certificate: restore it from a backup, or have it issued again")
     return ClientFolder(path, genesis, _members(path, genesis), Credential(start + certificate, key))
+
+
+def validator_store(path: Path) -> Path:
+    """The file of the chain in a validator's folder."""
+    return store_file(path, STORE_NAME)
 
 
 def is_client(path: Path) -> bool:
@@ -230,21 +249,27 @@ def _members(path: Path, genesis: Genesis) -> Members:
         raise CorruptionError(f"{path / PEERS_FILE} names an administrator that the genesis does not: restore it from a backup")
     if len({peer.name for peer in peers}) != len(peers):
         raise CorruptionError(f"{path / PEERS_FILE} names a validator twice: give each its own name")
+    if len({tls.public_key_of(peer.authority, network) for peer in peers}) != len(peers):
+        raise CorruptionError(f"{path / PEERS_FILE} gives two validators one key: put each one's own certificate there")
+    if bad := [peer for peer in peers if not 0 < peer.port < 65_536]:
+        raise CorruptionError(f"{path / PEERS_FILE}: {bad[0].name} is at port {bad[0].port}: use 1 to 65535")
     return Members(peers, administrators)
 
 
 def _limits(raw: Mapping[str, Any]) -> Limits:
     default = Limits()
-    unknown = set(raw) - {"connection", "author", "clients", "pool", "pool_per_author"}
+    counts = ("clients", "pool", "pool_per_author", "snapshot_blocks", "snapshot_lag")
+    unknown = set(raw) - {"connection", "author", *counts}
     if unknown:
         raise ValueError(f"unknown limit {sorted(unknown)[0]!r}")
-    return Limits(
+    found = Limits(
         connection=Rate(*map(int, raw["connection"])) if "connection" in raw else default.connection,
         author=Rate(*map(int, raw["author"])) if "author" in raw else default.author,
-        clients=int(raw.get("clients", default.clients)),
-        pool=int(raw.get("pool", default.pool)),
-        pool_per_author=int(raw.get("pool_per_author", default.pool_per_author)),
+        **{name: int(raw[name]) for name in counts if name in raw},
     )
+    if bad := [name for name in counts if getattr(found, name) < 1]:
+        raise ValueError(f"limit {bad[0]!r} is {getattr(found, bad[0])}; use 1 or more")
+    return found
 
 
 def _sealed(key: SigningKey) -> bytes:
@@ -278,6 +303,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise CorruptionError(f"{path} is damaged ({error}): restore it from a backup") from error
     if not isinstance(found, dict):
         raise CorruptionError(f"{path} is damaged (no JSON object): restore it from a backup")
+    if found.get("format", FORMAT) != FORMAT:
+        raise FormatError(f"{path} has format {found['format']!r}, this program knows {FORMAT}: run the version of Cifer that wrote it")
     return found
 
 

@@ -27,7 +27,7 @@ CAPACITY_BYTES: Final = 256 * 1024 * 1024
 FULL_RETRY_MS: Final = 500
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
     author: bytes
     sequence: int
     signed: SignedTransaction

@@ -34,6 +34,7 @@ class Metrics:
         self.refused = Counter("cifer_ledger_refused", "Transactions refused, by code", ["code"], registry=self.registry)
         self.accusations = Counter("cifer_ledger_accusations", "Contradictory messages seen", registry=self.registry)
         self.timeouts = Counter("cifer_ledger_timeouts", "Rounds' timers that ran out", registry=self.registry)
+        self.snapshot_seconds = Histogram("cifer_ledger_snapshot_seconds", "Snapshots written", registry=self.registry)
         self.flush_seconds = Histogram("cifer_ledger_flush_seconds", "Durable steps", registry=self.registry)
 
 

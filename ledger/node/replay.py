@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from ledger.consensus.blocks import Tip, check_certificate, extend, follow, genesis_tip
 from ledger.crypto import Verify
-from ledger.digests import header_digest, validators_hash
+from ledger.digests import header_digest, network_id, validators_hash
 from ledger.errors import CorruptionError, InvalidBlockError, RejectedError
+from ledger.node.snapshots import Saved, load
 from ledger.storage.base import BlockStore
 from ledger.types import CommittedBlock
 
 
-def replay(store: BlockStore, verify: Verify, donor: Tip | None = None) -> Tip:
-    """The end of a store's chain, every block checked from genesis as a validator would: links, certificates, rules, roots.
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A chain as it was found in a store. saved: the snapshot in the store.  tip: the chain's end.  floor: its first block that is held."""
 
-    donor: the end of another chain of this process. Where this store's chain ends in the very same header, the donor's state is its
-    state too, since the header names the state's root: links, certificates and transaction roots are checked, the rules are not
-    run a second time. Raises `CorruptionError` naming the store, the height and what does not hold.
+    saved: Saved | None
+    tip: Tip
+    floor: int
+
+
+def replay(store: BlockStore, verify: Verify, donor: Replayed | None = None, *, whole: bool = False) -> Replayed:
+    """The end of a store's chain, checked from genesis as a validator would: links, certificates, rules, roots.
+
+    Where the store holds a snapshot, the blocks up to it are not run again: a quorum certified the state behind them (SN1 to SN4); they
+    are checked when they are read. whole: run every block nevertheless; of a store that gave up blocks, all behind them.
+    donor: another chain of this process, with its own snapshot. Where this store's chain ends in the very same header, the donor's state
+    is its state too, since the header names the state's root: links, certificates and transaction roots behind the donor's snapshot are
+    checked, the rules are not run a second time. Raises `CorruptionError` naming the store, the height and what does not hold.
     """
     height = store.height()
-    start = genesis_tip(store.genesis)
-    unchanged = donor is not None and len(donor.state.validator_sets().scheduled) == 1  # else only the rules tell who certifies what
-    if donor is not None and unchanged and donor.network == start.network and donor.height == height:
-        tip, counted = _walk(store, start, verify, run_rules=False)
-        if tip.block == donor.block:
-            _check_index(store, tip.height, counted)
-            return donor if tip.certificate == donor.certificate else extend(donor, _last(store, height), donor.state)
+    if donor is not None and donor.tip.network == network_id(store.genesis) and donor.tip.height == height and not whole:
+        shared = _shared(store, verify, donor)
+        if shared is not None:
+            return shared
+    saved = None if whole and store.floor() == 1 else load(store, verify)
+    start, indexed = (saved.tip, saved.transactions) if saved is not None else (genesis_tip(store.genesis), 0)
     tip, counted = _walk(store, start, verify, run_rules=True)
-    _check_index(store, tip.height, counted)
-    return tip
+    _check_index(store, tip.height, indexed + counted)
+    return Replayed(saved, tip, store.floor())
+
+
+def _shared(store: BlockStore, verify: Verify, donor: Replayed) -> Replayed | None:
+    """The donor's state, if this store's chain is the donor's."""
+    end, saved = donor.tip, donor.saved
+    start, indexed = genesis_tip(store.genesis), 0
+    if saved is not None:
+        own = store.block(saved.tip.height)
+        if own is None or own.certificate.block != saved.tip.block or (donor.floor, store.floor()) != (1, 1):
+            return None
+        start, indexed = replace(saved.tip, certificate=own.certificate), saved.transactions
+    if len(end.state.validator_sets().scheduled) != len(start.state.validator_sets().scheduled):
+        return None  # only the rules tell who certifies what
+    tip, counted = _walk(store, start, verify, run_rules=False)
+    if tip.block != end.block:
+        return None
+    _check_index(store, tip.height, indexed + counted)
+    return Replayed(None, replace(end, certificate=tip.certificate), 1)
 
 
 def _walk(store: BlockStore, tip: Tip, verify: Verify, *, run_rules: bool) -> tuple[Tip, int]:
     counted = 0
-    for committed in store.blocks():
+    for committed in store.blocks(tip.height + 1):
         try:
             tip = follow(tip, committed, verify) if run_rules else _link(tip, committed, verify)
         except RejectedError as error:
@@ -56,10 +87,3 @@ def _check_index(store: BlockStore, height: int, counted: int) -> None:
     if indexed != counted:
         advice = "restore this file from a backup, or rebuild it from the other validators"
         raise CorruptionError(f"{store.place}: {indexed} transactions are indexed, the blocks hold {counted}: {advice}")
-
-
-def _last(store: BlockStore, height: int) -> CommittedBlock:
-    committed = store.block(height)
-    if committed is None:
-        raise CorruptionError(f"{store.place}: block {height} is missing: restore this file from a backup")
-    return committed

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ledger.codec import encode
+from ledger.consensus.blocks import Tip
 from ledger.consensus.events import Timeout
 from ledger.consensus.messages import Message, Proposal, Step, Vote
 from ledger.consensus.timers import Timeouts
@@ -22,14 +23,16 @@ from ledger.errors import BusyError, CorruptionError, LedgerError, RejectedError
 from ledger.node.clients import Clients
 from ledger.node.effects import Accuse, Ask, Effect, Refused, Reported, Send, SetTimer
 from ledger.node.effects import Final as FinalBlock
-from ledger.node.folder import STORE_FILE, PeerAddress, ValidatorFolder
+from ledger.node.folder import PeerAddress, ValidatorFolder, validator_store
 from ledger.node.links import Link
 from ledger.node.observe import Log, Metrics, serve_http
 from ledger.node.replay import replay
+from ledger.node.sync import SnapshotSync
 from ledger.node.validator import ValidatorNode
+from ledger.node.watching import end_watching, hear, watch_of
 from ledger.state.transition import decode_transaction
+from ledger.storage import open_store
 from ledger.storage.lock import FolderLock
-from ledger.storage.sqlite import SqliteStore
 from ledger.transport import tls
 from ledger.transport.wire import (
     MOST_CLIENT_FRAME_BYTES,
@@ -37,22 +40,27 @@ from ledger.transport.wire import (
     MOST_REPLY_BYTES,
     VERSION,
     AskBlocks,
+    AskParts,
+    AskSnapshot,
     Blocks,
     FrameError,
+    GaveUp,
     Height,
     Hello,
+    Parts,
     Transactions,
     Wire,
     frame,
     read_message,
 )
-from ledger.types import CommittedBlock, SignedTransaction
+from ledger.types import CommittedBlock, SignedTransaction, Snapshot
 
 TICK_SECONDS: Final = 0.25
 HEIGHT_TICKS: Final = 4
 LONGEST_SILENCE_TICKS: Final = 8
 CATCH_UP_SECONDS: Final = 0.5
 HANDSHAKE_SECONDS: Final = 10.0
+JUDGE_SECONDS: Final = 0.2
 TIMEOUTS: Final = Timeouts(propose_ms=500, prevote_ms=250, precommit_ms=250, growth_ms=400)
 
 
@@ -66,22 +74,23 @@ class ValidatorServer:
         self._lock = FolderLock(folder.path)
         self.log = Log(folder.path, folder.name)
         try:
-            self.store = SqliteStore.open(folder.path / STORE_FILE)
+            self.store = open_store(validator_store(folder.path))
             if self.store.genesis != folder.genesis:
                 raise CorruptionError(f"{self.store.place} belongs to another network than genesis.bin beside it: put the right file back")
-            verify = VerificationCache().verify
-            limits = folder.limits
-            tip = replay(self.store, verify)
-            self.node = ValidatorNode(folder.key, self.store, tip, verify, timeouts, grouped=True)
-            self.node.pool.limit(limits.pool, limits.pool_per_author)
+            self.verify, self._timeouts = VerificationCache().verify, timeouts
+            self.watch = watch_of(self.store)
+            found = replay(self.store, self.verify)
+            self.node = self._node(found.tip)
         except BaseException:
             self._lock.release()
             self.log.close()
             raise
         self.clients = Clients(self)
+        self.sync = SnapshotSync(self, found.saved)
         self.heard: dict[str, int] = {}
+        self._judging: asyncio.TimerHandle | None = None
         self._hearing: Counter[str] = Counter()
-        self._links: dict[str, Link] = {}
+        self.links: dict[str, Link] = {}
         self._gossip: list[bytes] = []
         self._flushing = False
         self._handlers: set[asyncio.Task[None]] = set()
@@ -103,7 +112,7 @@ class ValidatorServer:
             dialing = tls.context(credential, authorities, server=False)
             for peer in self.folder.members.peers:
                 if peer.name != self.folder.name:
-                    link = self._links[peer.name] = Link(peer, dialing, self.folder.network, lambda: self.node.tip.height, self._on_link)
+                    link = self.links[peer.name] = Link(peer, dialing, self.folder.network, lambda: self.node.tip.height, self._on_link)
                     tasks.append(loop.create_task(link.keep_up()))
             tasks.append(loop.create_task(self._tick()))
             self.log.info("serving", host=self.folder.host, port=self.folder.port, height=self.node.tip.height)
@@ -119,6 +128,8 @@ class ValidatorServer:
                 task.cancel()
             await asyncio.gather(*tasks, *self._handlers, return_exceptions=True)
             self.clients.close()
+            with suppress(LedgerError):  # the next start takes longer without it; nothing else is lost
+                self.sync.save(stopping=True)
             self.store.close()
             self._lock.release()
             self.log.info("stopped", height=self.node.tip.height)
@@ -130,14 +141,15 @@ class ValidatorServer:
         """Write and say what is to be said once the messages at hand are read."""
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def gossip(self, data: bytes) -> None:
         """Tell the other validators of a transaction that was admitted here."""
         self._gossip.append(data)
         self.schedule()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was signed and decided in one durable step, then say it."""
         self._flushing = False
         try:
             if self._gossip:
@@ -148,6 +160,7 @@ class ValidatorServer:
                 with self.metrics.flush_seconds.time():
                     effects = self.node.flush()
                 self._carry_out(effects)
+            self.sync.save()
         except LedgerError as error:
             self.stop(error)
 
@@ -195,15 +208,25 @@ class ValidatorServer:
     def _on_timeout(self, timeout: Timeout) -> None:
         if timeout.height == self.node.height:
             self.metrics.timeouts.inc()
+            self.log.info("timeout", height=timeout.height, round=timeout.round, step=timeout.step.name.lower())
             self.node.on_timeout(timeout)
             self.schedule()
 
     def _on_final(self, committed: CommittedBlock) -> None:
+        header, round_ = committed.block.header, committed.certificate.round
+        self.log.info("committed", height=header.height, round=round_, transactions=header.transactions_count)
         self.metrics.blocks.inc()
         self.metrics.transactions.inc(len(committed.block.transactions))
-        for transaction, error in self.node.pool.judge() if self.clients.waits() and len(self.node.pool) else ():
-            self._on_refused(transaction, error)
+        self.sync.snapshots.count(len(committed.block.transactions))
         self.clients.on_final(committed)
+        if self._judging is None and self.clients.waits() and len(self.node.pool):
+            self._judging = asyncio.get_running_loop().call_later(JUDGE_SECONDS, self._judge)
+
+    def _judge(self) -> None:
+        """Tell clients which of their transactions the rules refuse since something else was decided: not after every block."""
+        self._judging = None
+        for transaction, error in self.node.pool.judge():
+            self._on_refused(transaction, error)
 
     def _on_refused(self, transaction: bytes, error: RejectedError) -> None:
         self.metrics.refused.labels(error.code).inc()
@@ -215,11 +238,34 @@ class ValidatorServer:
             "accused", validator=accusation.first.validator.hex(), height=accusation.first.height, round=accusation.first.round
         )
 
+    def take_up(self, tip: Tip) -> None:
+        """Go on from another end of the chain, which the store holds: of a snapshot that was fetched."""
+        self.node = self._node(tip)
+        self.node.start()
+        self.schedule()
+
+    def _keep_watch(self) -> None:
+        """SN7: sign again once the chain is past everything that may have been signed before the store was put back."""
+        if self.watch is None:
+            return
+        self.watch = hear(self.store, self.watch, self.node.tip, self.heard)
+        if 0 < self.watch.until <= self.node.durable_height:
+            self.flush()
+            end_watching(self.store)
+            self.watch = None
+            self.log.info("signs again", height=self.node.tip.height)
+            self.take_up(self.node.tip)
+
+    def _node(self, tip: Tip) -> ValidatorNode:
+        node = ValidatorNode(self.folder.key, self.store, tip, self.verify, self._timeouts, grouped=True, watching=self.watch is not None)
+        node.pool.limit(self.folder.limits.pool, self.folder.limits.pool_per_author)
+        return node
+
     # ------------------------------------------------------------------------------------------------- the others
 
     def _broadcast(self, message: Wire) -> None:
         data = frame(message)
-        for link in self._links.values():
+        for link in self.links.values():
             link.send(data)
 
     def _on_link(self, peer: PeerAddress, reason: str) -> None:
@@ -249,15 +295,22 @@ class ValidatorServer:
                 for data in items:
                     self._on_transaction(data)
             case AskBlocks(height):
-                link = self._links.get(name)
+                link = self.links.get(name)
                 if link is not None and height <= self.node.tip.height:
-                    link.send(frame(Blocks(self.blocks_from(height))))
+                    link.send(frame(self.blocks_from(height)))
+            case GaveUp(floor):
+                self.sync.floors[name] = floor
+                self._asked = (0, -1.0)
+                self._catch_up(name)
             case Blocks(items):
                 self._on_blocks(name, items)
+            case AskSnapshot() | AskParts():
+                self.sync.on_question(name, message)
+            case Snapshot() | Parts():
+                self.sync.on_answer(name, message)
             case Height(height, _):
                 self.heard[name] = height
-                if height > self.node.tip.height:
-                    self._ask(self.node.height, None)
+                self._catch_up(name)
             case _:
                 raise FrameError(f"{name} sent {type(message).__name__}, which validators do not say to each other")
 
@@ -270,7 +323,17 @@ class ValidatorServer:
         except (RejectedError, BusyError):
             return  # whoever admitted it keeps it, and proposes it when it leads
 
+    def _catch_up(self, name: str) -> None:
+        """C11, SN5: by blocks, or by snapshot when that is far."""
+        behind = self.heard.get(name, 0) - self.node.tip.height
+        if behind > self.folder.limits.snapshot_lag:
+            self.sync.begin([name])
+        elif behind > 0 and not self.sync.active:
+            self._ask(self.node.height, None)
+
     def _on_blocks(self, name: str, items: tuple[CommittedBlock, ...]) -> None:
+        if self.sync.on_blocks(name, items):
+            return
         try:
             for committed in items:
                 self.node.on_block(committed)
@@ -279,17 +342,17 @@ class ValidatorServer:
             return
         if items:
             self._asked = (0, -1.0)
-        if self.heard.get(name, 0) > self.node.tip.height:
-            self._ask(self.node.height, None)
+        self._catch_up(name)
 
-    def blocks_from(self, height: int) -> tuple[CommittedBlock, ...]:
+    def blocks_from(self, height: int) -> Blocks | GaveUp:
         """As many certified blocks as fit one frame, from `height` on, of those that are durable."""
-        size, found = 0, []
-        while size < MOST_REPLY_BYTES and (committed := self.store.block(height)) is not None:
+        found: list[CommittedBlock] = []
+        size = 0
+        while size < MOST_REPLY_BYTES and (committed := self.store.block(height + len(found))) is not None:
             found.append(committed)
             size += sum(map(len, committed.block.transactions)) + 1024
-            height += 1
-        return tuple(found)
+        floor = self.store.floor()
+        return GaveUp(floor) if not found and height < floor else Blocks(tuple(found))
 
     def _ask(self, height: int, validator: bytes | None) -> None:
         """C11: ask one who is ahead; not again for the same height before some time has passed."""
@@ -297,14 +360,17 @@ class ValidatorServer:
         if self._asked[0] == height and now - self._asked[1] < CATCH_UP_SECONDS:
             return
         names = {member.public_key: member.name for member in self.node.tip.validators.members}
-        ahead = sorted(name for name, known in self.heard.items() if known >= height and name in self._links)
+        ahead = sorted(name for name, known in self.heard.items() if known >= height and name in self.links)
+        if self.sync.given_up and all(self.sync.floors.get(name, 1) > height for name in ahead):
+            self.sync.begin(ahead)
+            return
         turn = self._asks % len(ahead) if ahead else 0  # not the same one twice: it may be stopped, and its connection still open
         wanted = [*ahead[turn:], *ahead[:turn]]
         if validator in names and self._asked[0] != height:
             wanted.insert(0, names[validator])
         self._asks += 1
         for name in wanted:
-            if name in self._links and self._links[name].send(frame(AskBlocks(height))):
+            if name in self.links and self.links[name].send(frame(AskBlocks(height))):
                 self._asked = (height, now)
                 return
 
@@ -314,6 +380,8 @@ class ValidatorServer:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             ticks += 1
+            self.sync.on_tick()
+            self._keep_watch()
             if ticks % HEIGHT_TICKS == 0:
                 self._broadcast(Height(self.node.tip.height, 0))
             height, silent = self._silent
@@ -379,7 +447,7 @@ class ValidatorServer:
     @property
     def peers_up(self) -> tuple[str, ...]:
         """Validators that this one reaches, by name."""
-        return tuple(name for name, link in self._links.items() if link.up)
+        return tuple(name for name, link in self.links.items() if link.up)
 
     def health(self) -> dict[str, Any]:
         """What `/health` answers: ``ok`` when a quorum is connected and this validator has what they have, else why not."""
@@ -387,7 +455,7 @@ class ValidatorServer:
         names = {*self.peers_up, self.folder.name}
         power = validators.power(member.public_key for member in validators.members if member.name in names)
         behind = max([0, *self.heard.values()]) - self.node.tip.height
-        status = "no-quorum" if power < validators.quorum else "catching-up" if behind > 1 else "ok"
+        status = "no-quorum" if power < validators.quorum else "catching-up" if behind > 1 else "watching" if self.watch else "ok"
         self.metrics.height.set(self.node.tip.height)
         self.metrics.waiting.set(len(self.node.pool))
         self.metrics.waiting_bytes.set(self.node.pool.size_bytes)

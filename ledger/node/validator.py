@@ -57,9 +57,20 @@ class ValidatorNode:
     """
 
     def __init__(
-        self, key: SigningKey, store: BlockStore, tip: Tip, verify: Verify, timeouts: Timeouts | None = None, *, grouped: bool = False
+        self,
+        key: SigningKey,
+        store: BlockStore,
+        tip: Tip,
+        verify: Verify,
+        timeouts: Timeouts | None = None,
+        *,
+        grouped: bool = False,
+        watching: bool = False,
     ) -> None:
-        """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`)."""
+        """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`).
+
+        watching: it follows the others and signs nothing, for it may have signed what `store` does not know (SN7).
+        """
         self.grouped = grouped
         self.key = key
         self.store = store
@@ -77,7 +88,7 @@ class ValidatorNode:
             self._outcomes[locked.candidate.id] = self._outcome_of_lock(locked.candidate)
         self._replica = Replica.recover(
             tip.validators,
-            key.public,
+            b"" if watching else key.public,
             tip.height + 1,
             signed=store.votes(),
             locked=locked,

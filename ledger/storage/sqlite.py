@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from ledger.codec import decode, encode
+from ledger.codec import encode
 from ledger.consensus.messages import Lock, SignedVote
-from ledger.digests import certificate_digest, header_digest, transaction_id, transactions_root
-from ledger.errors import CorruptionError, LedgerError, LockedError, MalformedError, StorageError
-from ledger.state.transition import decode_transaction, transaction_ids
-from ledger.storage.base import VoteRecord, Write
+from ledger.errors import CorruptionError, LedgerError, LockedError, StorageError
+from ledger.state.transition import transaction_ids
+from ledger.storage.base import Forget, Rows, VoteRecord, Write
+from ledger.storage.checks import (
+    REMEDY,
+    checked,
+    checked_block,
+    checked_bytes,
+    digest,
+    missing_block,
+    require_format,
+    require_indexed,
+)
 from ledger.types import CommittedBlock, Genesis
 
-T = TypeVar("T")
-
-FORMAT: Final = 1
+FORMAT: Final = 2
 _APPLICATION: Final = 0x43496652
 _PAGE_BLOCKS: Final = 64
 
@@ -37,8 +43,11 @@ CREATE TABLE votes (height INTEGER, round INTEGER, step INTEGER, body BLOB NOT N
                     PRIMARY KEY (height, round, step)) WITHOUT ROWID;
 CREATE TABLE locked (one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL, body BLOB NOT NULL, digest BLOB NOT NULL);
 """
-
-REMEDY: Final = "restore this file from a backup, or move it away and rebuild it from the other validators"
+_SECOND: Final = """
+CREATE TABLE snapshot (key BLOB PRIMARY KEY, body BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE floor (one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL);
+"""
+_MARKS: Final = f"PRAGMA user_version = {FORMAT};PRAGMA application_id = {_APPLICATION};"
 
 
 class SqliteStore:
@@ -49,6 +58,7 @@ class SqliteStore:
         self._path = path
         self._connection: sqlite3.Connection | None = connection
         self._mutex = RLock()
+        require_format(path, int(connection.execute("PRAGMA user_version").fetchone()[0]), FORMAT)
         connection.text_factory = bytes  # damage may turn a blob into text that is no UTF-8
         self._genesis = self._read_genesis()
 
@@ -59,8 +69,8 @@ class SqliteStore:
             connection = _connect(f"{path.absolute().as_uri()}?mode=rwc")
             if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
                 body = encode(genesis)
-                connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {FORMAT};PRAGMA application_id = {_APPLICATION};")
-                connection.execute("INSERT INTO genesis VALUES (0, ?, ?)", (body, _digest(body)))
+                connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_SECOND}{_MARKS}")
+                connection.execute("INSERT INTO genesis VALUES (0, ?, ?)", (body, digest(body)))
                 connection.execute("COMMIT")
         store = cls(path, connection)
         if store.genesis != genesis or store.height():
@@ -103,7 +113,24 @@ class SqliteStore:
 
     def height(self) -> int:
         """Height of the last block, 0 when there is none."""
-        return int(self._rows("SELECT coalesce(max(height), 0) FROM blocks")[0][0])
+        return max(int(self._rows("SELECT coalesce(max(height), 0) FROM blocks")[0][0]), self.floor() - 1)
+
+    def floor(self) -> int:
+        """The height from which on every block is held."""
+        return int(self._rows("SELECT coalesce(max(height), 1) FROM floor")[0][0])
+
+    def row(self, key: bytes) -> bytes | None:
+        """A row of the snapshot's area, checked against its checksum."""
+        rows = self._rows("SELECT body, digest FROM snapshot WHERE key = ?", key)
+        return checked_bytes(self._path, f"row {key.hex()} of the snapshot", *rows[0]) if rows else None
+
+    def rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of the snapshot's area whose keys begin so, in ascending order of key."""
+        keys = self._rows("SELECT key FROM snapshot WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key", prefix, len(prefix), prefix)
+        for (key,) in keys:
+            body = self.row(key)
+            if body is not None:
+                yield key, body
 
     def transactions(self, until: int | None = None) -> int:
         """Number of indexed transactions, up to and with height `until`."""
@@ -115,15 +142,22 @@ class SqliteStore:
         """Votes and blocks in one durable step: see `BlockStore.write`. The table refuses a second, different vote in one place."""
         with self._atomically() as connection:
             for entry in entries:
-                if isinstance(entry, VoteRecord):
-                    _insert_vote(connection, entry)
-                else:
-                    _insert_block(connection, entry)
+                match entry:
+                    case VoteRecord():
+                        _insert_vote(connection, entry)
+                    case CommittedBlock():
+                        _insert_block(connection, entry)
+                    case Rows(put, remove):
+                        connection.executemany("DELETE FROM snapshot WHERE key = ?", [(key,) for key in remove])
+                        rows = [(key, body, digest(body)) for key, body in put.items()]
+                        connection.executemany("INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?)", rows)
+                    case Forget(below, keep):
+                        _forget(connection, below, keep)
 
     def block(self, height: int) -> CommittedBlock | None:
         """The block of this height, checked against its digests."""
         rows = self._rows("SELECT height, id, body, digest FROM blocks WHERE height = ?", height)
-        return self._checked_block(*rows[0]) if rows else None
+        return checked_block(self._path, *rows[0]) if rows else None
 
     def blocks(self, start: int = 1, stop: int | None = None) -> Iterator[CommittedBlock]:
         """Blocks of heights `start` up to and without `stop`, in order. Raises `CorruptionError` at a gap."""
@@ -134,10 +168,10 @@ class SqliteStore:
             for row in rows:
                 if row[0] != height:
                     break
-                yield self._checked_block(*row)
+                yield checked_block(self._path, *row)
                 height += 1
             if height != until:
-                raise CorruptionError(f"{self._path}: block {height} is missing: {REMEDY}")
+                raise missing_block(self._path, height, self.floor())
 
     def find(self, transaction: bytes) -> tuple[int, int] | None:
         """Height and place of a committed transaction. Raises `CorruptionError` when the index points elsewhere."""
@@ -145,27 +179,47 @@ class SqliteStore:
         if not rows:
             return None
         height, position = rows[0]
-        committed = self.block(height)
-        held = committed.block.transactions if committed else ()
-        if (
-            not isinstance(position, int)
-            or not 0 <= position < len(held)
-            or transaction_id(decode_transaction(held[position])) != transaction
-        ):
-            raise CorruptionError(
-                f"{self._path}: the index files transaction {transaction.hex()[:16]} at a wrong place in block {height}: {REMEDY}"
-            )
-        return height, position
+        return height, require_indexed(self._path, transaction, height, position, self.block(height))
 
     def votes(self) -> tuple[SignedVote, ...]:
         """What was signed above the last block."""
         rows = self._rows("SELECT body, digest, height FROM votes ORDER BY height, round, step")
-        return tuple(self._checked(SignedVote, f"the vote at height {height}", body, digest) for body, digest, height in rows)
+        return tuple(checked(self._path, SignedVote, f"the vote at height {height}", body, digest) for body, digest, height in rows)
 
     def locked(self) -> Lock | None:
         """The block locked above the last block, and why."""
         rows = self._rows("SELECT body, digest, height FROM locked")
-        return next((self._checked(Lock, f"the block locked at height {height}", body, digest) for body, digest, height in rows), None)
+        for body, checksum, height in rows:
+            return checked(self._path, Lock, f"the block locked at height {height}", body, checksum)
+        return None
+
+    def copy(self, target: Path) -> None:
+        """A consistent copy, made by SQLite's own online backup: see `BlockStore.copy`."""
+        uri = f"{target.absolute().as_uri()}?mode=rwc"
+        with _translated(target), closing(_connect(uri, journal="DELETE")) as copy, self._mutex:
+            self._open_connection().backup(copy)
+
+    def compact(self) -> None:
+        """Rewrite the file without its free pages."""
+        self._rows("VACUUM")
+
+    @staticmethod
+    def upgrade(path: Path) -> tuple[int, int, Path | None]:
+        """Bring a file of an older format up to date: its format before and now, and where a copy of the old file is, if it was older.
+
+        Only while nobody has it open. Raises `FormatError` for a newer one, `CorruptionError`, `StorageError`.
+        """
+        _require(path)
+        with _translated(path), closing(_connect(f"{path.absolute().as_uri()}?mode=rw")) as connection:
+            before = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            if before != 1:
+                require_format(path, before, FORMAT)
+                return before, FORMAT, None
+            kept = path.with_name(f"{path.name}.format-{before}")
+            with closing(_connect(f"{kept.absolute().as_uri()}?mode=rwc", journal="DELETE")) as copy:
+                connection.backup(copy)
+            connection.executescript(f"BEGIN IMMEDIATE;{_SECOND}{_MARKS}COMMIT;")
+        return before, FORMAT, kept
 
     def close(self) -> None:
         """Let go of the file."""
@@ -179,28 +233,7 @@ class SqliteStore:
         rows = self._rows("SELECT body, digest FROM genesis")
         if not rows:
             raise CorruptionError(f"{self._path}: the genesis record is missing: {REMEDY}")
-        return self._checked(Genesis, "the genesis record", *rows[0])
-
-    def _checked_block(self, height: int, identity: bytes, body: bytes, digest: bytes) -> CommittedBlock:
-        committed = self._checked(CommittedBlock, f"block {height}", body, digest)
-        header, certificate = committed.block.header, committed.certificate
-        sound = (
-            header.height == height
-            and header_digest(header) == identity == certificate.block
-            and header.transactions_root == transactions_root(committed.block.transactions)
-            and header.certificate == certificate_digest(committed.block.parent)
-        )
-        if not sound:
-            raise CorruptionError(f"{self._path}: block {height} contradicts its own header: {REMEDY}")
-        return committed
-
-    def _checked(self, kind: type[T], what: str, body: bytes, digest: bytes) -> T:
-        if not isinstance(body, bytes) or _digest(body) != digest:
-            raise CorruptionError(f"{self._path}: the bytes of {what} do not match their checksum: {REMEDY}")
-        try:
-            return decode(body, kind)
-        except MalformedError as error:
-            raise CorruptionError(f"{self._path}: {what} does not decode ({error}): {REMEDY}") from error
+        return checked(self._path, Genesis, "the genesis record", *rows[0])
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         with self._mutex, _translated(self._path):
@@ -227,24 +260,33 @@ class SqliteStore:
 
 def _insert_vote(connection: sqlite3.Connection, record: VoteRecord) -> None:
     vote, body = record.vote, encode(record.vote)
-    connection.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?)", (vote.height, vote.round, vote.step, body, _digest(body)))
+    connection.execute("INSERT INTO votes VALUES (?, ?, ?, ?, ?)", (vote.height, vote.round, vote.step, body, digest(body)))
     if record.locked is not None:
         block = encode(record.locked)
-        connection.execute("INSERT OR REPLACE INTO locked VALUES (0, ?, ?, ?)", (vote.height, block, _digest(block)))
+        connection.execute("INSERT OR REPLACE INTO locked VALUES (0, ?, ?, ?)", (vote.height, block, digest(block)))
 
 
 def _insert_block(connection: sqlite3.Connection, committed: CommittedBlock) -> None:
     height, body = committed.block.header.height, encode(committed)
     index = [(identity, height, position) for position, identity in enumerate(transaction_ids(committed.block.transactions))]
-    connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (height, committed.certificate.block, body, _digest(body)))
+    connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (height, committed.certificate.block, body, digest(body)))
     connection.executemany("INSERT INTO transactions VALUES (?, ?, ?)", index)
     connection.execute("DELETE FROM votes WHERE height <= ?", (height,))
     connection.execute("DELETE FROM locked WHERE height <= ?", (height,))
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _forget(connection: sqlite3.Connection, below: int, keep: tuple[int, ...]) -> None:
+    kept = ",".join(str(int(height)) for height in keep)
+    connection.execute(f"DELETE FROM transactions WHERE height < ? AND height NOT IN ({kept})", (below,))  # noqa: S608 - integers
+    connection.execute(f"DELETE FROM blocks WHERE height < ? AND height NOT IN ({kept})", (below,))  # noqa: S608 - integers
+    connection.execute("DELETE FROM votes WHERE height < ?", (below,))
+    connection.execute("DELETE FROM locked WHERE height < ?", (below,))
+    connection.execute("INSERT OR REPLACE INTO floor VALUES (0, ?)", (below,))
+
+
+def _connect(uri: str, journal: str = "WAL") -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_mode = {journal}")
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
@@ -252,10 +294,6 @@ def _connect(uri: str) -> sqlite3.Connection:
 def _require(path: Path) -> None:
     if not path.is_file():
         raise CorruptionError(f"{path} is missing: {REMEDY}")
-
-
-def _digest(body: bytes) -> bytes:
-    return sha256(body).digest()
 
 
 @contextmanager

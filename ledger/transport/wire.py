@@ -1,8 +1,9 @@
 """What passes over a connection: one canonical record per frame, a frame being its length in 4 bytes, big-endian, and its bytes.
 
 Validators say `Hello`, consensus messages, `Transactions`, `AskBlocks`, `Blocks` and `Height` to each other. A client says `Hello`,
-`Submit`, `Follow`, `AskBlocks`, `AskHeight` and `AskStatus`, and hears `Blocks`, `Height`, `Refusal` and `StatusAnswer`. Nothing a peer
-says is trusted: blocks come with certificates, messages and transactions with signatures. Rules W1 to W3 of SPEC.md.
+`Submit`, `Follow`, `AskBlocks`, `AskHeight` and `AskStatus`, and hears `Blocks`, `Height`, `Refusal` and `StatusAnswer`. Whoever is far
+behind says `AskSnapshot` and `AskParts`, and hears `Snapshot` and `Parts`. Nothing a peer says is trusted: blocks and snapshots come with
+certificates, messages and transactions with signatures. Rules W1 to W3 and SN1 to SN5 of SPEC.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 from ledger.codec import decode, encode
 from ledger.consensus.messages import Proposal, Vote
 from ledger.errors import MalformedError
-from ledger.types import CommittedBlock, Record
+from ledger.types import CommittedBlock, Item, Record, Snapshot
 
 VERSION: Final = 1
 LENGTH_BYTES: Final = 4
@@ -50,7 +51,7 @@ class AskBlocks(Record, frozen=True, tag="ask-blocks"):
 
 
 class Blocks(Record, frozen=True, tag="blocks"):
-    """Consecutive certified blocks in ascending order; none when the sender has none from there on."""
+    """Consecutive certified blocks in ascending order; none when the sender has none from there on yet."""
 
     items: tuple[CommittedBlock, ...]
 
@@ -60,6 +61,33 @@ class Height(Record, frozen=True, tag="height"):
 
     height: int
     request: int
+
+
+class GaveUp(Record, frozen=True, tag="gave-up"):
+    """The blocks that were asked for are held no more here: those from `floor` on are."""
+
+    floor: int
+
+
+class AskSnapshot(Record, frozen=True, tag="ask-snapshot"):
+    """Answer with a `Snapshot` of a height above `height`, if there is one."""
+
+    height: int
+
+
+class AskParts(Record, frozen=True, tag="ask-parts"):
+    """Send the parts of the snapshot offered at `height` from `place` on, as many as fit a frame."""
+
+    height: int
+    place: int
+
+
+class Parts(Record, frozen=True, tag="parts"):
+    """The entries of consecutive parts of the snapshot at `height`, the first at `place`; none when it is offered no more."""
+
+    height: int
+    place: int
+    items: tuple[tuple[Item, ...], ...]
 
 
 class AskHeight(Record, frozen=True, tag="ask-height"):
@@ -105,7 +133,24 @@ class StatusAnswer(Record, frozen=True, tag="status"):
 
 
 Wire = (
-    Hello | Proposal | Vote | Transactions | AskBlocks | Blocks | Height | AskHeight | Submit | Refusal | Follow | AskStatus | StatusAnswer
+    Hello
+    | Proposal
+    | Vote
+    | Transactions
+    | AskBlocks
+    | Blocks
+    | GaveUp
+    | AskSnapshot
+    | Snapshot
+    | AskParts
+    | Parts
+    | Height
+    | AskHeight
+    | Submit
+    | Refusal
+    | Follow
+    | AskStatus
+    | StatusAnswer
 )
 
 

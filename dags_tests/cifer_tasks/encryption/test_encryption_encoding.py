@@ -224,3 +224,46 @@ def test_a_total_beyond_the_bound_is_refused() -> None:
     for value in (encoding.bound + 1, -encoding.bound - 1):
         with pytest.raises(IntegrityError, match="entry 1"):
             encoding.decode_mean(np.array([0, value]), 10)
+
+
+# ---------------------------------------------------------------------------------------------------- error feedback
+
+
+def drift(encode: Callable[[Encoding, np.ndarray, bytes, np.ndarray], np.ndarray], seed: int, rounds: int, sizes: float) -> float:
+    """How far the sum of what was sent is from the sum of what was wanted, in units, the worst of 50 entries over all prefixes."""
+    encoding, rng, residual = Encoding(8, 10**6, 10, 2), np.random.default_rng(seed), np.zeros(50, dtype=np.float32)
+    wanted, sent, worst = np.zeros(50), np.zeros(50), 0.0
+    for number in range(rounds):
+        update = rng.normal(0.05, sizes, 50).astype(np.float32)
+        clipped, _ = clip(update, encoding.clip_norm)
+        wanted += clipped * (encoding.levels * 7 / encoding.total_rows)
+        found = encode(encoding, update, rounding_seed(seed, number, "a"), residual)
+        assert int(np.abs(found).max()) <= encoding.site_bound(7)
+        sent += found
+        worst = max(worst, float(np.abs(sent - wanted).max()))
+    return worst
+
+
+def with_feedback(encoding: Encoding, update: np.ndarray, seed: bytes, residual: np.ndarray) -> np.ndarray:
+    return np.concatenate(list(encoding.encode_pieces(update, 7, seed, residual)[0]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([1e-4, 0.02, 3.0]))
+def test_with_error_feedback_nothing_is_lost(seed: int, rounds: int, sizes: float) -> None:
+    """After any number of rounds, clipped ones too, what a site sent is what it wanted to send to within one unit an entry."""
+    assert drift(with_feedback, seed, rounds, sizes) <= 1 + 1e-4
+
+
+def test_without_error_feedback_roundings_add_up() -> None:
+    """The mutant that forgets what rounding cut off, which is encoding without feedback, drifts further than one unit."""
+    assert drift(with_feedback, 1, 60, 0.02) <= 1 + 1e-4
+    assert drift(lambda encoding, update, seed, _: encoding.encode(update, 7, seed)[0], 1, 60, 0.02) > 2
+
+
+def test_one_entry_at_the_bound_for_ever_keeps_its_residual_bounded() -> None:
+    """A site that puts its whole norm into one entry in every round stays within its bound, and its residual within one unit."""
+    encoding, residual = Encoding(8, 10**6, 10, 2), np.zeros(2, dtype=np.float32)
+    for number in range(200):
+        with_feedback(encoding, np.array([1.0, 0.0], dtype=np.float32), rounding_seed(3, number, "a"), residual)
+        assert np.abs(residual).max() <= 1

@@ -97,6 +97,22 @@ def test_both_backends_give_the_same_canonical_products(extreme: str) -> None:
         assert int(slow[index].min()) >= 0 and int(slow[index].max()) < prime
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_fewer_lanes_are_fewer_of_the_same_polynomials(lanes: int, backend: ring.Backend) -> None:
+    """A block cut short has the first residues of the same streams, and each lane's product is that of the lane alone."""
+    whole, short = ring.uniform_block(SEED, 1, backend), ring.uniform_block(SEED, 1, backend, lanes)
+    by = ring.multiplier(ring.binomial(ring.key_stream(KEY, 0, ring.DEGREE)))
+    products = ring.multiply_block(short, by, backend)
+    eight = [np.zeros(ring.BLOCK, dtype=np.int64) for _ in PRIMES]
+    for index in range(2):
+        assert np.array_equal(short[index], whole[index][: ring.DEGREE * lanes])
+        eight[index].reshape(ring.DEGREE, ring.LANES)[:, :lanes] = short[index].reshape(ring.DEGREE, lanes)
+    expected = ring.multiply_block((eight[0], eight[1]), by, backend)
+    for index in range(2):
+        assert np.array_equal(products[index].reshape(-1, lanes), expected[index].reshape(-1, ring.LANES)[:, :lanes])
+
+
 def test_multiplication_distributes_over_keys() -> None:
     """a s + a t = a (s + t): what lets the sum of keys open the sum of ciphertexts."""
     block = ring.uniform_block(SEED, 0, "compiled")

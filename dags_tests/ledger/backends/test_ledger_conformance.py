@@ -9,6 +9,7 @@ import pytest
 
 from ledger.backends.base import Ledger
 from ledger.backends.conformance import LedgerConformance
+from ledger.backends.embedded import EmbeddedLedger
 from ledger.backends.processes import ProcessesLedger
 from ledger.crypto import SigningKey
 
@@ -19,6 +20,19 @@ class TestEmbedded(LedgerConformance):
     @pytest.fixture
     def administrator(self, bench: Any) -> SigningKey:
         return bench.administrator
+
+
+class TestEmbeddedOnLmdb(LedgerConformance):
+    """The embedded backend, its validators' chains in LMDB."""
+
+    @pytest.fixture
+    def administrator(self, bench: Any) -> SigningKey:
+        return bench.administrator
+
+    @pytest.fixture
+    def ledger(self, bench: Any) -> Iterator[Ledger]:
+        with EmbeddedLedger.create(bench.folder, bench.setup.genesis, bench.setup.keys, "lmdb") as opened:
+            yield opened
 
 
 class TestProcesses(LedgerConformance):

@@ -18,11 +18,15 @@ from ledger.author import Author, sign_transaction
 from ledger.backends.processes import ProcessesLedger
 from ledger.backends.reader import open_readonly
 from ledger.codec import encode
-from ledger.crypto import SigningKey
-from ledger.errors import CorruptionError, KeyMismatchError, LedgerError, LockedError, UnavailableError
+from ledger.crypto import SigningKey, verify
+from ledger.errors import CorruptionError, KeyMismatchError, LedgerError, LockedError, PrunedError, SnapshotError, UnavailableError
 from ledger.node import control
-from ledger.node.folder import KEY_FILE, PEERS_FILE, STORE_FILE, VALIDATOR_FILE, Place, create_folders, read_client, read_validator
-from ledger.storage import SqliteStore
+from ledger.node.folder import KEY_FILE, PEERS_FILE, VALIDATOR_FILE, Place, create_folders, read_client, read_validator, validator_store
+from ledger.node.replay import replay
+from ledger.node.snapshots import prune, save
+from ledger.node.sync import SnapshotSync
+from ledger.provenance import prove, verify_ledger, verify_transaction
+from ledger.storage import open_reader, open_store
 from ledger.transport import tls
 from ledger.transport.wire import MOST_CLIENT_FRAME_BYTES, VERSION, Hello, Refusal, Submit, frame, parse
 from ledger.types import RegisterIdentity
@@ -35,7 +39,7 @@ def site(label: str) -> RegisterIdentity:
 
 def chain_of(folder: Path) -> list[bytes]:
     """The blocks in a validator's store."""
-    store = SqliteStore.open_reader(folder / STORE_FILE)
+    store = open_reader(validator_store(folder))
     try:
         return [committed.certificate.block for committed in store.blocks()]
     finally:
@@ -235,6 +239,9 @@ def test_health_and_metrics(served: Any) -> None:
         urllib.request.urlopen(base + "/other", timeout=20)
     for line in (server.folder.path / "log.jsonl").read_text().splitlines():
         assert {"time", "level", "event"} <= set(json.loads(line))
+    lines = [json.loads(line) for line in (server.folder.path / "log.jsonl").read_text().splitlines()]
+    assert [(line["height"], line["transactions"]) for line in lines if line["event"] == "committed"] == [(1, 1)]
+    assert all(line["round"] >= 0 and line["height"] == 1 for line in lines if line["event"] in {"committed", "timeout"})
 
 
 def test_processes_start_stop_and_restart(tmp_path: Path, make_processes: Any) -> None:
@@ -262,3 +269,87 @@ def test_processes_start_stop_and_restart(tmp_path: Path, make_processes: Any) -
         with pytest.raises(LedgerError, match=f"cannot listen on {taken.host}:{taken.port}"):
             control.start(folders[:1])
     assert setup.genesis == taken.genesis
+
+
+def lose_blocks(served: Any, names: list[str], keep: int) -> None:
+    """Stop validators, have each write a snapshot and give up all but so many blocks, and start them again."""
+    for name in names:
+        served.stop(name)
+    for name in names:
+        store = open_store(validator_store(served.directory / name))
+        found = replay(store, verify)
+        saved = save(store, found.tip, store.transactions(), found.saved)
+        prune(store, saved, keep)
+        store.close()
+    for name in names:
+        served.start(name)
+
+
+def wait_for(server: Any, height: int) -> None:
+    """Return once a validator has that height."""
+    deadline = time.monotonic() + 20
+    while server.node.tip.height < height and time.monotonic() < deadline:
+        urllib.request.urlopen(f"http://{server.folder.host}:{server.folder.health_port}/metrics", timeout=5).close()
+    assert server.node.tip.height >= height
+
+
+def test_a_replica_whose_blocks_nobody_has_takes_a_snapshot(served: Any) -> None:
+    """SN5: a validator that missed blocks which the others gave up, and a new client, take the state instead, and go on with the others."""
+    with ProcessesLedger.open(served.client) as ledger:
+        author = Author(served.administrator, ledger)
+        author.send(site("before"))
+        served.stop("validator-4")
+        for number in range(3):
+            author.send(site(f"while-{number}"))
+        lose_blocks(served, ["validator-1", "validator-2", "validator-3"], 1)
+        server = served.start("validator-4")
+        height = author.send(site("after")).height
+        wait_for(server, height)
+        assert server.store.floor() in (5, 6)
+        assert server.node.tip.state.identity("while-1") is not None
+        served.stop("validator-1")  # now nothing is decided without the one that took the snapshot
+        assert author.send(site("again")).height == height + 1
+    shutil.copytree(served.client, served.directory / "new-client", ignore=shutil.ignore_patterns("replica*", "writer*"))
+    with ProcessesLedger.open(served.directory / "new-client") as ledger:
+        said = sign_transaction(served.administrator, ledger.network, 6, site("by-the-new-one"))
+        receipt = ledger.submit(said)
+        assert receipt.height == height + 2
+        assert ledger.state().identity("while-1") is not None
+        assert verify_transaction(prove(ledger, receipt.transaction), ledger.genesis).body == site("by-the-new-one")
+        with pytest.raises(PrunedError, match="block 1 was given up"):
+            verify_ledger(ledger)
+
+
+def test_one_that_is_far_behind_takes_a_snapshot_though_blocks_are_there(served: Any) -> None:
+    """SN5: more than `snapshot_lag` behind, a validator fetches the state; its folder says how far that is."""
+    path = served.directory / "validator-4" / VALIDATOR_FILE
+    served.stop("validator-4")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "limits": {"snapshot_lag": 2}}))
+    with ProcessesLedger.open(served.client) as ledger:
+        author = Author(served.administrator, ledger)
+        for number in range(4):
+            author.send(site(f"s{number}"))
+        server = served.start("validator-4")
+        wait_for(server, 4)
+        assert server.store.floor() == 5
+        assert server.node.tip.state.identity("s0") is not None
+    events = [json.loads(line)["event"] for line in (server.folder.path / "log.jsonl").read_text().splitlines()]
+    assert events.count("snapshot taken") == 1
+
+
+def test_nobody_is_made_to_give_its_blocks_up(served: Any) -> None:
+    """SN5: a snapshot that is not needed is refused, and so is one asked of nobody: one faulty validator cannot erase others' history."""
+    with ProcessesLedger.open(served.client) as ledger:
+        Author(served.administrator, ledger).send_all([site("a"), site("b")])
+    server, donor = served.servers["validator-1"][0], served.servers["validator-2"][0]
+    wait_for(server, ledger_height := donor.node.tip.height)
+    behind = SnapshotSync(server, None)
+    behind._source = "validator-2"
+    height = ledger_height + 1
+    with pytest.raises(SnapshotError, match="is not needed 1 blocks behind"):
+        behind._require_needed(height)
+    behind.floors = {"validator-2": height + 1}  # one alone says that it gave them up: it may lie
+    with pytest.raises(SnapshotError, match="is not needed"):
+        behind._require_needed(height)
+    behind.floors["validator-3"] = height + 1
+    behind._require_needed(height)

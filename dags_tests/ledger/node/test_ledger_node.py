@@ -32,7 +32,7 @@ from ledger.errors import (
 )
 from ledger.node import Cluster, Mempool, ValidatorNode
 from ledger.node.effects import Accuse, Final, Refused, Send, SetTimer
-from ledger.node.replay import replay
+from ledger.node.replay import Replayed, replay
 from ledger.state.entries import Identity, Jail
 from ledger.state.transition import apply_transaction
 from ledger.storage import SqliteStore
@@ -72,7 +72,7 @@ def node(folder: Path, number: int) -> ValidatorNode:
     """Validator `number` on its own file, new or not."""
     path = folder / f"v{number}.sqlite"
     store = SqliteStore.open(path) if path.exists() else SqliteStore.create(path, GENESIS)
-    return ValidatorNode(KEYS[number], store, replay(store, crypto.verify), crypto.verify)
+    return ValidatorNode(KEYS[number], store, replay(store, crypto.verify).tip, crypto.verify)
 
 
 class Watcher:
@@ -428,8 +428,8 @@ def test_a_chain_with_changes_is_replayed(cluster: Cluster, watcher: Watcher, tm
         decide(cluster, watcher, signed(sequence))
     end = cluster.nodes["v1"].tip
     store = SqliteStore.open_reader(tmp_path / "v2.sqlite")
-    for donor in (None, end):
-        found = replay(store, crypto.verify, donor)
+    for donor in (None, Replayed(None, end, 1)):
+        found = replay(store, crypto.verify, donor).tip
         assert (found.block, found.validators.members) == (end.block, GENESIS.validators[1:])
     store.close()
 
@@ -475,8 +475,8 @@ def test_a_chain_is_replayed_from_its_file(cluster: Cluster, watcher: Watcher, t
     ends = [each.tip for each in cluster.nodes.values()]
     for number, end in enumerate(ends):
         store = SqliteStore.open_reader(tmp_path / f"v{number}.sqlite")
-        for donor in (None, ends[0], TIP):
-            found = replay(store, crypto.verify, donor)
+        for donor in (None, Replayed(None, ends[0], 1), Replayed(None, TIP, 1)):
+            found = replay(store, crypto.verify, donor).tip
             assert (found.block, found.height, found.state.root()) == (end.block, 3, end.state.root())
             assert found.certificate == end.certificate
         store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ledger.crypto import Domain, SigningKey
 from ledger.digests import header_digest, network_id, transactions_root
 from ledger.errors import InvalidBlockError, MalformedTransactionError, RejectedError, SizeError
 from ledger.state import State, apply_block, apply_transaction, checks, decode_transaction
+from ledger.state.transition import read_payload
 from ledger.types import Block, Body, Genesis, Header, RegisterIdentity, SignedTransaction, Transaction
 
 ROOT = Path(__file__).parents[3]
@@ -122,6 +124,17 @@ def test_an_invalid_transaction_is_refused_by_its_rule(name: str) -> None:
     assert len(str(caught.value)) > 30 and state.root() == root
 
 
+@pytest.fixture
+def nothing_remembered() -> Iterator[None]:
+    """What a mutant has read is remembered neither before nor after it."""
+    for remembered in (decode_transaction, read_payload):
+        remembered.cache_clear()
+    yield
+    for remembered in (decode_transaction, read_payload):
+        remembered.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_remembered")
 @pytest.mark.parametrize("name", INVALID)
 def test_without_its_rule_the_invalid_transaction_gets_further(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant that lacks the rule no longer refuses the vector, so the vector is what notices that the rule is gone."""

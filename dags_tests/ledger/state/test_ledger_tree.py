@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ledger.codec import encode
 from ledger.crypto import Domain, tagged_digest
-from ledger.state.tree import EMPTY, LeafDigest, StateProof, Tree, verify_absence, verify_presence
+from ledger.errors import CorruptionError
+from ledger.state.tree import EMPTY, LeafDigest, StateProof, Tree, check_part, verify_absence, verify_presence
 
 # Few distinct bits, so that paths share long prefixes and the single-child branches are exercised.
 PATHS = st.one_of(
@@ -63,7 +64,7 @@ def test_the_root_is_the_oracles_in_any_order_of_writes(contents: dict[bytes, in
     assert sorted(tree.records()) == sorted(contents.values())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @example(NEIGHBOURS, {bytes(32): 3, bytes(31) + b"\x02": 4}, False)
 @given(CONTENTS, CONTENTS, st.booleans())
 def test_an_update_is_many_writes_one_by_one(contents: dict[bytes, int], more: dict[bytes, int], asked: bool) -> None:
@@ -148,3 +149,88 @@ def test_the_deepest_fork_works() -> None:
     for path, value in NEIGHBOURS.items():
         proof = tree.prove(path)
         assert len(proof.siblings) == 256 and verify_presence(tree.root(), path, encode(value), proof)
+
+
+DIVIDED = 4
+
+
+def divided(contents: dict[bytes, int]) -> tuple[Tree, Tree, list[int]]:
+    """A map, the same one taken apart and put together again, and the places that were read so far."""
+    tree = build(list(contents.items()))
+    read: list[int] = []
+
+    def part(place: int) -> list[tuple[bytes, int]]:
+        read.append(place)
+        return tree.part(DIVIDED, place)
+
+    return tree, Tree.of_parts(tree.parts(DIVIDED), part), read
+
+
+@settings(max_examples=150)
+@example(NEIGHBOURS, bytes(32))
+@given(CONTENTS, PATHS)
+def test_a_map_in_parts_is_the_same_map(contents: dict[bytes, int], path: bytes) -> None:
+    """T5: root, entries, proofs and what becomes of a write are those of the map that was divided, whatever was read before."""
+    tree, again, _ = divided(contents)
+    assert again.root() == tree.root() == oracle(contents)
+    assert again.get(path) == contents.get(path)
+    assert again.prove(path) == tree.prove(path)
+    assert again.set(path, 7).root() == oracle({**contents, path: 7})
+    assert divided(contents)[1].update({path: 7}).root() == oracle({**contents, path: 7})
+    assert list(again.records()) == list(tree.records())
+    assert again.parts(DIVIDED) == tree.parts(DIVIDED)
+
+
+@given(st.integers(0, 2**32))
+def test_a_part_is_read_when_it_is_needed_and_once(seed: int) -> None:
+    """Putting the parts together reads none of those with two entries or more; looking into one reads that one."""
+    random = Random(seed)
+    contents = {random.randbytes(32): number for number in range(60)}
+    tree, again, read = divided(contents)
+    assert all(len(tree.parts(DIVIDED)[place]) == 64 for place in read)
+    before = len(read)
+    path = next(iter(contents))
+    assert again.get(path) == again.get(path) == contents[path]
+    assert read[before:] in ([path[0] >> 4], [])
+
+
+@given(CONTENTS, CONTENTS)
+def test_changes_are_what_a_map_needs_to_become_another(first: dict[bytes, int], then: dict[bytes, int]) -> None:
+    """What `changes` names leads from the older map to the newer, also when the older is in parts."""
+    _, older, _ = divided(first)
+    newer = older
+    for path, value in then.items():
+        newer = newer.set(path, value)
+    changed = list(newer.changes(older))
+    assert build([*first.items(), *changed]).root() == newer.root()
+    assert {path for path, _ in changed} >= {path for path, value in then.items() if first.get(path) != value}
+    assert list(older.changes(older)) == []
+
+
+@pytest.mark.parametrize("lie", ["another value", "one more", "one less", "twice", "of another part"])
+def test_a_part_that_is_not_what_it_should_be_is_named(lie: str) -> None:
+    """T5: whatever is read in place of a part must have its root, whenever it is read."""
+    contents = {bytes((number,)) * 32: number for number in range(64)}
+    tree = build(list(contents.items()))
+
+    def part(place: int) -> list[tuple[bytes, int]]:
+        items = tree.part(DIVIDED, place)
+        if place != 3:
+            return items
+        (path, value), *rest = items
+        return {
+            "another value": [(path, value + 1), *rest],
+            "one more": [*items, (b"\x3f" * 31 + b"\x00", 1)],
+            "one less": rest,
+            "twice": [(path, value), *items],
+            "of another part": tree.part(DIVIDED, 2),
+        }[lie]
+
+    again = Tree.of_parts(tree.parts(DIVIDED), part)
+    assert again.root() == tree.root()
+    assert again.get(bytes((1,)) * 32) == 1
+    with pytest.raises(CorruptionError, match="part 3 of the state"):
+        again.get(bytes((0x31,)) * 32)
+    check_part(tree.parts(DIVIDED)[2], 2, DIVIDED, tree.part(DIVIDED, 2))
+    with pytest.raises(CorruptionError, match="part 3"):
+        check_part(tree.parts(DIVIDED)[3], 3, DIVIDED, part(3))
