@@ -54,6 +54,7 @@ def waiting(self, batch, batch_index):
 def spying(self, name, data):
     """Keep a copy of every private file, in the site's own folder."""
     Path("captured").mkdir(exist_ok=True)
+    data = data if isinstance(data, bytes) else b"".join(data)
     (Path("captured") / name).write_bytes(data)
     return _put(self, name, data)
 
