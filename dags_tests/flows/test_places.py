@@ -54,6 +54,7 @@ def waiting(self, batch, batch_index):
 def spying(self, name, data):
     """Keep a copy of every private file, in the site's own folder."""
     Path("captured").mkdir(exist_ok=True)
+    data = data if isinstance(data, bytes) else b"".join(data)
     (Path("captured") / name).write_bytes(data)
     return _put(self, name, data)
 
@@ -306,8 +307,9 @@ def test_rows_updates_and_keys_of_a_site_are_nowhere_else(production: Production
     os.environ.pop("CIFER_PASSPHRASE", None)
     keys = Keystore(north / ".cifer" / "keys", (north / ".cifer" / "keys" / "passphrase").read_bytes().strip())
     network = json.loads((north / ".cifer" / "site.json").read_text())["network"]
-    assert {kind for _, kind in keys.names()} == {"signing", "encryption"}
-    for name, kind in keys.names():
+    names = [tuple(path.name.removesuffix(".secret").rsplit(".", 1)) for path in keys.folder.glob("*.secret")]
+    assert {kind for _, kind in names} == {"signing", "encryption"}
+    for name, kind in names:
         canaries[f"{kind} secret of {name}"] = CANARIES["encodings"](keys.get(name, kind, network)[-32:])
     elsewhere = {
         str(path): path.read_bytes()
