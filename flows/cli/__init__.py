@@ -17,6 +17,7 @@ TOPICS = (
     "audit",
     "bench",
     "ledger",
+    "robustness",
     "services",
     "statistics",
     "training",
