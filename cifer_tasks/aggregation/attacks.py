@@ -36,7 +36,7 @@ Craft = Callable[[Scene], DoubleMatrix]
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """poison: what is done to the malicious sites' rows: `flip` turns label y into classes - 1 - y, `trigger` marks half, labelled 0.
+    """poison: what is done to the malicious sites' rows: `flip` makes label y classes - 1 - y, `trigger` marks half and labels those last.
 
     craft: what they submit, float64 (m, d); None: what they trained.  claimed_rows: what they multiply their rows by.
     """

@@ -24,7 +24,8 @@ from flows.bench_robustness.worlds import World
 class Received:
     """What the aggregator has in one round. sites: ascending, int64 (S,).  rows: as claimed, int64 (S,).  submitted: int64 (S, d).
 
-    reference: what the aggregator's own root set would change, float64 (d,).  random: of this cell and round, after the seal.
+    reference: what the aggregator's own root set would change; last_step: what the model last moved by; float64 (d,).
+    random: of this cell and round, after the seal.
     """
 
     sites: IntVector
@@ -32,6 +33,7 @@ class Received:
     submitted: IntVector
     encoding: Encoding
     reference: DoubleVector
+    last_step: DoubleVector
     random: np.random.Generator
 
     @property
@@ -55,7 +57,8 @@ class Defence:
 
 
 STATISTICS: Final = ("norm_clip", "non_poisoning_rate", "fltrust", "bygars", "score_gate")
-AS_PUBLISHED: Final = "non_poisoning_rate_unclipped"
+BUCKET_SIZE: Final = 3
+"""The fewest sites whose sum the threshold scheme opens."""
 BUCKETS: Final = {"buckets_median": "median", "buckets_geometric_median": "geometric_median", "buckets_trimmed_mean": "trimmed_mean"}
 
 
@@ -71,9 +74,10 @@ def defences(world: World) -> dict[str, Defence]:
     }
     vectors = [name for name in RULES if name not in STATISTICS]
     found = [Defence(name, "any" if name == "mean" else "plain", partial(_vectors, name, args.get(name, {}))) for name in vectors]
-    found += [Defence(name, "ckks", partial(_statistics, name, {})) for name in STATISTICS]
-    found.append(Defence(AS_PUBLISHED, "ckks", partial(_statistics, "non_poisoning_rate", {"clip": False})))
-    found += [Defence(name, "threshold", partial(_buckets, rule, 2 if asked < 20 else 3)) for name, rule in BUCKETS.items()]
+    found += [Defence(name, "ckks", partial(_Statistics, name, {})) for name in STATISTICS]
+    found.append(Defence("score_gate_no_root", "ckks", partial(_Statistics, "score_gate", {}, rooted=False)))
+    found.append(Defence("non_poisoning_rate_unclipped", "ckks", partial(_Statistics, "non_poisoning_rate", {"clip": False})))
+    found += [Defence(name, "threshold", partial(_buckets, rule)) for name, rule in BUCKETS.items()]
     return {item.name: item for item in found}
 
 
@@ -82,27 +86,25 @@ def _vectors(name: str, args: Mapping[str, Any]) -> Step:
     return lambda received: rule.combine(received.updates, received.rows)
 
 
-def _statistics(name: str, args: Mapping[str, Any]) -> Step:
-    return _Statistics(name, args)
-
-
 @dataclass(slots=True)
 class _Statistics:
-    """A rule on statistics, with the scores it has left so far."""
+    """A rule on statistics, with the scores it has left so far. rooted: the reference is the root set's, else the last step."""
 
     name: str
     args: Mapping[str, Any]
+    rooted: bool = True
     scores: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, received: Received) -> DoubleVector:
         names = [f"site-{site:04d}" for site in received.sites]
         rows = dict(zip(names, map(int, received.rows), strict=True))
-        encoding, reference = received.encoding, as_reference(received.reference)
+        encoding, direction = received.encoding, received.reference if self.rooted else received.last_step
+        reference = as_reference(direction)
         query = Query(reference, b"", longest_of(encoding.levels))
         # Vectors of integers pass the probe: it is against ciphertexts that hold none.
         numbers = zip((received.submitted.astype(np.float64) ** 2).sum(axis=1), received.submitted @ reference, strict=True)
         measured = {name: measurement(float(square), float(inner), 0j, query) for name, (square, inner) in zip(names, numbers, strict=True)}
-        length = round(float(np.linalg.norm(received.reference)) / encoding.clip_norm * MICRO)
+        length = round(float(np.linalg.norm(direction)) / encoding.clip_norm * MICRO)
         rule = resolve(self.name, self.args, "ckks")
         decision = decide(rule, measured, rows, self.scores, reference, length, encoding)
         self.scores |= {item.site: item.score for item in decision.sites}
@@ -111,13 +113,13 @@ class _Statistics:
         return weighted_update(total, encoding, decision.divisor).astype(np.float64)
 
 
-def _buckets(name: str, size: int) -> Step:
+def _buckets(name: str) -> Step:
     """Random buckets, whose sums are all that opens, and a rule across their means."""
     rule = resolve(name, {}, "plain")
 
     def step(received: Received) -> DoubleVector:
         order = received.random.permutation(len(received.sites))
-        parts = np.array_split(order, len(order) // size)
+        parts = np.array_split(order, max(1, len(order) // BUCKET_SIZE))
         rows = np.array([received.rows[part].sum() for part in parts])
         sums = np.stack([received.submitted[part].sum(axis=0) for part in parts])
         encoding = received.encoding

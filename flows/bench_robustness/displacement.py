@@ -68,6 +68,6 @@ def _step(world: World, defence: Defence, updates: DoubleMatrix, rows: IntVector
     scale = encoding.levels * rows / (encoding.total_rows * encoding.clip_norm)
     submitted = np.clip(np.rint(updates * scale[:, None]), -encoding.bound, encoding.bound).astype(np.int64)
     try:
-        return defence.begin()(Received(np.arange(len(rows)), rows, submitted, encoding, reference, np.random.default_rng(1)))
+        return defence.begin()(Received(np.arange(len(rows)), rows, submitted, encoding, reference, reference, np.random.default_rng(1)))
     except RuleError:
         return None

@@ -29,7 +29,8 @@ def reported(
     world: World, seeds: Sequence[int], rules: Sequence[Defence], outcomes: Mapping[Key, Sequence[Outcome]], moved: Sequence[Displacement]
 ) -> Report:
     """The report on finished trainings: `outcomes` has one `Outcome` per seed."""
-    free = fmean(item.accuracy for item in outcomes[BASELINE, NO_ATTACK, 0.0])
+    honest = outcomes[BASELINE, NO_ATTACK, 0.0]
+    free = fmean(item.accuracy for item in honest)
     cells = [_cell(key, found, free) for key, found in outcomes.items()]
     document = {
         "data": world.name,
@@ -42,7 +43,11 @@ def reported(
         "rounds": world.rounds,
         "seeds": list(seeds),
         "schemes": {rule.name: rule.scheme for rule in rules},
-        "attack_free_mean_accuracy": free,
+        "attack_free_mean": {
+            "accuracy": free,
+            "flipped": fmean(item.flipped for item in honest),
+            "triggered": fmean(item.triggered for item in honest),
+        },
         "cells": cells,
         "displacements": [asdict(item) for item in moved],
         "targets": [_targets(rule, cells, moved, free) for rule in rules],
@@ -51,7 +56,7 @@ def reported(
 
 
 def _cell(key: Key, found: Sequence[Outcome], free: float) -> dict[str, Any]:
-    """Attack success: rows given the flipped label, or triggered; for attacks without such an aim, accuracy lost to the attack-free mean."""
+    """Attack success: rows given the flipped label, or triggered; for an attack of no such aim, accuracy lost to the attack-free mean."""
     rule, attack, fraction = key
     accuracy = fmean(item.accuracy for item in found)
     match ATTACKS[attack].poison if attack in ATTACKS else "":
@@ -92,11 +97,12 @@ def _targets(rule: Defence, cells: Sequence[Mapping[str, Any]], moved: Sequence[
 
 
 def _lines(document: Mapping[str, Any]) -> list[str]:
-    width = max(map(len, document["schemes"])) + 1
+    width, free = max(map(len, document["schemes"])) + 1, document["attack_free_mean"]
     cells = {(cell["rule"], cell["attack"], cell["fraction"]): cell for cell in document["cells"]}
     lines = [
         f"{document['description']}; {document['parameters']:,} parameters, {document['rounds']} rounds, seeds {document['seeds']}",
-        f"accuracy %/attack success %; the mean without attack has {100 * document['attack_free_mean_accuracy']:.1f}",
+        f"accuracy/attack success, %. Without attack the mean has {100 * free['accuracy']:.1f}, gives {100 * free['flipped']:.1f} of the "
+        f"rows the flipped label and {100 * free['triggered']:.1f} of those with a trigger its label",
     ]
     attacks = list(dict.fromkeys(attack for _, attack, _ in cells if attack != NO_ATTACK))
     for fraction in sorted({fraction for _, _, fraction in cells if fraction}):
@@ -134,7 +140,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     attacks = list(dict.fromkeys(attack for _, attack, _ in cells if attack != NO_ATTACK)) or [NO_ATTACK]
     fractions = sorted({fraction for _, _, fraction in cells if fraction}) or [0.0]
     rules = list(document["schemes"])
-    high = 100 * document["attack_free_mean_accuracy"]
+    high = 100 * document["attack_free_mean"]["accuracy"]
     low = min(100 * cell["accuracy"] for cell in cells.values())
     figure = Figure(figsize=(1.5 + len(fractions) * (0.6 + 0.52 * len(attacks)), 1.4 + 0.3 * len(rules)), layout="constrained")
     panels = figure.subplots(1, len(fractions), sharey=True, squeeze=False)[0]

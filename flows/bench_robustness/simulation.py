@@ -33,8 +33,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """accuracy: on held-out rows.  flipped: share of them given the label ``classes - 1 - y``.  triggered: share of those not of class 0
-    that the trigger turns into 0.  refused: rounds in which the rule kept nothing, and the model stayed.
+    """accuracy: on held-out rows.  flipped: share of them given the label ``classes - 1 - y``.  triggered: share of those not of the
+    last class that the trigger turns into it.  refused: rounds in which the rule kept nothing, and the model stayed.
     """
 
     accuracy: float
@@ -73,7 +73,7 @@ def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], 
             scores.append(_score(world, models))
         tick()
     means = np.mean(scores, axis=0)
-    return [Outcome(*map(float, values), refused=rounds) for values, rounds in zip(means, refused, strict=True)]
+    return [Outcome(float(row[0]), float(row[1]), float(row[2]), rounds) for row, rounds in zip(means, refused, strict=True)]
 
 
 def _malicious(world: World, seed: int, fraction: float) -> Booleans:
@@ -105,7 +105,7 @@ def _batches(world: World, seed: int, number: int, asked: Integers, malicious: B
                 labels[index, site] = world.classes - 1 - labels[index, site]
             else:
                 marked[index, site, :, ::2] = True
-                labels[index, site, :, ::2] = 0
+                labels[index, site, :, ::2] = world.classes - 1
     return Batches(rows, labels, marked if marked.any() else None)
 
 
@@ -135,15 +135,14 @@ def _received(
             updates[malicious] = attack.craft(Scene(updates[~malicious], trained[:-1][malicious], last_step, random))
     scale = encoding.levels * rows / (encoding.total_rows * encoding.clip_norm)
     submitted = np.clip(np.rint(updates * scale[:, None]), -encoding.bound, encoding.bound).astype(np.int64)
-    return Received(asked, rows, submitted, encoding, reference, random)
+    return Received(asked, rows, submitted, encoding, reference, last_step, random)
 
 
 def _score(world: World, models: DoubleMatrix) -> npt.NDArray[np.float64]:
     """Accuracy, flipped and triggered of each model, float64 (C, 3)."""
     features, labels = world.features[world.held_out], world.labels[world.held_out]
     found = predict(world, models, features)
-    others = labels != 0
+    last = world.classes - 1
+    others = labels != last
     marked = predict(world, models, features[others] + world.trigger)
-    return np.stack(
-        [(found == labels).mean(axis=1), (found == world.classes - 1 - labels).mean(axis=1), (marked == 0).mean(axis=1)], axis=1
-    )
+    return np.stack([(found == labels).mean(axis=1), (found == last - labels).mean(axis=1), (marked == last).mean(axis=1)], axis=1)
