@@ -13,8 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from cifer_tasks.aggregation.clear import bucket_update
+from cifer_tasks.aggregation.plan import bucketed
 from cifer_tasks.aggregation.rules import RULES, WEIGHT_ONE, DoubleMatrix, DoubleVector, IntVector, resolve
 from cifer_tasks.aggregation.weighing import decide, weighted_update
+from cifer_tasks.config import SMALLEST_BUCKET
 from cifer_tasks.encryption.encoding import MICRO, Encoding
 from cifer_tasks.encryption.statistics import Query, Weighting, as_reference, longest_of, measurement
 from flows.bench_robustness.worlds import World
@@ -57,8 +60,6 @@ class Defence:
 
 
 STATISTICS: Final = ("norm_clip", "non_poisoning_rate", "fltrust", "bygars", "score_gate")
-BUCKET_SIZE: Final = 3
-"""The fewest sites whose sum the threshold scheme opens."""
 BUCKETS: Final = {"buckets_median": "median", "buckets_geometric_median": "geometric_median", "buckets_trimmed_mean": "trimmed_mean"}
 
 
@@ -115,15 +116,14 @@ class _Statistics:
 
 def _buckets(name: str) -> Step:
     """Random buckets, whose sums are all that opens, and a rule across their means."""
-    rule = resolve(name, {}, "plain")
+    rule = resolve(name, {}, "threshold", bucketed=True)
 
     def step(received: Received) -> DoubleVector:
-        order = received.random.permutation(len(received.sites))
-        parts = np.array_split(order, max(1, len(order) // BUCKET_SIZE))
-        rows = np.array([received.rows[part].sum() for part in parts])
-        sums = np.stack([received.submitted[part].sum(axis=0) for part in parts])
-        encoding = received.encoding
-        grid = encoding.clip_norm * encoding.total_rows / (encoding.levels * rows.astype(np.float64))
-        return rule.combine(sums * grid[:, None], rows)
+        names = [f"site-{site:04d}" for site in received.sites]
+        at = {name: place for place, name in enumerate(names)}
+        parts = [[at[name] for name in part.sites] for part in bucketed(names, SMALLEST_BUCKET, received.random.bytes(32)).parts]
+        sums = [received.submitted[part].sum(axis=0) for part in parts]
+        rows = [{names[place]: int(received.rows[place]) for place in part} for part in parts]
+        return bucket_update(rule, sums, rows, received.encoding).astype(np.float64)
 
     return step
