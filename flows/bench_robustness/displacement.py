@@ -10,7 +10,7 @@ import numpy as np
 
 from cifer_tasks.aggregation.rules import DoubleMatrix, DoubleVector, IntVector
 from cifer_tasks.encryption.encoding import Encoding
-from cifer_tasks.errors import RuleError
+from cifer_tasks.errors import IntegrityError, RuleError
 from flows.bench_robustness.defences import Defence, Received
 from flows.bench_robustness.learning import Batches, initial, train
 from flows.bench_robustness.worlds import World
@@ -23,7 +23,7 @@ PAIR_SCALE: Final = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Displacement:
-    """How far the step moves from where it would be, had the same sites sent what they trained. None: the rule keeps nothing.
+    """How far the step moves from where it would be, had the same sites sent what they trained. None: the round ends without a step.
 
     small_site: a site with 0.6% of the rows scales its update by 1000; over the length of the honest step.
     colluders: two sites send 100 times the mean of theirs; over the length of one honest update, the median.
@@ -69,5 +69,5 @@ def _step(world: World, defence: Defence, updates: DoubleMatrix, rows: IntVector
     submitted = np.clip(np.rint(updates * scale[:, None]), -encoding.bound, encoding.bound).astype(np.int64)
     try:
         return defence.begin()(Received(np.arange(len(rows)), rows, submitted, encoding, reference, reference, np.random.default_rng(1)))
-    except RuleError:
+    except (RuleError, IntegrityError):
         return None

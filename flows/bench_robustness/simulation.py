@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cifer_tasks.aggregation.attacks import ATTACKS, Attack, Scene
 from cifer_tasks.aggregation.rules import DoubleMatrix, DoubleVector, IntVector
 from cifer_tasks.encryption.encoding import Encoding
-from cifer_tasks.errors import RuleError
+from cifer_tasks.errors import IntegrityError, RuleError
 from flows.bench_robustness.defences import Defence, Received
 from flows.bench_robustness.learning import Batches, Booleans, initial, predict, train
 from flows.bench_robustness.worlds import Integers, World
@@ -34,7 +34,8 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """accuracy: on held-out rows.  flipped: share of them given the label ``classes - 1 - y``.  triggered: share of those not of the
-    last class that the trigger turns into it.  refused: rounds in which the rule kept nothing, and the model stayed.
+    last class that the trigger turns into it.  refused: rounds that ended without a step,
+    because the rule kept nothing or a sum was beyond what honest sites can reach; the model stayed.
     """
 
     accuracy: float
@@ -65,7 +66,7 @@ def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], 
             )
             try:
                 last[index] = steps[index](received)
-            except RuleError:
+            except (RuleError, IntegrityError):
                 last[index] = 0.0
                 refused[index] += 1
         models += last
