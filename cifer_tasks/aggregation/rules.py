@@ -176,6 +176,7 @@ RULES: Final[Mapping[str, str]] = {
     "non_poisoning_rate": f"{_STATISTIC_RULES}.non_poisoning_rate",
     "fltrust": f"{_STATISTIC_RULES}.fltrust",
     "bygars": f"{_STATISTIC_RULES}.bygars",
+    "score_gate": "cifer_tasks.aggregation.score_gate.score_gate",
 }
 """The rules that come with Cifer: name -> dotted path, imported when asked for."""
 

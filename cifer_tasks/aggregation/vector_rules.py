@@ -22,9 +22,9 @@ from cifer_tasks.errors import RuleError
 
 Indices = npt.NDArray[np.intp]
 
-WEISZFELD_STEPS: Final = 200
-WEISZFELD_TOLERANCE: Final = 1e-10
-"""Relative to the spread of the updates."""
+WEISZFELD_STEPS: Final = 500
+WEISZFELD_TOLERANCE: Final = 1e-8
+"""Relative to the weighted median distance from the start."""
 
 
 def median(updates: DoubleMatrix, rows: IntVector, *, weighted: bool = True) -> DoubleVector:
@@ -71,7 +71,7 @@ def multi_krum(
 
 
 def bulyan(updates: DoubleMatrix, rows: IntVector, *, byzantine: Byzantine = 1, weighted: bool = True) -> DoubleVector:
-    """Bulyan over Krum (El Mhamdi et al. 2018, algorithm 2). Needs n >= 4 f + 3.
+    """Bulyan over Krum (El Mhamdi et al. 2018). Needs n >= 4 f + 3.
 
     Krum picks n - 2 f updates one by one, each from those left over; then, per coordinate, the n - 4 f values nearest to the
     median of those are averaged. Where so few are left over that n - f - 2 is below 1, the one nearest neighbour counts.
@@ -93,29 +93,34 @@ def bulyan(updates: DoubleMatrix, rows: IntVector, *, byzantine: Byzantine = 1, 
 
 
 def geometric_median(updates: DoubleMatrix, rows: IntVector, *, weighted: bool = True) -> DoubleVector:
-    """The point with the least weighted sum of distances to the updates: RFA (Pillutla et al. 2022, Eq. 3) by Weiszfeld's iteration.
+    """The point with the least weighted sum of distances to the updates: RFA (Pillutla et al. 2022) by Weiszfeld's iteration.
 
-    Starts at the coordinate-wise median; an update that is reached is left by the rule of Vardi & Zhang (2000), so the iteration cannot
-    stick to one that is not the minimum. Ends when a step is below 1e-10 of the spread. Withstands less than half of the rows, or sites.
+    Starts at the update with the least such sum; an update that is reached is left by the rule of Vardi & Zhang (2000), so the iteration
+    cannot stick to one that is not the minimum. Ends when a step is below 1e-8 of the weighted median distance, which outliers cannot
+    stretch. The point is a mean of the updates, so the work is done in the at most n dimensions that they span. Withstands less than
+    half of the rows, or sites.
     """
     weights = _weights(rows, weighted)
-    point = median(updates, rows, weighted=weighted)
-    spread = float(np.sqrt(np.square(updates - point).sum(axis=1).max()))
-    for _ in range(WEISZFELD_STEPS if spread > 0 else 0):
-        distances = np.sqrt(np.square(updates - point).sum(axis=1))
-        here = distances <= WEISZFELD_TOLERANCE * spread
+    sums = (weights * np.sqrt(squared_distances(updates))).sum(axis=1)
+    start = int(np.argmin(sums))
+    away = updates - updates[start]
+    spanned = np.asarray(np.linalg.qr(away.T, mode="r")).T if away.shape[1] > len(away) else away
+    scale = float(median(np.sqrt(np.square(spanned).sum(axis=1))[:, None], weights.astype(np.int64))[0])
+    point, shares = np.zeros(spanned.shape[1]), np.zeros(len(updates))
+    shares[start] = 1.0
+    for _ in range(WEISZFELD_STEPS if scale > 0 else 0):
+        distances = np.sqrt(np.square(spanned - point).sum(axis=1))
+        here = distances <= WEISZFELD_TOLERANCE * scale
         pull = np.divide(weights, distances, out=np.zeros(len(updates)), where=~here)
-        if not pull.any():
-            break
-        target = (pull[:, None] * updates).sum(axis=0) / pull.sum()
-        resultant = float(np.sqrt(np.square((pull[:, None] * (updates - point)).sum(axis=0)).sum()))
+        resultant = float(np.sqrt(np.square(pull @ (spanned - point)).sum()))
         stay = min(1.0, float(weights[here].sum()) / resultant) if resultant > 0 else 1.0
-        moved = (1 - stay) * target + stay * point
+        shares = (1 - stay) * pull / pull.sum() + stay * shares if stay < 1 else shares
+        moved = shares @ spanned
         step = float(np.sqrt(np.square(moved - point).sum()))
         point = moved
-        if step <= WEISZFELD_TOLERANCE * spread:
+        if step <= WEISZFELD_TOLERANCE * scale:
             break
-    return point
+    return _mean(updates, shares)
 
 
 def flame(updates: DoubleMatrix, rows: IntVector, *, noise: Annotated[float, Field(ge=0.0)] = 0.0, weighted: bool = True) -> DoubleVector:
@@ -154,7 +159,7 @@ def centered_clipping(
     steps: Annotated[int, Field(ge=1, le=100)] = 3,
     weighted: bool = True,
 ) -> DoubleVector:
-    """``v <- v + sum w_i (x_i - v) min(1, tau / ||x_i - v||)`` (Karimireddy et al. 2021, Eq. 7), from v = 0, `steps` times.
+    """``v <- v + sum w_i (x_i - v) min(1, tau / ||x_i - v||)`` (Karimireddy et al. 2021), from v = 0, `steps` times.
 
     radius: tau. From zero, the round's base model, because a rule has no memory of the step before; one step moves v by at most tau.
     """

@@ -21,6 +21,7 @@ TOPICS = (
     "keys",
     "ledger",
     "lineage",
+    "robustness",
     "services",
     "site",
     "statistics",
