@@ -108,9 +108,6 @@ class _Replaying:
         if outcome is None:
             msg = f"{where} has no outcome on the ledger: there is nothing to make again"
             raise IntegrityError(msg)
-        if found.weighing is not None or found.partition is not None:
-            msg = f"{where} opened {'a weighted sum' if found.weighing else 'sums of buckets'}, which this program does not make again yet"
-            raise IntegrityError(msg)
         public = self._context(found)
         binding = self._binding(found)
         submitted = {item.site: item.ciphertext for item in found.submissions if item.site in found.sealed_sites}

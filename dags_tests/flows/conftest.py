@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,3 +85,12 @@ def _lines() -> bytes:
     extra = facets_of(Facts(NAMESPACE.partition("/")[2], "run-1", "abc"))
     times = ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:02+00:00")
     return completed_lines(scope, times, "3", (table,), (model, Version("registry/study", "1")), extra)
+
+
+@pytest.fixture(autouse=True)
+def forget_users_modules() -> Iterator[None]:
+    """A user's `model.py` of one test is not that of the next."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("model", None)

@@ -45,8 +45,8 @@ def scaled(site: str, factor: int, settings: Any) -> Iterator[None]:
     encode: Callable[..., Any] = Encoding.encode_pieces
     its = {rounding_seed(settings.seed, number, site) for number in range(1, 9)}
 
-    def skipping(self: Encoding, update: Any, rows: int, seed: bytes) -> Any:
-        pieces, norm, clipped = encode(self, update, rows, seed)
+    def skipping(self: Encoding, update: Any, rows: int, seed: bytes, residual: Any = None) -> Any:
+        pieces, norm, clipped = encode(self, update, rows, seed, residual)
         return (piece * (factor if seed in its else 1) for piece in pieces), norm, clipped
 
     with pytest.MonkeyPatch.context() as patch:

@@ -277,7 +277,6 @@ def test_the_model_is_the_one_that_one_process_makes(production: Production, tab
     ref = lab.open(settings, tables)
     here = lab.train(ref)
     assert f"sha256 {here.model.digest}" in production.said["coordinator"]
-    sys.modules.pop("model", None)
 
 
 def test_sites_are_users_of_their_own(production: Production) -> None:

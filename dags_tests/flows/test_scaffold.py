@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(autouse=True)
-def forget_users_modules() -> Any:
-    """A user's `model.py` of one test is not that of the next."""
-    path = list(sys.path)
-    yield
-    sys.path[:] = path
-    sys.modules.pop("model", None)
 
 
 def test_init_writes_a_scenario_that_runs(trainer: Any) -> None:

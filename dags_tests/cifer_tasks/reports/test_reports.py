@@ -97,6 +97,9 @@ def finished_round(number: int, base: str, sites: tuple[str, ...], accepted: boo
             (Metric("accuracy", 900_000 + number), Metric("loss", 200_000 - number)),
             origin(height + 4),
         ),
+        statistics=(),
+        weighing=None,
+        partition=None,
         releases=(),
         lineage=(),
     )
