@@ -236,4 +236,7 @@ async def _form(request: Request) -> dict[str, str]:
         data += part
         if len(data) > MOST_FORM_BYTES:
             raise HTTPException(413, "that form is too large")
-    return {name: values[-1] for name, values in parse_qs(data.decode("utf-8", "replace"), max_num_fields=20).items()}
+    try:
+        return {name: values[-1] for name, values in parse_qs(data.decode("utf-8", "replace"), max_num_fields=20).items()}
+    except ValueError:
+        raise HTTPException(400, "that form has too many fields") from None

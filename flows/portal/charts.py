@@ -60,4 +60,4 @@ def _y(value: float, low: float, high: float) -> float:
 
 
 def _short(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) or value == int(value) else f"{value:.4f}"
+    return f"{int(value):,}" if value == int(value) else f"{value:.4f}"
