@@ -182,7 +182,11 @@ TAMPERING = {
     "one dropped": ("DELETE FROM reads WHERE number = 3",),
     "one dropped, closed up": ("DELETE FROM reads WHERE number = 3", "UPDATE reads SET number = number - 1 WHERE number > 3"),
     "first dropped": ("DELETE FROM reads WHERE number = 1",),
-    "two exchanged": tuple(f"UPDATE reads SET number = {new} WHERE number = {old}" for old, new in ((2, 99), (3, 2), (99, 3))),
+    "two exchanged": (
+        "UPDATE reads SET number = 99 WHERE number = 2",
+        "UPDATE reads SET number = 2 WHERE number = 3",
+        "UPDATE reads SET number = 3 WHERE number = 99",
+    ),
 }
 
 

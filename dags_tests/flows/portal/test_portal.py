@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cifer_tasks.errors import StorageError
-from flows.access import Access, RateLimit, Right
+from flows.access import Access, Names, RateLimit, Right
 from flows.portal.app import COOKIE, Portal
 from flows.portal.guard import HEADERS, POLICY, Guard
 from flows.portal.live import LiveRecord
@@ -122,22 +122,36 @@ def test_a_site_sees_its_own_records_and_no_other(door: Door) -> None:
 # ------------------------------------------------------------------------------------------------------- pseudonyms
 
 
-def test_an_engineer_sees_no_site_name_anywhere(door: Door) -> None:
-    """Every page an engineer can reach from the first one, the graph's nodes included, names no site, and links lead on all the same."""
-    waiting, seen, pseudonyms = ["/"], set(), set()
+def _walk(door: Door) -> dict[str, str]:
+    """Every page an engineer reaches from the first one by its links, blocks left out, by path."""
+    waiting, seen = ["/"], dict[str, str]()
     while waiting:
         path = waiting.pop()
-        if path in seen or len(seen) > 150:
-            continue
-        seen.add(path)
-        answer = door.ask("engineer", path)
-        assert answer.status_code == 200, (path, answer.text[:300])
-        assert "clinic" not in answer.text, path
-        pseudonyms |= set(re.findall(r"site-[0-9a-f]{12}", answer.text))
-        links = re.findall(r'href="(/(?!static|blocks|transactions)[^"]*)"', answer.text)
-        waiting += [link.replace("&amp;", "&") for link in links]
-    assert len(pseudonyms) == 2
-    assert any("submission" in path for path in seen) and any("/consents/effect" in path for path in seen)
+        if path not in seen:
+            answer = door.ask("engineer", path)
+            assert answer.status_code == 200, (path, answer.text[:300])
+            seen[path] = answer.text
+            waiting += [link.replace("&amp;", "&") for link in re.findall(r'href="(/(?!static|blocks)[^"]*)"', answer.text)]
+    return seen
+
+
+def test_an_engineer_sees_no_site_name_anywhere(door: Door) -> None:
+    """Every page an engineer can reach, the graph's nodes and transactions included, names no site, and links lead on all the same."""
+    pages = _walk(door)
+    assert [path for path, text in pages.items() if "clinic" in text] == []
+    assert len(set(re.findall(r"site-[0-9a-f]{12}", "".join(pages.values())))) == 2
+    for part in ("submission", "exclusion", "/consents/effect", "/transactions/"):
+        assert any(part in path for path in pages), part
+
+
+def test_a_portal_that_hides_nothing_is_found_out(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant that passes names through fails the test above on many pages, and one whose search looks at real names answers guesses."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Names, "hide", lambda _, value: value)
+        patch.setattr(Names, "find", lambda _, text: text)
+        assert sum("clinic" in text for text in _walk(door).values()) > 10
+    monkeypatch.setattr("flows.portal.pages._found_as_shown", lambda *_: True)
+    assert "<h2>0 found" not in door.ask("engineer", "/graph?q=clinic").text
 
 
 def test_pseudonyms_cannot_be_tried_out(door: Door) -> None:
@@ -338,7 +352,8 @@ def test_pages_say_what_the_ledger_says(door: Door) -> None:
     effect = door.ask("auditor", f"/consents/effect?site={SOUTH}&purpose=heart").text
     assert "heart version 1" in effect and "heart@champion points" in effect
     neighbours = door.ask("auditor", "/graph/neighbours?node=model/heart/1").json()
-    assert {link["kind"] for link in neighbours["links"]} >= {"is", "made_in"} or neighbours["links"]
+    assert neighbours["node"]["digest"] == state.run("run-1").current_model.hex()
+    assert {"run/run-1/round/2/model", "run/run-1"} <= {node["id"] for node in neighbours["nodes"]}
 
 
 def test_a_new_block_is_seen_at_once(door: Door) -> None:
