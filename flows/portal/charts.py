@@ -34,10 +34,10 @@ def bars(title: str, points: Sequence[tuple[int, int]], most: int) -> dict[str, 
         y = _y(value, 0, top)
         height = round(HEIGHT - _BOTTOM - y, 1)
         marks.append({"x": round(_x(index, len(points)) - width / 2, 1), "y": y, "height": height, "round": at, "value": _short(value)})
-    return {"kind": "bars", "title": title, "marks": marks, "bar_width": width, **_axes(0, top, [at for at, _ in points])}
+    return {"kind": "bars", "title": title, "marks": marks, "bar_width": width, **_axes(0, top, [at for at, _ in points], whole=True)}
 
 
-def _axes(low: float, high: float, rounds: Sequence[int]) -> dict[str, Any]:
+def _axes(low: float, high: float, rounds: Sequence[int], *, whole: bool = False) -> dict[str, Any]:
     step = -(-len(rounds) // 12)
     steps = [low + (high - low) * tick / (_TICKS - 1) for tick in range(_TICKS)]
     return {
@@ -46,7 +46,7 @@ def _axes(low: float, high: float, rounds: Sequence[int]) -> dict[str, Any]:
         "left": _LEFT,
         "right": WIDTH - _RIGHT,
         "bottom": HEIGHT - _BOTTOM,
-        "ticks": [{"y": _y(value, low, high), "label": _short(value)} for value in steps],
+        "ticks": [{"y": _y(value, low, high), "label": _short(value)} for value in steps if not whole or value == int(value)],
         "labels": [{"x": _x(index, len(rounds)), "label": str(at)} for index, at in enumerate(rounds) if index % step == 0],
     }
 

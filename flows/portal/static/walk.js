@@ -22,54 +22,93 @@ const styles = () => [
   { selector: "edge[basis = 'data']", style: { "line-color": colour("--accent"), "target-arrow-color": colour("--accent") } },
 ];
 
-const cy = cytoscape({ container: box, style: styles(), layout: { name: "preset" }, minZoom: 0.05, maxZoom: 2, wheelSensitivity: 0.3 });
-const taken = new Map(); // column -> rows in use
+const cy = cytoscape({ container: box, style: styles(), layout: { name: "preset" }, minZoom: 0.05, maxZoom: 1.5 });
+const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-// The free row of a column that is nearest to `wanted`.
-function row(column, wanted) {
-  const used = taken.get(column) ?? taken.set(column, new Set()).get(column);
-  for (let distance = 0; ; distance++) {
-    for (const found of [wanted + distance, wanted - distance]) {
-      if (!used.has(found)) {
-        used.add(found);
-        return found;
+// Columns: what something was made from is to its left. Along data edges from the first node as far as they lead, then over one other
+// edge, and so on; last, whatever data edge does not point left pushes its target there (the drawn graph has no cycles of data edges).
+function columns() {
+  const found = new Map([[box.dataset.node, 0]]);
+  const data = cy.edges("[basis = 'data']");
+  const first = [box.dataset.node];
+  const later = [];
+  while (first.length || later.length) {
+    const only = first.length > 0;
+    const id = only ? first.shift() : later.shift();
+    if (only) later.push(id);
+    for (const edge of cy.getElementById(id).connectedEdges(only ? "[basis = 'data']" : "*")) {
+      const [source, target] = [edge.source().id(), edge.target().id()];
+      const other = source === id ? target : source;
+      if (!found.has(other)) {
+        found.set(other, found.get(id) + (source === id ? -1 : 1));
+        first.push(other);
       }
     }
   }
+  for (let pass = 0, moved = true; moved && pass < cy.nodes().length; pass++) {
+    moved = false;
+    for (const edge of data) {
+      const most = found.get(edge.source().id()) - 1;
+      if (found.get(edge.target().id()) > most) {
+        found.set(edge.target().id(), most);
+        moved = true;
+      }
+    }
+  }
+  return found;
 }
 
-function place(node, column, wanted) {
-  const found = row(column, wanted);
+// Rows: each column in the middle, its nodes near the nodes that they are tied to.
+function arrange(shown) {
+  const column = columns();
+  const byColumn = Map.groupBy(cy.nodes().map((node) => node.id()), (id) => column.get(id));
+  const y = new Map(cy.nodes().map((node) => [node.id(), 0]));
+  for (let pass = 0; pass < 4; pass++) {
+    for (const ids of byColumn.values()) {
+      const wish = new Map(ids.map((id) => {
+        const beside = cy.getElementById(id).neighborhood("node").map((node) => y.get(node.id()));
+        return [id, beside.reduce((sum, value) => sum + value, 0) / (beside.length || 1)];
+      }));
+      ids.sort((one, other) => wish.get(one) - wish.get(other));
+      ids.forEach((id, index) => y.set(id, (index - (ids.length - 1) / 2) * ROW));
+    }
+  }
+  const positions = (node) => ({ x: column.get(node.id()) * COLUMN, y: y.get(node.id()) });
+  const duration = still.matches ? 0 : 250;
+  const done = () => box.setAttribute("aria-busy", "false");
+  const look = () => cy.animate({ fit: { eles: shown, padding: 30 }, duration, complete: done });
+  cy.layout({ name: "preset", positions, fit: false, animate: duration > 0, animationDuration: duration, stop: look }).run();
+}
+
+function add(node) {
   const label = node.label.length > 52 ? `${node.label.slice(0, 50)}…` : node.label;
-  cy.add({ data: { id: node.id, kind: node.kind, label, column, row: found }, position: { x: column * COLUMN, y: found * ROW } });
+  cy.add({ data: { id: node.id, kind: node.kind, label } });
 }
 
 async function open(id) {
+  box.setAttribute("aria-busy", "true");
   const offset = cy.getElementById(id).data("next") ?? 0;
   const answer = await fetch(`/graph/neighbours?node=${encodeURIComponent(id)}&offset=${offset}`, { headers: { Accept: "application/json" } });
   if (!answer.ok) {
     said.textContent = `That could not be opened (${answer.status}).`;
+    box.setAttribute("aria-busy", "false");
     return;
   }
   const found = await answer.json();
-  const nodes = new Map(found.nodes.map((node) => [node.id, node]));
-  if (cy.getElementById(id).empty()) place(found.node, 0, 0);
-  const own = cy.getElementById(id);
   const before = cy.nodes().length;
-  for (const link of found.links) {
-    const made_from = link.source === id;
-    const other = made_from ? link.target : link.source;
-    if (cy.getElementById(other).empty() && nodes.has(other)) place(nodes.get(other), own.data("column") + (made_from ? -1 : 1), own.data("row"));
-    const edge = `${link.source} ${link.kind} ${link.target}`;
-    if (cy.getElementById(edge).empty() && cy.getElementById(other).nonempty()) {
-      cy.add({ data: { id: edge, source: link.source, target: link.target, kind: link.kind, basis: link.basis } });
-    }
+  for (const node of [found.node, ...found.nodes]) {
+    if (cy.getElementById(node.id).empty()) add(node);
   }
+  for (const link of found.links) {
+    const edge = `${link.source} ${link.kind} ${link.target}`;
+    if (cy.getElementById(edge).empty()) cy.add({ data: { id: edge, ...link } });
+  }
+  const own = cy.getElementById(id);
   own.data("opened", true);
   own.data("next", found.more ? offset + found.page : 0);
   const added = cy.nodes().length - before;
   said.textContent = `${own.data("kind")} ${own.data("label")}: ${added} more nodes${found.more ? ", click again for the next" : ""}; ${cy.nodes().length} drawn.`;
-  cy.animate({ fit: { eles: own.closedNeighborhood(), padding: 30 }, duration: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 200 });
+  arrange(own.closedNeighborhood());
 }
 
 cy.on("tap", "node", (event) => open(event.target.id()));
