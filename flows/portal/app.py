@@ -25,6 +25,7 @@ from flows.portal.live import LiveRecord
 from flows.portal.pages import PAGES
 from flows.services.lineage_api import router
 from ledger import Author, LedgerError, LockedError, NotOnRecordError, State, UnavailableError
+from ledger.errors import PrunedError
 from ledger.state.entries import SITE, Identity
 
 COOKIE: Final = "cifer_session"
@@ -184,7 +185,9 @@ class Portal:
 
     def _failure(self, request: Request, error: Exception, grant: Grant, names: Names) -> Response:
         """An error as a page: what it says may name sites, which is hidden as in any other text."""
-        status = 404 if isinstance(error, NotOnRecordError) else 503 if isinstance(error, UnavailableError | LockedError) else 500
+        status = (
+            404 if isinstance(error, NotOnRecordError | PrunedError) else 503 if isinstance(error, UnavailableError | LockedError) else 500
+        )
         return self._problem(request, status, names.hide(str(error)), grant, "5" if status == 503 else "")
 
     def _refused(self, request: Request, error: Exception) -> Response:

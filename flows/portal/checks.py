@@ -10,6 +10,7 @@ from typing import Any
 from cifer_tasks.files import digest_of
 from ledger import GrantConsent, Ledger, LedgerError
 from ledger.digests import header_digest, network_id
+from ledger.errors import PrunedError
 from ledger.provenance import model_history, prove, verify_ledger, verify_transaction
 from ledger.provenance.index import Index
 from ledger.provenance.questions import ancestors
@@ -46,6 +47,8 @@ _INDEX = "The provenance index stands at the ledger's last block"
 def _tried(what: str, look: Callable[[], str]) -> Check:
     try:
         return {"what": what, "held": True, "found": look()}
+    except PrunedError as error:
+        return {"what": what, "held": None, "found": str(error)}
     except (LedgerError, ValueError) as error:
         return {"what": what, "held": False, "found": str(error)}
 

@@ -18,8 +18,10 @@ from flows.portal.app import COOKIE, Portal
 from flows.portal.guard import HEADERS, POLICY, Guard
 from flows.portal.live import LiveRecord
 from flows.portal.pages import PAGES
+from flows.services.child import ContentSecurityPolicy
 from flows.services.kinds import KINDS
 from ledger import NotOnRecordError
+from ledger.errors import PrunedError
 from ledger.provenance import questions
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -389,6 +391,24 @@ def test_verification_says_what_does_not_hold(door: Door, monkeypatch: pytest.Mo
     assert "Something does not hold" in answer.text
     assert answer.text.count('class="broken"') == 2
     assert "the ledger at" in answer.text and "13 bytes" in answer.text
+
+
+def test_what_was_given_up_is_not_said_to_hold(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where blocks were pruned, the checks that need them are marked as not decided, and none of them as held or broken."""
+
+    def pruned(*_: object) -> None:
+        raise PrunedError("block 1 was given up")
+
+    monkeypatch.setattr("flows.portal.checks.verify_ledger", pruned)
+    monkeypatch.setattr("flows.portal.checks.prove", pruned)
+    text = door.ask("auditor", "/verify", "POST", data={"model": "heart@1"}).text
+    assert text.count('class="open"') == 7 and text.count('class="held"') == 1 and 'class="broken"' not in text
+
+
+def test_a_service_with_a_policy_of_its_own_keeps_it(door: Door) -> None:
+    """`cifer up` adds its policy to services that have none, and leaves the portal's as it is."""
+    client = TestClient(ContentSecurityPolicy(door.application, 4220), base_url=HOME)
+    assert client.get("/health").headers.get_list("content-security-policy") == [POLICY]
 
 
 def test_another_page_of_a_large_neighbourhood(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,10 @@ import pytest
 import uvicorn
 
 from flows.portal.app import COOKIE, Portal
+from flows.portal.pages import NEIGHBOURS
 from flows.services.processes import listen
+from flows.synthetic_record import SyntheticRecord
+from ledger.provenance.index import Index
 
 _spec = importlib.util.spec_from_file_location("portal_chromium", Path(__file__).with_name("chromium.py"))
 assert _spec is not None and _spec.loader is not None
@@ -33,9 +36,10 @@ DRAWN = """new Promise((done) => {
 
 @dataclass(frozen=True)
 class Seen:
-    """A browser that is logged in as the auditor, and where the portal is."""
+    """A browser that is logged in as the auditor, the portal, and where it is."""
 
     tab: Any
+    portal: Portal
     url: str
     written: Any
 
@@ -54,7 +58,7 @@ def seen(written: Any) -> Iterator[Seen]:
                 tab.go(f"{url}/runs/run-1")
                 assert tab.ask("document.activeElement.id") == "token"
                 tab.press(f"document.activeElement.value = {json.dumps(written.tokens['auditor'])}; document.forms[0].requestSubmit()")
-                yield Seen(tab, url, written)
+                yield Seen(tab, portal, url, written)
         finally:
             server.should_exit = True
             thread.join(30)
@@ -85,6 +89,23 @@ def test_the_graph_is_walked_by_clicking(seen: Seen) -> None:
     assert len(data) >= 5 and all(target < source for source, target in data)
     places = seen.tab.ask("walk.nodes().map((n) => JSON.stringify(n.position()))")
     assert len(places) == len(set(places))
+
+
+def test_ten_thousand_nodes_are_walked_on_demand(seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a graph with more than 10,000 nodes only what was opened is fetched and drawn, at most a page of neighbours a click."""
+    record = SyntheticRecord(9000)
+    ledger, _ = seen.portal.record.now()
+    with Index.open(tmp_path / "large.sqlite", record.genesis) as index:
+        index.update(record)
+        assert index.rows("SELECT count(*) FROM nodes")[0][0] > 10_000
+        monkeypatch.setattr(seen.portal.record, "now", lambda: (ledger, index))
+        seen.tab.go(f"{seen.url}/graph?node=model/study/1")
+        drawn = seen.tab.ask(DRAWN)
+        for _ in range(12):
+            seen.tab.ask("walk.nodes('[!opened]').last().emit('tap'); undefined")
+            before, drawn = drawn, seen.tab.ask(DRAWN)
+            assert before <= drawn <= before + NEIGHBOURS
+        assert 10 < drawn < 1200
 
 
 def test_every_page_is_usable_without_a_mouse_and_by_a_reader(seen: Seen) -> None:
