@@ -122,7 +122,7 @@ class Access:
     def grants(self) -> tuple[Grant, ...]:
         """Every grant there ever was, oldest first."""
         with self._open() as database:
-            return tuple(_grant(row) for row in database.execute(f"SELECT {_GRANT} FROM grants ORDER BY issued, id"))  # noqa: S608
+            return tuple(_grant(row) for row in database.execute(f"SELECT {_GRANT} FROM grants ORDER BY rowid"))  # noqa: S608
 
     def revoke(self, which: str) -> tuple[Grant, ...]:
         """End the live grants of this identifier or name at once, sessions included. Raises `UsageError` when there is none."""
