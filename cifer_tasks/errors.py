@@ -10,7 +10,8 @@
         ├── StorageError      a folder that cannot be read or written, a full disk
         ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
-        └── KeyMismatchError  keys that do not belong to this run or network
+        ├── KeyMismatchError  keys that do not belong to this run or network
+        └── AccessError       a token that lets nobody in, or not there
 
 Each message is one line: what was wrong, where, and what to do.
 """
@@ -73,3 +74,7 @@ class IntegrityError(FailureError):
 
 class KeyMismatchError(FailureError):
     """Keys do not belong to this run or network, or cannot be opened with this passphrase."""
+
+
+class AccessError(FailureError):
+    """A token is unknown, expired or revoked, or does not let its holder do this."""

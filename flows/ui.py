@@ -14,6 +14,7 @@ from cifer_tasks.workspace import Workspace
 from flows.services import DEFAULT_PORTS
 
 MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
+PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
 def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
@@ -80,7 +81,7 @@ def _where(run: RunRef, result: RoundResult) -> str:
     workspace = Workspace.of(run)
     return (
         f"Block {result.committed.height}: `cifer ledger tx {result.committed.transaction[:16]}`. "
-        f"[MLflow]({workspace.tracker.run_url(MLFLOW)}) (`cifer up` serves it)."
+        f"[Portal]({PORTAL}/runs/{run.run}/rounds/{result.round}), [MLflow]({workspace.tracker.run_url(MLFLOW)}) (`cifer up` serves both)."
     )
 
 
@@ -90,7 +91,8 @@ def _model_text(run: RunRef, model: RegisteredModel | None) -> str:
         return "The gate accepted no candidate."
     return (
         f"{model.name} version {model.version} @{model.alias}, sha256 `{model.model.digest}`, block {model.committed.height}. "
-        f"`cifer audit model {model.name}@{model.alias}`. [MLflow]({workspace.tracker.run_url(MLFLOW)}) (`cifer up` serves it)."
+        f"`cifer audit model {model.name}@{model.alias}`. [Portal]({PORTAL}/models/{model.name}/{model.version}), "
+        f"[MLflow]({workspace.tracker.run_url(MLFLOW)}) (`cifer up` serves both)."
     )
 
 

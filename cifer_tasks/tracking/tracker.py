@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 RUN: Final = "cifer.run"
 ROUND: Final = "cifer.round"
 _PARENT: Final = "mlflow.parentRunId"
+_NOTE: Final = "mlflow.note.content"  # shown as Markdown on the run's page
+PORTAL: Final = "http://127.0.0.1:4220"
+"""Where `cifer up` serves the portal unless told otherwise."""
 _DIGEST_LENGTH: Final = 36  # MLflow takes no longer dataset digest; the full one is in the input's tag cifer.sha256
 _STATUS: Final = {"completed": "FINISHED", "aborted": "KILLED", "failed": "FAILED"}
 
@@ -66,7 +69,9 @@ class Tracker:
                 preprocessing = Path(datasets[0].path).parent / "preprocessing.json"
                 if preprocessing.exists():
                     self._client.log_artifact(run_id, str(preprocessing))
-            tags = {"cifer.settings": settings.digest().hex(), "cifer.initial_model": initial.digest}
+            page = f"{PORTAL}/runs/{self.run}"
+            tags = {"cifer.settings": settings.digest().hex(), "cifer.portal": page, "cifer.initial_model": initial.digest}
+            tags[_NOTE] = f"[What the ledger says of this run]({page}) (`cifer up` serves it)"
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_round(self, result: RoundResult, model_bytes: bytes, seconds: float | None = None) -> None:

@@ -14,6 +14,7 @@ from flows.cli.base import Examples, cli
 __all__ = ["Examples", "cli", "main", "plain_errors"]
 
 TOPICS = (
+    "access",
     "artifacts",
     "audit",
     "bench",

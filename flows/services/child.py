@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 GRACE_SECONDS: Final = 3
 LONGEST_STOP_SECONDS: Final = 20
 KEEP_ALIVE_SECONDS: Final = 75
+_CSP: Final = b"content-security-policy"
 
 
 class ContentSecurityPolicy:
-    """ASGI middleware that adds the header to every answer (CSP Level 3)."""
+    """ASGI middleware that adds the header to every answer that has none of its own (CSP Level 3)."""
 
     def __init__(self, application: Any, port: int) -> None:
         """port: the one the page may connect to."""
@@ -45,8 +46,8 @@ class ContentSecurityPolicy:
         """Serve one request."""
 
         async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", self.policy)]
+            if message["type"] == "http.response.start" and not any(name == _CSP for name, _ in message.get("headers", ())):
+                message["headers"] = [*message.get("headers", ()), (_CSP, self.policy)]
             await send(message)
 
         await self.application(scope, receive, guarded if scope["type"] == "http" else send)

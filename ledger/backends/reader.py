@@ -19,21 +19,26 @@ from ledger.crypto import VerificationCache
 from ledger.digests import network_id
 from ledger.errors import CorruptionError, UnavailableError
 from ledger.node.folder import REPLICA_FILE, is_client
-from ledger.node.replay import replay
+from ledger.node.replay import go_on, replay
 from ledger.state.view import State
 from ledger.storage import BlockStore, open_reader
 from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
 
 
 class ReadonlyLedger:
-    """A `ledger.backends.base.Ledger` that stands still: the chain as it was when it was opened. Submitting is refused."""
+    """A `ledger.backends.base.Ledger` that stands still: the chain as it was when it was opened or refreshed. Submitting is refused."""
 
     def __init__(self, folder: Path, store: BlockStore, backend: str = EMBEDDED) -> None:
         """See `open_readonly`."""
         self._backend = backend
         self._folder = folder
         self._store = store
-        self._tip: Tip = replay(store, VerificationCache().verify, whole=True).tip
+        self._verify = VerificationCache().verify
+        self._tip: Tip = replay(store, self._verify, whole=True).tip
+
+    def refresh(self) -> None:
+        """Go on to the end of the chain as it is now. Raises `CorruptionError` when what was added does not hold."""
+        self._tip = go_on(self._store, self._tip, self._verify)
 
     @property
     def genesis(self) -> Genesis:

@@ -61,6 +61,14 @@ def _shared(store: BlockStore, verify: Verify, donor: Replayed) -> Replayed | No
     return Replayed(None, replace(end, certificate=tip.certificate), 1)
 
 
+def go_on(store: BlockStore, tip: Tip, verify: Verify) -> Tip:
+    """The end of a store's chain, of which `tip` was the end before: the blocks behind it are checked as `replay` checks them.
+
+    Raises `CorruptionError` naming the store, the height and what does not hold.
+    """
+    return _walk(store, tip, verify, run_rules=True)[0]
+
+
 def _walk(store: BlockStore, tip: Tip, verify: Verify, *, run_rules: bool) -> tuple[Tip, int]:
     counted = 0
     for committed in store.blocks(tip.height + 1):

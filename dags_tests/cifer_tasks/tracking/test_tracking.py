@@ -118,6 +118,8 @@ def test_a_training_is_a_parent_with_a_child_per_round(training: Training) -> No
     """Rounds hang below their training, with metrics, ledger tags and the very safetensors bytes."""
     parent, children = _runs(training)
     assert (parent.info.status, sorted(children)) == ("FINISHED", [1, 2])
+    assert parent.data.tags["cifer.portal"] == f"http://127.0.0.1:4220/runs/{RUN}"
+    assert parent.data.tags["cifer.portal"] in parent.data.tags["mlflow.note.content"]
     for number, child in children.items():
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.metrics["accuracy"] == pytest.approx(0.8 + number / 100)

@@ -1,0 +1,185 @@
+"""The portal in a headless Chromium: log in, read, walk the graph, verify, log out; with the keyboard, in the dark, on paper."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from flows.portal.app import COOKIE, Portal
+from flows.portal.pages import NEIGHBOURS
+from flows.services.processes import listen
+from flows.synthetic_record import SyntheticRecord
+from ledger.provenance.index import Index
+
+_spec = importlib.util.spec_from_file_location("portal_chromium", Path(__file__).with_name("chromium.py"))
+assert _spec is not None and _spec.loader is not None
+chromium = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chromium)
+
+pytestmark = pytest.mark.skipif(chromium.BROWSER is None, reason="no chromium on this machine")
+
+DRAWN = """new Promise((done) => {
+  const look = () => document.getElementById("graph").ariaBusy === "false" ? done(walk.nodes().length) : requestAnimationFrame(look);
+  look();
+})"""
+"""How many nodes are drawn, once the drawing stands still."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A browser that is logged in as the auditor, the portal, and where it is."""
+
+    tab: Any
+    portal: Portal
+    url: str
+    written: Any
+
+
+@pytest.fixture(scope="module")
+def seen(written: Any) -> Iterator[Seen]:
+    """The portal on a free port, and one browser for all tests, logged in through the form."""
+    portal = Portal(written.home)
+    with listen(0) as socket:
+        server = uvicorn.Server(uvicorn.Config(portal.application(), log_level="error"))
+        thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        try:
+            with chromium.tab() as tab:
+                tab.go(f"{url}/runs/run-1")
+                assert tab.ask("document.activeElement.id") == "token"
+                tab.press(f"document.activeElement.value = {json.dumps(written.tokens['auditor'])}; document.forms[0].requestSubmit()")
+                yield Seen(tab, portal, url, written)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            portal.record.close()
+
+
+def test_logging_in_leads_to_where_one_wanted_to_go(seen: Seen) -> None:
+    """The page that was asked for is shown, and no script can read the cookie."""
+    assert seen.tab.ask("location.pathname") == "/runs/run-1"
+    assert COOKIE not in seen.tab.ask("document.cookie")
+    assert seen.written.tokens["auditor"] not in seen.tab.ask("location.href + document.documentElement.outerHTML")
+
+
+def test_the_graph_is_walked_by_clicking(seen: Seen) -> None:
+    """The drawing starts at the model, a click on a node opens what is beside it, and the lists hold the same without it."""
+    seen.tab.go(f"{seen.url}/graph?node=model/heart/1")
+    drawn = seen.tab.ask(DRAWN)
+    assert drawn == 1 + seen.tab.ask("new Set([...document.querySelectorAll('.links > li > a')].map((a) => a.href)).size") > 1
+    for node in ("model", "aggregate", "submission/clinic-north"):
+        known = "run/run-1/round/2" if node != "model" else "run/run-1/round/2/model"
+        seen.tab.ask(f"walk.getElementById('{known}').emit('tap'); undefined")
+        seen.tab.ask(DRAWN)
+        seen.tab.ask(f"walk.getElementById('run/run-1/round/2/{node}').emit('tap'); undefined")
+        before, drawn = drawn, seen.tab.ask(DRAWN)
+        assert drawn > before, node
+        assert f"{drawn} drawn" in seen.tab.ask("document.getElementById('said').textContent")
+    data = seen.tab.ask("walk.edges(`[basis = 'data']`).map((e) => [e.source().position('x'), e.target().position('x')])")
+    assert len(data) >= 5 and all(target < source for source, target in data)
+    places = seen.tab.ask("walk.nodes().map((n) => JSON.stringify(n.position()))")
+    assert len(places) == len(set(places))
+
+
+def test_ten_thousand_nodes_are_walked_on_demand(seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a graph with more than 10,000 nodes only what was opened is fetched and drawn, at most a page of neighbours a click."""
+    record = SyntheticRecord(9000)
+    ledger, _ = seen.portal.record.now()
+    with Index.open(tmp_path / "large.sqlite", record.genesis) as index:
+        index.update(record)
+        assert index.rows("SELECT count(*) FROM nodes")[0][0] > 10_000
+        monkeypatch.setattr(seen.portal.record, "now", lambda: (ledger, index))
+        seen.tab.go(f"{seen.url}/graph?node=model/study/1")
+        drawn = seen.tab.ask(DRAWN)
+        for _ in range(12):
+            seen.tab.ask("walk.nodes('[!opened]').last().emit('tap'); undefined")
+            before, drawn = drawn, seen.tab.ask(DRAWN)
+            assert before <= drawn <= before + NEIGHBOURS
+        assert 10 < drawn < 1200
+
+
+def test_every_page_is_usable_without_a_mouse_and_by_a_reader(seen: Seen) -> None:
+    """The skip link comes first, each field has a label, each table column a header, each page one title, each picture a text."""
+    for path in ("/", "/runs/run-1", "/runs/run-1/rounds/2", "/models/heart/1", "/graph?node=run/run-1", "/consents", "/blocks", "/verify"):
+        seen.tab.go(seen.url + path)
+        found = seen.tab.ask(
+            """({
+              first: document.querySelector('a, button, input').className,
+              titles: document.querySelectorAll('h1').length,
+              bare: [...document.querySelectorAll('input:not([type=hidden]), svg, #graph')]
+                .filter((e) => !(e.labels?.length || e.getAttribute('aria-label'))).length,
+              headless: [...document.querySelectorAll('table')].filter((t) => !t.querySelector('th[scope=col]')).length,
+              skipped: [...document.querySelectorAll('h1, h2, h3')].map((h) => +h.tagName[1]).some((n, i, all) => i && n > all[i - 1] + 1),
+              wide: document.documentElement.scrollWidth > innerWidth,
+              language: document.documentElement.lang,
+            })"""
+        )
+        assert found == {"first": "skip", "titles": 1, "bare": 0, "headless": 0, "skipped": False, "wide": False, "language": "en"}, path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(seen: Seen, scheme: str) -> None:
+    """Every colour of text has a contrast of 4.5 to 1 with both grounds (WCAG 2.2, 1.4.3), in light and in dark."""
+    seen.tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    seen.tab.go(f"{seen.url}/")
+    contrasts = seen.tab.ask(
+        """(() => {
+          const style = getComputedStyle(document.documentElement);
+          const light = (name) => {
+            const hex = style.getPropertyValue(name).trim().slice(1);
+            const full = hex.length === 3 ? [...hex].map((c) => c + c).join("") : hex;
+            const parts = [0, 2, 4].map((i) => parseInt(full.slice(i, i + 2), 16) / 255);
+            const [r, g, b] = parts.map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+          const ground = ["--ground", "--panel"].map(light);
+          const names = ["--ink", "--soft", "--accent", "--good", "--bad", "--warn"];
+          return names.flatMap((name) => ground.map((g) => ratio(light(name), g)));
+        })()"""
+    )
+    seen.tab.call("Emulation.setEmulatedMedia", features=[])
+    assert len(contrasts) == 12 and min(contrasts) >= 4.5, contrasts
+
+
+def test_a_page_for_the_file(seen: Seen) -> None:
+    """On paper there are no menus and buttons, the digests are whole, and it says how to check the page elsewhere."""
+    seen.tab.go(f"{seen.url}/models/heart/1")
+    seen.tab.call("Emulation.setEmulatedMedia", media="print")
+    hidden, shown, cut = seen.tab.ask(
+        """[["nav", ".actions", ".who"].map((s) => document.querySelector(s).checkVisibility()),
+            document.querySelector(".print-only").checkVisibility(),
+            [...document.querySelectorAll("code.digest")].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth).length]"""
+    )
+    document = base64.b64decode(seen.tab.call("Page.printToPDF")["data"])
+    seen.tab.call("Emulation.setEmulatedMedia", media="")
+    assert (hidden, shown, cut) == ([False] * 3, True, 0)
+    assert document.startswith(b"%PDF")
+
+
+def test_verifying_is_one_button(seen: Seen) -> None:
+    """The button on a model's page leads to the list of what was checked."""
+    seen.tab.go(f"{seen.url}/models/heart/1")
+    seen.tab.press("document.querySelector('.actions button').click()")
+    assert seen.tab.ask("document.querySelectorAll('.checks > li').length") == 8
+    assert seen.tab.ask("document.querySelector('[role=status]').textContent").startswith("Everything that was checked holds")
+
+
+def test_the_browser_refused_nothing_and_asked_nobody_else(seen: Seen) -> None:
+    """After all that: no error, no blocked style or script, no request to another host; and logging out closes the door."""
+    assert seen.tab.errors() == []
+    assert seen.tab.hosts() == {seen.url.partition("//")[2]}
+    seen.tab.press("document.querySelector('.who').requestSubmit()")
+    assert seen.tab.ask("location.pathname") == "/login"
+    seen.tab.go(f"{seen.url}/consents")
+    assert seen.tab.ask("location.pathname") == "/login"
