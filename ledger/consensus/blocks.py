@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from ledger.codec import encode
+from ledger.consensus.leaders import turns_at
 from ledger.consensus.messages import Candidate, VoteContent
 from ledger.consensus.validators import ValidatorSet
 from ledger.crypto import Domain, Verify
@@ -50,7 +51,7 @@ def genesis_tip(genesis: Genesis) -> Tip:
     """The chain before its first block. Raises `GenesisError` when the genesis cannot start a network."""
     state = State.genesis(genesis)
     network = network_id(genesis)
-    first = ValidatorSet.of(genesis.validators)
+    first = ValidatorSet.of(genesis.validators, turns_at(state, genesis.validators, 1))
     return Tip(first, first, first, network, network, None, None, state)
 
 
@@ -153,7 +154,10 @@ def extend(tip: Tip, committed: CommittedBlock, after: State) -> Tip:
     header = committed.block.header
     block = committed.certificate.block
     members = after.validators_at(header.height + 2)
-    later = tip.next_validators if members == tip.next_validators.members else ValidatorSet.of(members)
+    turns = turns_at(after, members, header.height + 2)
+    later = tip.next_validators
+    if (members, turns) != (later.members, later.turns):
+        later = ValidatorSet.of(members, turns)
     return Tip(tip.next_validators, later, tip.validators, tip.network, block, header, committed.certificate, after)
 
 
