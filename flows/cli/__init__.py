@@ -21,6 +21,7 @@ TOPICS = (
     "keys",
     "ledger",
     "lineage",
+    "reputation",
     "robustness",
     "services",
     "site",

@@ -30,7 +30,7 @@ from ledger.state.entries import (
     Weighing,
 )
 from ledger.state.view import NEW, State
-from ledger.types import RestoreReputation, SiteStatistics, SiteWeight
+from ledger.types import RestoreReputation, SiteStatistics
 
 ONE: Final = 1000
 TRUSTED_FROM: Final = 800
@@ -104,7 +104,13 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     weighing = state.read(Weighing, *key) if released else None
     measured = [state.read(Statistics, *key, site) for site in round_.sealed_sites]
     first = next((item.statistics for item in measured if item is not None), ())
-    quality = {} if weighing is None else dict(zip(round_.sealed_sites, qualities(weighing.weights, first), strict=True))
+    quality = {}
+    if weighing is not None and round_.sealed is not None:
+        standings = [max(1, state.score_before(site, round_.sealed.height)) for site in round_.sealed_sites]
+        greatest = max(standings)
+        uninfluenced = [item.weight * greatest // standing for item, standing in zip(weighing.weights, standings, strict=True)]
+        scores = [item.score for item in weighing.weights]
+        quality = dict(zip(round_.sealed_sites, qualities(uninfluenced, scores, first), strict=True))
     found = {}
     for site in sites:
         exclusion = state.read(Exclusion, *key, site)
@@ -118,16 +124,17 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     return found
 
 
-def qualities(weights: Sequence[SiteWeight], statistics: Sequence[SiteStatistics]) -> tuple[int, ...]:
+def qualities(weights: Sequence[int], scores: Sequence[int], statistics: Sequence[SiteStatistics]) -> tuple[int, ...]:
     """Y6: how good each sealed submission is, 0 to 1000: the least of what its weight, its score and its direction say.
 
-    weights, statistics: of the same sites in the same order; no statistics where none were opened.
+    All of the same sites in the same order. weights: before reputation scaled them (Y13).  scores: of the rule, -1000 to 1000.
+    statistics: none where none were opened.
     """
-    ordered = sorted(item.weight for item in weights)
+    ordered = sorted(weights)
     usual = ordered[(len(ordered) - 1) // 2] or ordered[-1]
-    found = [min(ONE, ONE * item.weight // usual) for item in weights]
-    if any(item.score for item in weights):
-        found = [min(quality, (ONE + item.score) // 2) for quality, item in zip(found, weights, strict=True)]
+    found = [min(ONE, ONE * weight // usual) for weight in weights]
+    if any(scores):
+        found = [min(quality, (ONE + score) // 2) for quality, score in zip(found, scores, strict=True)]
     leanings = [_PRECISION * item.inner // math.isqrt(item.square) if item.square and not item.fault else 0 for item in statistics]
     longest = max((abs(leaning) for leaning in leanings), default=0)
     if longest and sum(leaning > 0 for leaning in leanings) * 2 > len(leanings):

@@ -19,11 +19,12 @@ from ledger.state import State, reputation
 from ledger.state.entries import Judgement, Origin, Reputation
 from ledger.state.reputation import FAIR, NORMAL_FROM, ONE, PROBATION_AFTER, UNMEASURED, Evidence, judged, qualities
 from ledger.state.view import NEW, NEW_SCORE
-from ledger.types import ReleaseOpening, SiteStatistics, SiteWeight
+from ledger.types import ReleaseOpening, SiteStatistics
 
 VECTORS = runpy.run_path(str(Path(__file__).parents[1] / "rule_vectors.py"))
 FRESH = Reputation("site-a", NEW_SCORE, NEW, 0, 0, 0)
 LONG_HONEST = Reputation("site-a", ONE, "trusted", 500, 500, 0)
+NO_SCORES = ()
 WORST_WITHOUT_A_GOOD_ROUND = 1204
 
 Judge = Callable[..., tuple[Reputation, str]]
@@ -240,11 +241,6 @@ def test_the_way_back_is_twenty_rounds_and_one_poor_one_ends_it() -> None:
 # --------------------------------------------------------------------------------------------------------- quality
 
 
-def weighed(*weights: int, scores: tuple[int, ...] = ()) -> list[SiteWeight]:
-    """Weights of sites s0, s1, ..."""
-    return [SiteWeight(f"s{at}", weight, scores[at] if scores else 0, "") for at, weight in enumerate(weights)]
-
-
 def directed(*inners: int, square: int = 10**12) -> list[SiteStatistics]:
     """Statistics of submissions of one length."""
     return [SiteStatistics(f"s{at}", square, inner, "") for at, inner in enumerate(inners)]
@@ -252,19 +248,19 @@ def directed(*inners: int, square: int = 10**12) -> list[SiteStatistics]:
 
 def test_quality_is_the_least_of_what_the_evidence_says() -> None:
     """Y6: weights count against their median, ByGARS' scores are mapped to the scale, directions against the greatest."""
-    assert qualities(weighed(1024, 512, 0, 1024), ()) == (1000, 1000, 0, 1000)
-    assert qualities(weighed(1024, 1024, 102, 1024, 1024), ()) == (1000, 1000, 99, 1000, 1000)
-    assert qualities(weighed(9, 9, 9, scores=(1000, 0, -1000)), ()) == (1000, 500, 0)
-    assert qualities(weighed(9, 9, 9, 9), directed(10**6, 10**6, 10**6, -(10**6))) == (1000, 1000, 1000, 0)
-    assert qualities(weighed(9, 9), directed(10**6, -(10**6))) == (1000, 1000)
-    assert qualities(weighed(9, 9, 9), [*directed(10**6, 10**6), SiteStatistics("s2", 0, -5, "too long")]) == (1000, 1000, 500)
+    assert qualities([1024, 512, 0, 1024], NO_SCORES, ()) == (1000, 1000, 0, 1000)
+    assert qualities([1024, 1024, 102, 1024, 1024], NO_SCORES, ()) == (1000, 1000, 99, 1000, 1000)
+    assert qualities([9, 9, 9], (1000, 0, -1000), ()) == (1000, 500, 0)
+    assert qualities([9, 9, 9, 9], NO_SCORES, directed(10**6, 10**6, 10**6, -(10**6))) == (1000, 1000, 1000, 0)
+    assert qualities([9, 9], NO_SCORES, directed(10**6, -(10**6))) == (1000, 1000)
+    assert qualities([9, 9, 9], NO_SCORES, [*directed(10**6, 10**6), SiteStatistics("s2", 0, -5, "too long")]) == (1000, 1000, 500)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1024), st.integers(-1000, 1000), st.integers(-(2**40), 2**40)), min_size=2, max_size=9))
 def test_quality_is_on_the_scale_and_no_others_lie_lowers_a_perfect_one(rows: list[tuple[int, int, int]]) -> None:
     """Every quality is 0 to 1000; the heaviest, best scored and best directed of a round is always fair."""
     rows = [*rows, (1024, 1000, 2**41)]
-    found = qualities(weighed(*(row[0] for row in rows), scores=tuple(row[1] for row in rows)), directed(*(row[2] for row in rows)))
+    found = qualities([row[0] for row in rows], [row[1] for row in rows], directed(*(row[2] for row in rows)))
     assert all(0 <= quality <= ONE for quality in found) and found[-1] == ONE
 
 
