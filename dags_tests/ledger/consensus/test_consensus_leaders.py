@@ -1,4 +1,4 @@
-"""Rules C3, C17 and C18: whose turn it is, biased by committed reputation, with everybody's turn kept."""
+"""Rules C3, C20 and C21: whose turn it is, biased by committed reputation, with everybody's turn kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.consensus.blocks import validators_of
 from ledger.consensus.leaders import TURNS, cycle, turns_at
 from ledger.consensus.validators import ValidatorSet
 from ledger.crypto import SigningKey
@@ -35,7 +36,7 @@ def judged(state: State, name: str, score: int, height: int) -> State:
 
 @given(turns_of_members)
 def test_everybody_leads_in_every_cycle_as_often_as_its_turns(turns: list[int]) -> None:
-    """C17: over a cycle each has its share exactly, none has less than one turn, and equal turns are the plain round robin."""
+    """C20: over a cycle each has its share exactly, none has less than one turn, and equal turns are the plain round robin."""
     order = cycle(turns)
     counted = Counter(order)
     assert set(counted) == set(range(len(turns))) and len(order) <= sum(turns)
@@ -63,7 +64,7 @@ def test_turns_never_change_votes() -> None:
 
 
 def test_turns_follow_the_site_that_answers_for_a_validator() -> None:
-    """C18: a trusted site gives its validator three turns, an unreliable one a single turn, and who equivocated has one whoever answers."""
+    """C21: a trusted site gives its validator three turns, an unreliable one a single turn, and who equivocated has one whoever answers."""
     state = START.put(*(Operator(f"validator-{number}", f"site-{number}", Origin(bytes(32), 1)) for number in (1, 2, 3)))
     state = judged(judged(judged(state, "site-1", 900, 5), "site-2", 100, 5), "site-3", 900, 5)
     state = judged(state, "validator-3", 0, 5)
@@ -71,13 +72,21 @@ def test_turns_follow_the_site_that_answers_for_a_validator() -> None:
 
 
 def test_turns_of_a_height_are_the_same_in_every_later_state() -> None:
-    """C18: what is judged at height h counts from h + 2; asked of a later state, the answer for an earlier height is what it was."""
+    """C21: what is judged at height h counts from h + 2; asked of a later state, the answer for an earlier height is what it was."""
     state = judged(START.put(Operator("validator-0", "site-0", Origin(bytes(32), 4))), "site-0", 900, 3)
     asked = {height: turns_at(state, MEMBERS, height) for height in range(1, 8)}
     assert asked[5] == (2, 2, 2, 2) and asked[6] == asked[7] == (3, 2, 2, 2)
     later = judged(judged(state, "site-0", 100, 7), "validator-2", 0, 8)
     assert {height: turns_at(later, MEMBERS, height) for height in range(1, 8)} == asked
     assert turns_at(later, MEMBERS, 9) == (1, 2, 2, 2) and turns_at(later, MEMBERS, 10) == (1, 2, 1, 2)
+
+
+def test_a_set_is_made_again_only_where_it_changed() -> None:
+    """C21: the next height's set is the same object while nobody's turns change, and another one with the new turns when they do."""
+    first = validators_of(START, 1)
+    assert validators_of(START, 2, first) is first and first.members == MEMBERS
+    later = validators_of(judged(START, "validator-2", 0, 5), 7, first)
+    assert later is not first and later.members == MEMBERS and later.turns == (2, 2, 1, 2)
 
 
 @pytest.mark.parametrize("turns", [(), (1, 0)])
