@@ -1,21 +1,26 @@
-"""`cifer reputation`: what the ledger makes of each site's conduct, why, and an administrator's way to restore it."""
+"""`cifer reputation`: what the ledger makes of each site's conduct, and why; to restore it; to let a validator lead by it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import UsageError
 from cifer_tasks.network import ADMINISTRATOR, author
 from cifer_tasks.workspace import home_folder
 from flows.audit import open_record
 from flows.consents import writing
 from flows.documents import Report
-from ledger import State
+from ledger import SigningKey, State
+from ledger.crypto import Domain
+from ledger.node.folder import is_validator, read_validator
 from ledger.state.entries import SITE, Identity, Judgement, Operator, Reputation
 from ledger.state.reputation import ABSENT, GOOD, PROBATION_AFTER, UNMEASURED
+from ledger.state.validators import operating
 from ledger.state.view import NEW, NEW_SCORE
-from ledger.types import RestoreReputation
+from ledger.types import OperateValidator, RestoreReputation
 
 CAUSES: Final = {
     "absent": f"submitted nothing and did not say why: {ABSENT} less",
@@ -55,6 +60,32 @@ def restore(name: str, reason: str) -> Report:
         receipt = author(ADMINISTRATOR, ledger, keys).send(RestoreReputation(name, reason))
         found = row(ledger.state(), name)
     return Report({**found, "height": receipt.height}, (f"{_line(found)}   restored in block {receipt.height}",))
+
+
+def answer_for(site: str, validator: str) -> Report:
+    """Let a site's reputation decide how often a validator leads, by the word of both: rules J10 to J13.
+
+    validator: the name of one whose key is in this folder, or the path of a validator's folder.
+    Raises `UsageError` where a key is not here.
+    """
+    with writing(home_folder()) as (ledger, keys):
+        if not keys.has(site, "signing"):
+            msg = f"the signing key of {site[:80]!r} is not in {keys.folder}: run this where the site's key is"
+            raise UsageError(msg)
+        name, key = _validator_key(validator, keys)
+        receipt = author(site, ledger, keys).send(OperateValidator(name, key.sign(Domain.OPERATING, operating(ledger.network, site))))
+        found = row(ledger.state(), site)
+    return Report({**found, "height": receipt.height}, (f"{_line(found)}   from block {receipt.height + 2}",))
+
+
+def _validator_key(validator: str, keys: Keystore) -> tuple[str, SigningKey]:
+    if is_validator(Path(validator)):
+        folder = read_validator(Path(validator))
+        return folder.name, folder.key
+    if not keys.has(validator, "signing"):
+        msg = f"{validator[:200]!r} is neither a validator's folder nor a validator whose key is in {keys.folder}"
+        raise UsageError(msg)
+    return validator, keys.signing_key(validator)
 
 
 def names(state: State) -> tuple[str, ...]:

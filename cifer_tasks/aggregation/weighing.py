@@ -16,6 +16,8 @@ from cifer_tasks.encryption.vectors import Vector
 from cifer_tasks.errors import RuleError
 from cifer_tasks.privacy.clipping import FloatVector
 
+FULL_INFLUENCE: Final = 600
+"""The reputation, in thousandths, from which on a site counts in full: a new site's."""
 FEWEST_WEIGHTED: Final = 2
 """The fewest updates in a weighted sum: the sum of one is that one."""
 ROUNDING_DEVIATIONS: Final = 12
@@ -76,19 +78,18 @@ def decide(
 
 
 def influenced(sites: tuple[Weighed, ...], standings: Mapping[str, int]) -> tuple[Weighed, ...]:
-    """Weights times reputation over the greatest reputation among them, rounded down: rule Y13 of the ledger.
+    """Weights times ``min(1, s / 600)``, s being the site's reputation in thousandths, rounded down: rule Y13 of the ledger.
 
     The divisor stays, so reputation only ever takes influence away: no bound of a rule is loosened by it.
     """
-    greatest = max(standings[item.site] for item in sites)
-    return tuple(_influenced(item, standings[item.site], greatest) for item in sites)
+    return tuple(_influenced(item, standings[item.site]) for item in sites)
 
 
-def _influenced(item: Weighed, standing: int, greatest: int) -> Weighed:
-    if standing == greatest or not item.weight:
+def _influenced(item: Weighed, standing: int) -> Weighed:
+    if standing >= FULL_INFLUENCE or not item.weight:
         return item
-    reason = ", ".join(filter(None, (item.reason, f"reputation {standing} of {greatest} thousandths")))
-    return replace(item, weight=item.weight * standing // greatest, reason=reason)
+    reason = ", ".join(filter(None, (item.reason, f"reputation {standing} of {FULL_INFLUENCE} thousandths")))
+    return replace(item, weight=item.weight * standing // FULL_INFLUENCE, reason=reason)
 
 
 def statistics_of(

@@ -65,15 +65,19 @@ def test_a_poisoning_site_is_suspended_explained_and_restored(trainer: Any) -> N
     for arguments, code, complaint in (
         (("east", "--restore", "why not"), 1, "nothing is to be restored"),
         (("nobody",), 2, "has no reputation"),
-        (("--restore", "x"), 2, "needs the SITE"),
+        (("nobody", "--answers-for", "validator-1"), 2, "is not in"),
+        (("east", "--answers-for", "nobody"), 2, "neither a validator's folder"),
+        (("--restore", "x"), 2, "need the SITE"),
     ):
         said = trainer.cifer("reputation", *arguments)
         assert said.code == code and complaint in said.err
+    assert "answers for validator-1" in trainer.cifer("reputation", "east", "--answers-for", "validator-1").out
+    assert "has somebody who answers" in trainer.cifer("reputation", "west", "--answers-for", "validator-1").err
     back = json.loads(trainer.cifer("reputation", "north", "--restore", "its sensor is repaired", "--json").out)
     assert (back["score"], back["level"]) == (300, "initial")
     again = trainer.history(trainer.train_all(settings_of(trainer, 1)).run).rounds[0]
     weights = {item.site: item for item in again.weighing.weights}
-    assert again.sealed_sites == SITES and "reputation 300 of 660 thousandths" in weights["north"].reason
+    assert again.sealed_sites == SITES and "reputation 300 of 600 thousandths" in weights["north"].reason
     assert json.loads(trainer.cifer("reputation", "north", "--json").out)["history"][-1]["event"] == "good"
 
 

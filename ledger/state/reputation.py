@@ -44,6 +44,7 @@ FAIR: Final = 500
 """The least quality that is taken as honest."""
 PROBATION_AFTER: Final = 20
 """Committed rounds of its runs that an unreliable site is kept out of."""
+FULL_INFLUENCE: Final = 600
 UNMEASURED: Final = -1
 _PRECISION: Final = 1_000_000
 
@@ -106,9 +107,11 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     first = next((item.statistics for item in measured if item is not None), ())
     quality = {}
     if weighing is not None and round_.sealed is not None:
-        standings = [max(1, state.score_before(site, round_.sealed.height)) for site in round_.sealed_sites]
-        greatest = max(standings)
-        uninfluenced = [item.weight * greatest // standing for item, standing in zip(weighing.weights, standings, strict=True)]
+        standings = [state.score_before(site, round_.sealed.height) for site in round_.sealed_sites]
+        uninfluenced = [
+            item.weight * FULL_INFLUENCE // max(1, min(FULL_INFLUENCE, standing))
+            for item, standing in zip(weighing.weights, standings, strict=True)
+        ]
         scores = [item.score for item in weighing.weights]
         quality = dict(zip(round_.sealed_sites, qualities(uninfluenced, scores, first), strict=True))
     found = {}

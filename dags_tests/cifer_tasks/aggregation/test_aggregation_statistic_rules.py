@@ -294,19 +294,19 @@ def test_statistic_rules_need_a_scheme_that_measures() -> None:
 
 
 def test_reputation_takes_influence_and_gives_none() -> None:
-    """Weights are scaled by reputation over the greatest, with the reason; equals, and a common level of any height, change nothing."""
-    sites = tuple(Weighed(site, weight, 0, "") for site, weight in (("a", 1024), ("b", 1024), ("c", 0)))
-    assert influenced(sites, {"a": 450, "b": 450, "c": 450}) == sites
-    found = influenced(sites, {"a": 300, "b": 1000, "c": 700})
-    assert [item.weight for item in found] == [307, 1024, 0]
-    assert [item.reason for item in found] == ["reputation 300 of 1000 thousandths", "", ""]
+    """Below 600 a weight shrinks in proportion, with the reason; from 600 on, and where it is 0 anyway, nothing changes."""
+    sites = tuple(Weighed(site, weight, 0, why) for site, weight, why in (("a", 1024, ""), ("b", 512, "clipped"), ("c", 0, "away")))
+    assert influenced(sites, {"a": 600, "b": 1000, "c": 0}) == sites
+    found = influenced(sites, {"a": 300, "b": 450, "c": 300})
+    assert [item.weight for item in found] == [512, 384, 0]
+    assert [item.reason for item in found] == ["reputation 300 of 600 thousandths", "clipped, reputation 450 of 600 thousandths", "away"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1024), st.integers(0, 1000)), min_size=2, max_size=12))
 def test_no_reputation_raises_a_weight(rows: list[tuple[int, int]]) -> None:
-    """Whoever has which reputation: no weight grows, so no bound of a rule is loosened, and the best keep theirs."""
+    """Whoever has which reputation: no weight grows, so no bound of a rule is loosened, and who has 600 keeps it."""
     sites = tuple(Weighed(f"s{at:02}", weight, 0, "") for at, (weight, _) in enumerate(rows))
     standings = {f"s{at:02}": standing for at, (_, standing) in enumerate(rows)}
     for before, after in zip(sites, influenced(sites, standings), strict=True):
         assert 0 <= after.weight <= before.weight
-        assert after == before or standings[before.site] < max(standings.values())
+        assert after == before or standings[before.site] < 600

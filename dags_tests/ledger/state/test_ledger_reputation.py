@@ -19,7 +19,7 @@ from ledger.state import State, reputation
 from ledger.state.entries import Judgement, Origin, Reputation
 from ledger.state.reputation import FAIR, NORMAL_FROM, ONE, PROBATION_AFTER, UNMEASURED, Evidence, judged, qualities
 from ledger.state.view import NEW, NEW_SCORE
-from ledger.types import ReleaseOpening, SiteStatistics
+from ledger.types import ReleaseOpening, SealRound, SiteStatistics, SiteWeight, WeighRound
 
 VECTORS = runpy.run_path(str(Path(__file__).parents[1] / "rule_vectors.py"))
 FRESH = Reputation("site-a", NEW_SCORE, NEW, 0, 0, 0)
@@ -119,6 +119,24 @@ def test_weights_that_no_key_holder_stood_up_for_are_no_evidence() -> None:
     last, stood_up_for = now.state.judgements("site-c")[-1], chain().state.judgements("site-c")[-2]
     assert (last.run, last.event, last.quality) == ("run-u", "sealed", UNMEASURED)
     assert (stood_up_for.round, stood_up_for.event, stood_up_for.quality) == (1, "poor", 0)
+
+
+def test_a_low_reputation_does_not_feed_on_itself() -> None:
+    """Y6, Y13: a site at 300 whose weight is halved for that is judged on what the rule gave it, and rises; unhalved it would fall."""
+    now, run_ = base(), "run-u"
+    for who, body in VECTORS["poisoned_rounds"](run_, "site-c", 1):
+        now = now.say(who, body)
+    assert now.state.reputation("site-c").score == NORMAL_FROM
+    number = 2
+    for site in ("site-a", "site-b", "site-c"):
+        now = now.say(site, VECTORS["submit"](site, number, run_))
+    now = now.say("coordinator-a", SealRound(run_, number, ("site-a", "site-b", "site-c")))
+    weights = (SiteWeight("site-a", 1024, 0, ""), SiteWeight("site-b", 1024, 0, ""), SiteWeight("site-c", 410, 0, ""))
+    now = now.say("coordinator-a", WeighRound(run_, number, "norm_clip", weights, 3))
+    now = now.say("site-a", msgspec.structs.replace(VECTORS["RELEASE"], run=run_, round=number))
+    now = now.say("coordinator-a", VECTORS["commit"](number, run=run_, candidate=VECTORS["digest"]("model 2")))
+    last = now.state.judgements("site-c")[-1]
+    assert (last.event, last.quality, last.score) == ("good", 410 * 2 * 1000 // 1024, NORMAL_FROM + reputation.GOOD)
 
 
 def test_an_administrator_restores_and_evidence_takes_everything() -> None:
