@@ -120,7 +120,7 @@ def markdown(state: State, sites: Iterable[str]) -> str:
     rows = [row(state, site) for site in sites]
     lines = ["| site | score | level | over its rounds |", "|---|---:|---|---|"]
     lines += [f"| {item['name']} | {item['score']} | {item['level']} | `{chart(item['scores'])}` |" for item in rows]
-    changes = [f"- {item['name']}: {step['from']} → {_explained(step).strip()}" for item in rows for step in item["transitions"]]
+    changes = [f"- {item['name']}: {step['from']} → {' '.join(_explained(step).split())}" for item in rows for step in item["transitions"]]
     return "\n".join([*lines, "", *changes])
 
 

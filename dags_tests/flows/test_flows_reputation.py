@@ -36,8 +36,8 @@ def poisoning(site: str, settings: Any) -> Iterator[None]:
     encode = Encoding.encode_pieces
     its = {rounding_seed(settings.seed, number, site) for number in range(1, 9)}
 
-    def skipping(self: Encoding, update: Any, rows: int, seed: bytes) -> Any:
-        pieces, norm, clipped = encode(self, update, rows, seed)
+    def skipping(self: Encoding, update: Any, rows: int, seed: bytes, residual: Any = None) -> Any:
+        pieces, norm, clipped = encode(self, update, rows, seed, residual)
         return (piece * (-3 if seed in its else 1) for piece in pieces), norm, clipped
 
     with pytest.MonkeyPatch.context() as patch:
