@@ -167,6 +167,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
         {item.site: Measurement(item.square, item.inner, item.fault) for item in first.statistics},
         {item.site: item.rows for item in sealed.submissions},
         workspace.record.scores(number),
+        workspace.record.standings(number),
         as_reference(direction),
         round(length / encoding.clip_norm * MICRO),
         encoding,

@@ -104,6 +104,14 @@ class RunRecord:
             found |= {item.site: item.score for item in self.weights(earlier)}
         return found
 
+    def standings(self, number: int) -> dict[str, int]:
+        """The reputation of each sealed site of round `number` before its seal, in thousandths. Raises `FailureError` before the seal."""
+        found = self.round(number)
+        if found.sealed is None:
+            msg = f"round {number} is not sealed, and which reputations count in it is not known yet"
+            raise FailureError(msg)
+        return {site: self.state.score_before(site, found.sealed.height) for site in found.sealed_sites}
+
     def model_before(self, number: int) -> bytes | None:
         """Digest of the model that the last accepted step before round `number` started from; None when there is none."""
         for earlier in range(number - 1, 0, -1):

@@ -46,7 +46,7 @@ def _decide(site: str, purpose: str, *, live: bool, reason: str) -> Report:
     from cifer_tasks.lineage.consents import record_consents
 
     home = home_folder()
-    with _writing(home) as (ledger, keys):
+    with writing(home) as (ledger, keys):
         state = ledger.state()
         chosen = [item for item in state.all(Consent) if item.purpose == purpose and item.live is live and _owner(state, item) == site]
         if not chosen:
@@ -69,7 +69,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _writing(home: Path) -> Iterator[tuple[Ledger, Keystore]]:
+def writing(home: Path) -> Iterator[tuple[Ledger, Keystore]]:
     """This home's ledger, to write to. Raises `LockedError` while a run writes to an embedded one."""
     keys = Keystore.open(home / "keys")
     if is_client(home / "ledger"):

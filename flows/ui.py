@@ -11,6 +11,7 @@ from cifer_tasks.aggregation.rules import WEIGHT_ONE
 from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.workspace import Workspace
+from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
 
 MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
@@ -26,6 +27,10 @@ def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submissio
     )
     if result.round == 1:
         _publish_validation(run)
+    record = Workspace.of(run).record
+    create_markdown_artifact(
+        markdown(record.state, record.sites), key=_key(run, "reputation"), description=f"Reputations after round {result.round}"
+    )
 
 
 def _publish_validation(run: RunRef) -> None:

@@ -50,6 +50,7 @@ class Domain:
     INVITATION: Final = b"cifer/invitation/1"
     ARTIFACT_SESSION: Final = b"cifer/artifact-session/1"
     SITE_STATEMENT: Final = b"cifer/site-statement/1"
+    OPERATING: Final = b"cifer/operating/1"
     STATE_KEY: Final = b"cifer/state-key/1"
     STATE_LEAF: Final = b"cifer/state-leaf/1"
     STATE_NODE: Final = b"cifer/state-node/1"

@@ -31,6 +31,7 @@ LedgerError
     +-- AbsentSubmissionError        a seal names a site that submitted nothing
     +-- DuplicateSubmissionError     a site's second submission to a round
     +-- ExcludedSiteError            the site is left out of the round
+    +-- SuspendedSiteError           the site's reputation is below what a submission takes
     +-- RowsError                    rows other than the registered number
     +-- QuorumOfSitesError           fewer submissions than the run's minimum
     +-- ModelMismatchError           another model than the one on record
@@ -238,6 +239,12 @@ class ExcludedSiteError(RejectedError):
     """The site is left out of the round."""
 
     code = "excluded-site"
+
+
+class SuspendedSiteError(RejectedError):
+    """The site is unreliable by its reputation: it submits again after its probation or an administrator's restoring it."""
+
+    code = "suspended-site"
 
 
 class RowsError(RejectedError):

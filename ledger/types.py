@@ -304,6 +304,23 @@ class Statement(Record, frozen=True):
     signature: bytes
 
 
+class RestoreReputation(Record, frozen=True, tag="reputation.restore"):
+    """An administrator lets somebody whose reputation is gone take part again, on probation, and says why."""
+
+    name: str
+    reason: str
+
+
+class OperateValidator(Record, frozen=True, tag="validator.operate"):
+    """A site answers for a validator, once and for good: its reputation decides how often that validator leads.
+
+    proof: the validator's key's signature (domain ``cifer/operating/1``) over the network's identity and the site's name.
+    """
+
+    validator: str
+    proof: bytes
+
+
 class ReportEquivocation(Record, frozen=True, tag="validator.report"):
     """Anybody registered shows that a validator signed two different things in one place: it is put out of the set for good."""
 
@@ -342,6 +359,8 @@ Body = (
     | RegisterModel
     | AppendLineage
     | Anchor
+    | RestoreReputation
+    | OperateValidator
     | ReportEquivocation
     | ChangeValidator
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,8 @@ from cifer_tasks.encryption.vectors import Vector
 from cifer_tasks.errors import RuleError
 from cifer_tasks.privacy.clipping import FloatVector
 
+FULL_INFLUENCE: Final = 600
+"""The reputation, in thousandths, from which on a site counts in full: a new site's."""
 FEWEST_WEIGHTED: Final = 2
 """The fewest updates in a weighted sum: the sum of one is that one."""
 ROUNDING_DEVIATIONS: Final = 12
@@ -47,13 +49,15 @@ def decide(
     measured: Mapping[str, Measurement],
     rows: Mapping[str, int],
     scores: Mapping[str, int],
+    standings: Mapping[str, int],
     reference: Wide,
     reference_length: int,
     encoding: Encoding,
 ) -> Decision:
     """Apply a statistic rule. Sites whose submission is at fault get no weight and lose their score.
 
-    measured, rows: by sealed site, ascending.  scores: thousandths that earlier rounds left.  reference: as it was measured against.
+    measured, rows: by sealed site, ascending.  scores: thousandths that earlier rounds left.  standings: reputations before the
+    seal, in thousandths.  reference: as it was measured against.
     reference_length: ||g|| in millionths of C.  Raises `RuleError` when fewer than `FEWEST_WEIGHTED` updates keep a weight.
     """
     usable = [site for site in measured if not measured[site].fault]
@@ -66,10 +70,26 @@ def decide(
         else Weighed(site, 0, 0, measured[site].fault)
         for site in measured
     )
+    sites = influenced(sites, standings)
     if sum(item.weight > 0 for item in sites) < min(FEWEST_WEIGHTED, len(sites)):
         msg = f"aggregation.rule={rule.name} keeps fewer than {FEWEST_WEIGHTED} of {len(sites)} updates: their sum would show one of them"
         raise RuleError(msg)
     return Decision(sites, found.divisor)
+
+
+def influenced(sites: tuple[Weighed, ...], standings: Mapping[str, int]) -> tuple[Weighed, ...]:
+    """Weights times ``min(1, s / 600)``, s being the site's reputation in thousandths, rounded down: rule Y13 of the ledger.
+
+    The divisor stays, so reputation only ever takes influence away: no bound of a rule is loosened by it.
+    """
+    return tuple(_influenced(item, standings[item.site]) for item in sites)
+
+
+def _influenced(item: Weighed, standing: int) -> Weighed:
+    if standing >= FULL_INFLUENCE or not item.weight:
+        return item
+    reason = ", ".join(filter(None, (item.reason, f"reputation {standing} of {FULL_INFLUENCE} thousandths")))
+    return replace(item, weight=item.weight * standing // FULL_INFLUENCE, reason=reason)
 
 
 def statistics_of(

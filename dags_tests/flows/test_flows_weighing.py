@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -102,13 +103,13 @@ def test_a_scaled_attacker_moves_an_encrypted_model_by_a_bounded_amount(trainer:
     assert moved["mean"] > 1.8 * moved["norm_clip"]
 
 
-def test_plain_and_encrypted_agree_and_scores_last(trainer: Any) -> None:
+def test_plain_and_encrypted_agree_and_scores_last(trainer: Any, make_lab: Callable[[Path], Any], tmp_path: Path) -> None:
     """Attacked over two rounds, ByGARS++ gives one digest and the same weights whether encrypted or not, and the liar's score falls."""
     histories = []
-    for scheme in ("plain", "ckks"):
-        settings = settings_of(trainer, scheme, "bygars", training__rounds=2)
+    for scheme, lab in (("plain", trainer), ("ckks", make_lab(tmp_path / "another"))):  # on one ledger the liar's reputation would be gone
+        settings = settings_of(lab, scheme, "bygars", training__rounds=2)
         with scaled("north", -2, settings):
-            histories.append(trainer.history(trainer.train_all(settings).run))
+            histories.append(lab.history(lab.train_all(settings).run))
     assert histories[0].current_model == histories[1].current_model
     assert [item.weighing.weights for item in histories[0].rounds] == [item.weighing.weights for item in histories[1].rounds]
     first, second = ({item.site: item.score for item in found.weighing.weights} for found in histories[1].rounds)

@@ -21,9 +21,10 @@ from nacl import bindings
 
 from ledger.author import sign_transaction
 from ledger.codec import encode
-from ledger.crypto import SigningKey
+from ledger.crypto import Domain, SigningKey
 from ledger.digests import header_digest, network_id, transactions_root, validators_hash
 from ledger.state import State, apply_transaction
+from ledger.state.validators import operating
 from ledger.types import (
     AcceptInvitation,
     Anchor,
@@ -43,6 +44,7 @@ from ledger.types import (
     Metric,
     OpenRound,
     OpenRun,
+    OperateValidator,
     PartitionRound,
     RegisterDataset,
     RegisterIdentity,
@@ -50,6 +52,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RestoreReputation,
     SealRound,
     SignedTransaction,
     SiteStatistics,
@@ -249,6 +252,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "invited", "administrator-0", invite("site-e", invitation=key("an earlier invitation").public)
     yield "invited-again", "administrator-0", invite("site-e")
     yield "joined", "invitation of site-e", accept("site-e")
+    yield "operated", "site-b", operate("site-b", "validator-2")
+    yield "restored", "administrator-0", RestoreReputation("validator-3", "its disk was cloned by mistake; it has another key now")
     yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
     yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
 
@@ -261,6 +266,41 @@ WITHDRAW_B = WithdrawConsent(digest("table of site-b"), "breast-cancer", "")
 ABORT = CloseRun("run-1", "aborted", "enough")
 
 
+def operate(site: str, name: str) -> OperateValidator:
+    """What a site and a validator say of each other."""
+    return OperateValidator(name, key(name).sign(Domain.OPERATING, operating(NETWORK, site)))
+
+
+def poisoned_rounds(run_: str, poisoner: str, count: int) -> list[tuple[str, Body]]:
+    """Who says what in a new run in which one site's submissions count for nothing in each of `count` rounds, up to an open round."""
+    said: list[tuple[str, Body]] = [("coordinator-a", run(run_, rounds=count + 1))]
+    for number in range(1, count + 1):
+        said.append(("coordinator-a", open_round(number, f"model {number - 1}", run_)))
+        said += [(site, submit(site, number, run_)) for site in SITES]
+        said.append(("coordinator-a", SealRound(run_, number, SITES)))
+        weights = tuple(SiteWeight(site, 0 if site == poisoner else 1024, 0, "") for site in SITES)
+        said.append(("coordinator-a", WeighRound(run_, number, "norm_clip", weights, 3)))
+        said.append(("site-a", msgspec.structs.replace(RELEASE, run=run_, round=number)))
+        said.append(("coordinator-a", commit(number, run=run_, candidate=digest(f"model {number}"))))
+    return [*said, ("coordinator-a", open_round(count + 1, f"model {count}", run_))]
+
+
+def refused_reputation() -> Iterator[Case]:
+    """Rules U7, Y2 to Y4, J10 to J13."""
+    poisoned = poisoned_rounds("run-u", "site-c", 2)
+    yield "submit_unreliable", "U7", "committed-2", poisoned, "site-c", submit("site-c", 3, "run-u")
+    lost = RestoreReputation("validator-3", "its disk was cloned")
+    yield "restore_by_site", "Y2", "evidence", [], "site-a", lost
+    yield "restore_what_is_not_lost", "Y3", "evidence", [], "administrator-0", msgspec.structs.replace(lost, name="site-a")
+    yield "restore_twice", "Y3", "restored", [], "administrator-0", lost
+    yield "restore_without_reason", "Y4", "evidence", [], "administrator-0", msgspec.structs.replace(lost, reason="")
+    yield "restore_reason_long", "F3", "evidence", [], "administrator-0", msgspec.structs.replace(lost, reason="x" * 501)
+    yield "operate_by_coordinator", "J10", "evidence", [], "coordinator-a", operate("coordinator-a", "validator-2")
+    yield "operate_no_validator", "J11", "evidence", [], "site-a", operate("site-a", "validator-9")
+    yield "operate_taken", "J12", "operated", [], "site-a", operate("site-a", "validator-2")
+    yield "operate_proof_for_another", "J13", "evidence", [], "site-b", operate("site-a", "validator-2")
+
+
 def refused() -> Iterator[Case]:
     """Every case that a kind of rule refuses."""
     yield from refused_registrations()
@@ -269,6 +309,7 @@ def refused() -> Iterator[Case]:
     yield from refused_weighings()
     yield from refused_outcomes()
     yield from refused_validators()
+    yield from refused_reputation()
 
 
 def refused_validators() -> Iterator[Case]:

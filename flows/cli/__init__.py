@@ -22,6 +22,7 @@ TOPICS = (
     "keys",
     "ledger",
     "lineage",
+    "reputation",
     "robustness",
     "services",
     "site",

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from ledger.codec import encode
+from ledger.consensus.leaders import turns_at
 from ledger.consensus.messages import Candidate, VoteContent
 from ledger.consensus.validators import ValidatorSet
 from ledger.crypto import Domain, Verify
@@ -50,8 +51,17 @@ def genesis_tip(genesis: Genesis) -> Tip:
     """The chain before its first block. Raises `GenesisError` when the genesis cannot start a network."""
     state = State.genesis(genesis)
     network = network_id(genesis)
-    first = ValidatorSet.of(genesis.validators)
+    first = validators_of(state, 1)
     return Tip(first, first, first, network, network, None, None, state)
+
+
+def validators_of(state: State, height: int, known: ValidatorSet | None = None) -> ValidatorSet:
+    """Who votes at `height`, and in which turns they lead: up to two heights above the state's. known: a set that may be the same."""
+    members = state.validators_at(height)
+    turns = turns_at(state, members, height)
+    if known is not None and (known.members, known.turns) == (members, turns):
+        return known
+    return ValidatorSet.of(members, turns)
 
 
 def select_transactions(
@@ -152,8 +162,7 @@ def extend(tip: Tip, committed: CommittedBlock, after: State) -> Tip:
     """The chain with one more block, whose state `after` and certificate have been checked."""
     header = committed.block.header
     block = committed.certificate.block
-    members = after.validators_at(header.height + 2)
-    later = tip.next_validators if members == tip.next_validators.members else ValidatorSet.of(members)
+    later = validators_of(after, header.height + 2, tip.next_validators)
     return Tip(tip.next_validators, later, tip.validators, tip.network, block, header, committed.certificate, after)
 
 

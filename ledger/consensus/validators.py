@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ledger.consensus.leaders import cycle
 from ledger.types import Validator
 
 
@@ -13,16 +14,19 @@ from ledger.types import Validator
 class ValidatorSet:
     """The validators of one height, in the order of the genesis record.
 
-    `total` is the sum of all powers, `power_of` maps a 32-byte public key to its power.
+    `total` is the sum of all powers, `power_of` maps a 32-byte public key to its power.  turns: of each member, in one cycle of leading.
+    order: who leads in that cycle.
     """
 
     members: tuple[Validator, ...]
     total: int
     power_of: Mapping[bytes, int]
+    turns: tuple[int, ...]
+    order: tuple[Validator, ...]
 
     @staticmethod
-    def of(members: tuple[Validator, ...]) -> ValidatorSet:
-        """Build the set. Raises ValueError for an empty set, a repeated key or a power below 1."""
+    def of(members: tuple[Validator, ...], turns: Sequence[int] = ()) -> ValidatorSet:
+        """Build the set; without turns everybody has one. Raises ValueError for an empty set, a repeated key or a power below 1."""
         power_of = {member.public_key: member.power for member in members}
         if not members:
             raise ValueError("a validator set needs at least one validator: list one in the genesis record")
@@ -31,7 +35,9 @@ class ValidatorSet:
         weak = [member.name for member in members if member.power < 1]
         if weak:
             raise ValueError(f"validator {weak[0]!r} has a power below 1: voting power is a positive integer")
-        return ValidatorSet(members, sum(power_of.values()), MappingProxyType(power_of))
+        turns = tuple(turns) or (1,) * len(members)
+        order = tuple(members[place] for place in cycle(turns))
+        return ValidatorSet(members, sum(power_of.values()), MappingProxyType(power_of), turns, order)
 
     @property
     def quorum(self) -> int:
@@ -49,8 +55,8 @@ class ValidatorSet:
         return self.tolerated_power + 1
 
     def leader(self, height: int, round_: int) -> Validator:
-        """C3: who proposes: round robin by committed height (``height - 1``) plus round."""
-        return self.members[(height - 1 + round_) % len(self.members)]
+        """C3: who proposes: in the order of the cycle, by committed height (``height - 1``) plus round."""
+        return self.order[(height - 1 + round_) % len(self.order)]
 
     def power(self, keys: Iterable[bytes]) -> int:
         """Sum of the powers of `keys`, each at most once; strangers count nothing."""

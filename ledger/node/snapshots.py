@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import Final
 
 from ledger.codec import decode, encode
-from ledger.consensus.blocks import Tip, check_certificate
+from ledger.consensus.blocks import Tip, check_certificate, validators_of
 from ledger.consensus.validators import ValidatorSet
 from ledger.crypto import Verify
 from ledger.digests import header_digest, network_id, validators_hash
@@ -128,9 +128,9 @@ def check_snapshot(
             members = scheduled.members
     _check_certified(members, network, header, snapshot.certificate, where, verify)
     return Tip(
-        validators=ValidatorSet.of(state.validators_at(header.height + 1)),
-        next_validators=ValidatorSet.of(state.validators_at(header.height + 2)),
-        certifiers=ValidatorSet.of(members),
+        validators=validators_of(state, header.height + 1),
+        next_validators=validators_of(state, header.height + 2),
+        certifiers=validators_of(state, header.height),
         network=network,
         block=snapshot.certificate.block,
         header=header,

@@ -20,6 +20,7 @@ from ledger.types import (
     MeasureRound,
     OpenRound,
     OpenRun,
+    OperateValidator,
     PartitionRound,
     RegisterDataset,
     RegisterIdentity,
@@ -27,6 +28,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RestoreReputation,
     SealRound,
     SubmitUpdate,
     WeighRound,
@@ -308,6 +310,19 @@ def _report(slice_: Slice, body: ReportEquivocation) -> tuple[str, str]:
     return change, text
 
 
+def _restore(slice_: Slice, body: RestoreReputation) -> tuple[str, str]:
+    text = f"the reputation of {body.name} is restored: {body.reason}"
+    restored = slice_.node(f"restored/{slice_.height}/{slice_.index}", "restored", text, None, name=body.name, reason=body.reason)
+    slice_.link(restored, "by", slice_.author)
+    return restored, text
+
+
+def _operate(slice_: Slice, body: OperateValidator) -> tuple[str, str]:
+    validator = party_id(body.validator)
+    slice_.link(validator, "operated_by", slice_.author)
+    return validator, f"{slice_.author.partition('/')[2]} answers for validator {body.validator}"
+
+
 def _anchor(slice_: Slice, body: Anchor) -> tuple[str, str]:
     text = f"{slice_.author.partition('/')[2]} anchors {body.data.hex()[:16]}"
     digest = body.data if len(body.data) == 32 else None
@@ -337,6 +352,8 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     CloseRun: _close,
     RegisterModel: _register_model,
     ChangeValidator: _change_validator,
+    RestoreReputation: _restore,
+    OperateValidator: _operate,
     ReportEquivocation: _report,
     Anchor: _anchor,
 }

@@ -351,6 +351,50 @@ class Jail(Entry, frozen=True, tag="state.jail"):
     origin: Origin
 
 
+class Reputation(Entry, frozen=True, tag="state.reputation"):
+    """What a site's or a validator's conduct has come to.
+
+    score: 0 to 1000.  level: `new`, `initial`, `trusted`, `normal` or `unreliable`.  judgements: how many led here.  rounds: with a
+    sealed submission.  out: rounds it has been kept out of since it became unreliable.
+    """
+
+    key_fields: ClassVar = ("name",)
+    name: str
+    score: int
+    level: str
+    judgements: int
+    rounds: int
+    out: int
+
+
+class Judgement(Entry, frozen=True, tag="state.judgement"):
+    """One step of a reputation, number 0, 1, ...: what happened, and the score and level after it.
+
+    run, round: of the committed round that it is about, "" and 0 for none.  event: by rules Y7 to Y11 of SPEC.md.
+    quality: 0 to 1000, what the round's statistics and weights say of the submission; -1 where they say nothing.
+    """
+
+    key_fields: ClassVar = ("name", "number")
+    name: str
+    number: int
+    run: str
+    round: int
+    event: str
+    quality: int
+    score: int
+    level: str
+    origin: Origin
+
+
+class Operator(Entry, frozen=True, tag="state.operator"):
+    """The site that answers for a validator."""
+
+    key_fields: ClassVar = ("validator",)
+    validator: str
+    site: str
+    origin: Origin
+
+
 StateEntry = (
     Identity
     | Invitation
@@ -375,5 +419,8 @@ StateEntry = (
     | Network
     | ValidatorSets
     | Jail
+    | Reputation
+    | Judgement
+    | Operator
 )
 """What a proved value decodes to."""

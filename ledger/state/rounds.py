@@ -19,10 +19,11 @@ from ledger.errors import (
     RoundStateError,
     RowsError,
     SizeError,
+    SuspendedSiteError,
     UnknownDatasetError,
     UnknownSiteError,
 )
-from ledger.state import checks, consents
+from ledger.state import checks, consents, reputation
 from ledger.state.entries import Dataset, Exclusion, Identity, Origin, Outcome, Release, Round, Submission
 from ledger.state.view import State
 from ledger.types import CommitRound, ExcludeSite, OpenRound, ReleaseOpening, SealRound, SubmitUpdate
@@ -67,6 +68,14 @@ def submit(state: State, author: Identity, origin: Origin, body: SubmitUpdate) -
         have, plan = body.dataset.hex()[:16], planned.hex()[:16]
         checks.refuse("U4", UnknownDatasetError, f"{where} trained on dataset {have}, the run names {plan}; train on that one")
     consent = consents.require_live(state, "U5", where, body.dataset, run.purpose)
+    standing = state.reputation(author.name)
+    if standing.level == reputation.UNRELIABLE:
+        checks.refuse(
+            "U7",
+            SuspendedSiteError,
+            f"{where} is unreliable, at {standing.score} thousandths; it may submit after {reputation.PROBATION_AFTER - standing.out} more "
+            "committed rounds of its runs, or once an administrator restores it",
+        )
     dataset = state.read(Dataset, body.dataset)
     if dataset is None or body.rows != dataset.rows:
         rows = 0 if dataset is None else dataset.rows
@@ -165,10 +174,11 @@ def commit(state: State, author: Identity, origin: Origin, body: CommitRound) ->
     _check_metrics(where, body)
     outcome = Outcome(body.aggregate, body.opened, body.candidate, body.accepted, body.reason, body.metrics, origin)
     current = body.candidate if body.accepted else run.current_model
-    return state.put(
+    state = state.put(
         msgspec.structs.replace(round_, outcome=outcome),
         msgspec.structs.replace(run, current_model=current, rounds_committed=body.round),
     )
+    return reputation.judge(state, run, round_, accepted=body.accepted, origin=origin)
 
 
 def _check_metrics(where: str, body: CommitRound) -> None:

@@ -26,7 +26,21 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import anchors, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators, weighing
+from ledger.state import (
+    anchors,
+    checks,
+    consents,
+    datasets,
+    identities,
+    keys,
+    lineage,
+    models,
+    reputation,
+    rounds,
+    runs,
+    validators,
+    weighing,
+)
 from ledger.state.draft import Draft
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
@@ -45,6 +59,7 @@ from ledger.types import (
     MeasureRound,
     OpenRound,
     OpenRun,
+    OperateValidator,
     PartitionRound,
     RegisterDataset,
     RegisterIdentity,
@@ -52,6 +67,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RestoreReputation,
     SealRound,
     SignedTransaction,
     SubmitUpdate,
@@ -86,6 +102,8 @@ _RULES: Final[Mapping[type, Rule]] = {
     RegisterModel: models.register,
     AppendLineage: lineage.append,
     Anchor: anchors.put,
+    RestoreReputation: reputation.restore,
+    OperateValidator: validators.operate,
     ReportEquivocation: validators.report,
     ChangeValidator: validators.change,
 }

@@ -1,4 +1,4 @@
-"""Who votes: changes of the validator set, and evidence that puts a validator out of it. Rules J1-J9 of SPEC.md.
+"""Who votes: changes of the validator set, and evidence that puts a validator out of it. Rules J1-J13 of SPEC.md.
 
 What a block at height h decides holds from height h + 2: the set of h + 1 is known, and named in its header, before the block is made.
 """
@@ -11,11 +11,11 @@ from ledger import crypto
 from ledger.codec import encode
 from ledger.consensus.messages import ProposalContent, Step, VoteContent
 from ledger.crypto import Domain, is_public_key
-from ledger.errors import DuplicateError, EvidenceError, FieldError, RoleError
-from ledger.state import checks
-from ledger.state.entries import ADMINISTRATOR, VALIDATOR, Account, Identity, Jail, Origin, ScheduledSet, ValidatorSets
+from ledger.errors import BadSignatureError, DuplicateError, EvidenceError, FieldError, RoleError
+from ledger.state import checks, reputation
+from ledger.state.entries import ADMINISTRATOR, SITE, VALIDATOR, Account, Identity, Jail, Operator, Origin, ScheduledSet, ValidatorSets
 from ledger.state.view import State
-from ledger.types import ChangeValidator, ReportEquivocation, Statement, Validator
+from ledger.types import ChangeValidator, OperateValidator, ReportEquivocation, Statement, Validator
 
 DELAY: Final = 2
 MOST_VALIDATORS: Final = 1_000
@@ -65,7 +65,28 @@ def report(state: State, author: Identity, origin: Origin, body: ReportEquivocat
         if not crypto.verify(body.validator, domain, data, statement.signature):
             checks.refuse("J8", EvidenceError, f"{where}: a signature at height {statement.height} does not verify; nothing is shown")
     state = state.put(Jail(body.validator, offender.name, first.height, first.round, first.step, author.name, origin))
+    state = reputation.equivocated(state, offender.name, origin)
     return _schedule(state, origin, tuple(member for member in members if member != offender), where)
+
+
+def operate(state: State, author: Identity, origin: Origin, body: OperateValidator) -> State:
+    """Let a site's reputation stand for a validator's, by the word of both."""
+    where = f"validator {body.validator[:80]!r}"
+    if author.role != SITE:
+        checks.refuse("J10", RoleError, f"{where}: {author.name!r} is a {author.role}; only a site answers for a validator")
+    member = next((member for member in state.latest_validators() if member.name == body.validator), None)
+    if member is None:
+        checks.refuse("J11", FieldError, f"{where} is no validator; name one of the set")
+    if state.read(Operator, body.validator) is not None:
+        checks.refuse("J12", DuplicateError, f"{where} has somebody who answers for it; add another validator")
+    if not crypto.verify(member.public_key, Domain.OPERATING, operating(state.network, author.name), body.proof):
+        checks.refuse("J13", BadSignatureError, f"{where} did not sign that {author.name!r} answers for it; sign with its present key")
+    return state.put(Operator(body.validator, author.name, origin))
+
+
+def operating(network: bytes, site: str) -> bytes:
+    """What a validator's key signs when `site` is to answer for it: both in turn, the network having 32 bytes."""
+    return network + site.encode()
 
 
 def _schedule(state: State, origin: Origin, members: tuple[Validator, ...], where: str) -> State:

@@ -22,6 +22,7 @@ from ledger.state.entries import (
     Entry,
     Exclusion,
     Identity,
+    Judgement,
     Lineage,
     LineageCount,
     Model,
@@ -31,6 +32,7 @@ from ledger.state.entries import (
     Outcome,
     Partition,
     Release,
+    Reputation,
     Round,
     Run,
     ScheduledSet,
@@ -46,6 +48,8 @@ from ledger.types import Genesis, Validator
 E = TypeVar("E", bound=Entry)
 
 SALT_BYTES = 16
+NEW: Final = "new"
+NEW_SCORE: Final = 600
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 
@@ -203,6 +207,22 @@ class State:
     def network_entry(self) -> Network:
         """What genesis fixed."""
         return self._present(Network)
+
+    def reputation(self, name: str) -> Reputation:
+        """What the conduct of a site or validator has come to; a new one's where nothing was judged yet."""
+        return self.read(Reputation, name) or Reputation(name, NEW_SCORE, NEW, 0, 0, 0)
+
+    def judgements(self, name: str) -> tuple[Judgement, ...]:
+        """How its reputation came about, in order."""
+        return tuple(self._present(Judgement, name, number) for number in range(self.reputation(name).judgements))
+
+    def score_before(self, name: str, height: int) -> int:
+        """Its score after the block below `height`, in thousandths: the same in every later state."""
+        for number in range(self.reputation(name).judgements - 1, -1, -1):
+            judgement = self._present(Judgement, name, number)
+            if judgement.origin.height < height:
+                return judgement.score
+        return NEW_SCORE
 
     def validator_sets(self) -> ValidatorSets:
         """Every validator set so far, and those that take effect at the next two heights."""

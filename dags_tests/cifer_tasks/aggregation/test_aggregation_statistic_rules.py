@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cifer_tasks.aggregation import mean_update, resolve
 from cifer_tasks.aggregation.rules import STATISTIC_ONE, WEIGHT_ONE, Rule, Statistics, Weights
 from cifer_tasks.aggregation.statistic_rules import bygars, clip_factors, fltrust, non_poisoning_rate, norm_clip
-from cifer_tasks.aggregation.weighing import Decision, decide, largest_square, statistics_of, weighted_update
+from cifer_tasks.aggregation.weighing import Decision, Weighed, decide, influenced, largest_square, statistics_of, weighted_update
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.statistics import Query, Weighting, as_reference, longest_of, measure_integers
 from cifer_tasks.errors import ConfigError, RuleError
@@ -206,7 +206,7 @@ def decision_of(
     asked = Query(as_reference(reference), b"\x05" * 32, longest_of(encoding.levels))
     measured = {site: measure_integers(values, asked) for site, values in encoded.items()}
     length = round(float(np.linalg.norm(reference)) / CLIP * 10**6)
-    decision = decide(rule, measured, named, scores or {}, asked.reference, length, encoding)
+    decision = decide(rule, measured, named, scores or {}, dict.fromkeys(named, 600), asked.reference, length, encoding)
     kept = [item for item in decision.sites if item.weight]
     weighting = Weighting.of([item.weight for item in kept], WEIGHT_ONE)
     total = weighting.rounded(np.sum([f * encoded[item.site] for f, item in zip(weighting.factors, kept, strict=True)], axis=0))
@@ -291,3 +291,22 @@ def test_statistic_rules_need_a_scheme_that_measures() -> None:
     updates, reference, rows = drawn(3)
     assert all(0 <= factor <= WEIGHT_ONE for factor in clip_factors(statistics_from(updates * 9, reference, rows)))
     assert isinstance(decision_of(resolve("norm_clip", {}, "plain"), updates, rows, np.zeros(20))[0], Decision)
+
+
+def test_reputation_takes_influence_and_gives_none() -> None:
+    """Below 600 a weight shrinks in proportion, with the reason; from 600 on, and where it is 0 anyway, nothing changes."""
+    sites = tuple(Weighed(site, weight, 0, why) for site, weight, why in (("a", 1024, ""), ("b", 512, "clipped"), ("c", 0, "away")))
+    assert influenced(sites, {"a": 600, "b": 1000, "c": 0}) == sites
+    found = influenced(sites, {"a": 300, "b": 450, "c": 300})
+    assert [item.weight for item in found] == [512, 384, 0]
+    assert [item.reason for item in found] == ["reputation 300 of 600 thousandths", "clipped, reputation 450 of 600 thousandths", "away"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1024), st.integers(0, 1000)), min_size=2, max_size=12))
+def test_no_reputation_raises_a_weight(rows: list[tuple[int, int]]) -> None:
+    """Whoever has which reputation: no weight grows, so no bound of a rule is loosened, and who has 600 keeps it."""
+    sites = tuple(Weighed(f"s{at:02}", weight, 0, "") for at, (weight, _) in enumerate(rows))
+    standings = {f"s{at:02}": standing for at, (_, standing) in enumerate(rows)}
+    for before, after in zip(sites, influenced(sites, standings), strict=True):
+        assert 0 <= after.weight <= before.weight
+        assert after == before or standings[before.site] < 600

@@ -40,20 +40,22 @@ NAMED = dict(
     R10="RoundStateError", R11="FieldError", R12="RoundStateError", R13="FieldError", N1="RoundStateError", N2="RoundStateError",
     N3="RoundStateError", N4="RoundStateError", N5="RoundStateError", N6="ModelMismatchError", U1="UnknownSiteError",
     U2="ExcludedSiteError", U3="DuplicateSubmissionError", U4="UnknownDatasetError", U5="ConsentError", U6="RowsError",
+    U7="SuspendedSiteError",
     L1="RoleError", L2="UnknownSiteError", L3="DuplicateError", L4="RoundStateError", L5="FieldError", S1="FieldError",
     S2="AbsentSubmissionError", S3="ConsentError", S4="QuorumOfSitesError", O1="RoundStateError", O2="RoundStateError",
     O3="FieldError", O4="SizeError", O5="DuplicateError", V1="RoundStateError", V2="RoundStateError", V3="ModelMismatchError",
     V4="RoleError", V5="ModelMismatchError", V6="FieldError", A1="RoundStateError", A2="LineageError", A3="LineageError",
     A4="LineageError", J1="RoleError", J2="FieldError", J3="FieldError", J4="DuplicateError", J5="DuplicateError", J6="EvidenceError",
-    J7="EvidenceError", J8="EvidenceError", J9="FieldError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
+    J7="EvidenceError", J8="EvidenceError", J9="FieldError", J10="RoleError", J11="FieldError", J12="DuplicateError",
+    J13="BadSignatureError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
     I6="FieldError", I7="RoleError", I8="RoleError", I9="BadSignatureError",
     S5="UnknownSiteError", S6="RoundStateError", S7="RoundStateError", S8="DuplicateError", S9="DuplicateError", S10="FieldError",
     S11="QuorumOfSitesError", S12="FieldError", W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError",
-    W4="DuplicateError", Y1="SizeError",
+    W4="DuplicateError", Y1="SizeError", Y2="RoleError", Y3="RoundStateError", Y4="FieldError",
 )  # fmt: skip
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
-LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "I7", "N1", "S2", "U1", "V1", "J6", "J7"}
+LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "I7", "N1", "S2", "U1", "V1", "J6", "J7", "J11"}
 # Vectors that break two rules: without the first, the second speaks.
 SECOND_LINE = {
     "invalid_run_purpose": "R6",
