@@ -20,6 +20,7 @@ TOPICS = (
     "keys",
     "ledger",
     "lineage",
+    "operations",
     "services",
     "training",
     "upkeep",
