@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ledger.digests import certificate_digest, header_digest, network_id, transaction_id, transactions_root, validators_hash
     from ledger.errors import (
         AbsentSubmissionError,
+        ApprovalError,
         BadSignatureError,
         BusyError,
         ConsentError,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from ledger.types import (
         Anchor,
         AppendLineage,
+        ApproveModel,
         Block,
         Body,
         Certificate,
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
         RegisterModel,
         ReleaseOpening,
         ReportEquivocation,
+        RequireApproval,
         SealRound,
         Signature,
         SignedTransaction,
@@ -96,6 +99,8 @@ __all__ = [
     "AbsentSubmissionError",
     "Anchor",
     "AppendLineage",
+    "ApprovalError",
+    "ApproveModel",
     "Author",
     "BadSignatureError",
     "Block",
@@ -146,6 +151,7 @@ __all__ = [
     "RejectedError",
     "ReleaseOpening",
     "ReportEquivocation",
+    "RequireApproval",
     "RoleError",
     "RoundStateError",
     "RoundView",

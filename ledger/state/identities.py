@@ -5,11 +5,11 @@ from __future__ import annotations
 from ledger.crypto import is_public_key
 from ledger.errors import DuplicateError, FieldError, RoleError
 from ledger.state import checks
-from ledger.state.entries import ADMINISTRATOR, AGGREGATOR, AUDITOR, COORDINATOR, SITE, Account, Identity, Origin
+from ledger.state.entries import ADMINISTRATOR, AGGREGATOR, APPROVER, AUDITOR, COORDINATOR, SITE, Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import RegisterIdentity
 
-ROLES = (SITE, COORDINATOR, AGGREGATOR, AUDITOR)
+ROLES = (SITE, COORDINATOR, AGGREGATOR, AUDITOR, APPROVER)
 
 
 def register(state: State, author: Identity, origin: Origin, body: RegisterIdentity) -> State:

@@ -26,13 +26,14 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import anchors, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
+from ledger.state import anchors, approvals, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
 from ledger.state.draft import Draft
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
     Anchor,
     AppendLineage,
+    ApproveModel,
     Block,
     ChangeValidator,
     CloseRun,
@@ -48,6 +49,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RequireApproval,
     SealRound,
     SignedTransaction,
     SubmitUpdate,
@@ -74,6 +76,8 @@ _RULES: Final[Mapping[type, Rule]] = {
     CommitRound: rounds.commit,
     CloseRun: runs.close,
     RegisterModel: models.register,
+    RequireApproval: approvals.require,
+    ApproveModel: approvals.decide,
     AppendLineage: lineage.append,
     Anchor: anchors.put,
     ReportEquivocation: validators.report,

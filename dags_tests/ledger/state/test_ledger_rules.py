@@ -47,6 +47,8 @@ NAMED = dict(
     A4="LineageError", J1="RoleError", J2="FieldError", J3="FieldError", J4="DuplicateError", J5="DuplicateError", J6="EvidenceError",
     J7="EvidenceError", J8="EvidenceError", J9="FieldError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
     W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError", W4="DuplicateError", Y1="SizeError",
+    V7="RoleError", V8="DuplicateError", V9="RoleError", V10="ModelMismatchError", V11="DuplicateError", V12="FieldError",
+    V13="ApprovalError",
 )  # fmt: skip
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
@@ -59,6 +61,7 @@ SECOND_LINE = {
     "invalid_submit_other_dataset": "U5",
     "invalid_lineage_not_zlib": "A3",
     "invalid_evidence_again": "J6",
+    "invalid_model_of_rejected_round": "V13",
 }
 
 
