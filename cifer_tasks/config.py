@@ -150,6 +150,7 @@ class Gate(_Section):
 class Settings(_Section):
     """Everything that fixes a training's outcome, together with the data and the code.
 
+    approval: `required` has a trained model wait until an approver or an administrator lets it be published (`cifer approve`).
     baselines: also train the same model centrally and with plain FedAvg for the final comparison; needs all tables in one place.
     """
 
@@ -164,6 +165,7 @@ class Settings(_Section):
     encryption: Encryption = Encryption()
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
+    approval: Literal["none", "required"] = "none"
     baselines: bool = False
 
     def canonical(self) -> bytes:

@@ -38,6 +38,7 @@ from cifer_tasks.files import write_atomically
 from cifer_tasks.network import author, connect
 from cifer_tasks.records import (
     ArtifactRef,
+    Awaiting,
     Comparison,
     Dataset,
     Enrolment,
@@ -81,7 +82,7 @@ class SiteFailed:
     detail: str
 
 
-Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Comparison
+Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Awaiting | Comparison
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from flows.audit import open_record
 from flows.documents import Report
 from ledger import GrantConsent, Ledger, State, WithdrawConsent
 from ledger.backends.network import read_genesis
+from ledger.node.folder import is_client
 from ledger.state.entries import Consent, Dataset
 
 
@@ -44,7 +45,7 @@ def _decide(site: str, purpose: str, *, live: bool, reason: str) -> Report:
     from cifer_tasks.lineage.consents import record_consents
 
     home = home_folder()
-    with _writing(home) as (ledger, keys):
+    with writing(home) as (ledger, keys):
         state = ledger.state()
         chosen = [item for item in state.all(Consent) if item.purpose == purpose and item.live is live and _owner(state, item) == site]
         if not chosen:
@@ -67,10 +68,12 @@ def _line(row: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _writing(home: Path) -> Iterator[tuple[Ledger, Keystore]]:
+def writing(home: Path) -> Iterator[tuple[Ledger, Keystore]]:
     """This home's ledger, to write to. Raises `LockedError` while a run writes to an embedded one."""
     keys = Keystore.open(home / "keys")
-    ledger = connect(LedgerSettings(validators=len(read_genesis(home / "ledger").validators)), home, keys)
+    folder = home / "ledger"
+    backend = "processes" if is_client(folder) else "embedded"
+    ledger = connect(LedgerSettings(backend=backend, validators=len(read_genesis(folder).validators)), home, keys)
     try:
         yield ledger, keys
     finally:

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from cifer_tasks.encryption.keys import PASSPHRASE_VARIABLE, Keystore
+from cifer_tasks.encryption.keys import Keystore
+from cifer_tasks.encryption.passphrase import KEYRING_VARIABLE, PASSPHRASE_VARIABLE
 from cifer_tasks.errors import CiferError, UsageError
 from cifer_tasks.workspace import home_folder
 from flows.documents import Report
@@ -179,8 +180,9 @@ def keys(place: Path, network: str) -> Iterator[Finding]:
     for path in open_to:
         mode = "700" if path == place else "600"
         yield Finding("keys", "wrong", f"{path} can be read by others", f"chmod {mode} {path}, and think of its secrets as known")
-    if PASSPHRASE_VARIABLE not in os.environ and not (place / "passphrase").exists():
-        yield Finding("keys", "wrong", f"{len(secrets)} sealed secrets in {place} and no passphrase", f"set {PASSPHRASE_VARIABLE}")
+    if not ({PASSPHRASE_VARIABLE, KEYRING_VARIABLE} & set(os.environ) or (place / "passphrase").exists()):
+        remedy = f"set {PASSPHRASE_VARIABLE}, or {KEYRING_VARIABLE}=1"
+        yield Finding("keys", "wrong", f"{len(secrets)} sealed secrets in {place} and no passphrase", remedy)
         return
     keystore, wrong = Keystore.open(place), len(open_to)
     for path in secrets:

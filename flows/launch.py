@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cifer_tasks.config import Settings
 from cifer_tasks.errors import ConfigError
-from cifer_tasks.records import RegisteredModel, RunRef
+from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
 from flows.services import lone_authority, prefect_server
 
@@ -86,8 +86,11 @@ def engine(home: Path) -> Iterator[None]:
 _engines: list[Callable[[], None]] = []
 
 
-def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
-    """Run the training flow of `run` in this process, inside `engine`. Returns the published model, None when the gate accepted none."""
+def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | Awaiting | None:
+    """Run the training flow of `run` in this process, inside `engine`. Returns the published model.
+
+    None when the gate accepted no candidate, `Awaiting` when somebody has to approve it first.
+    """
     workspace = Workspace.of(run)
     workspace.listeners.extend(listeners)
     _warm_up(workspace)

@@ -36,6 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.path": "my.Net",
     "model.args": {"width": 3},
     "sites.on_error": "abort",
+    "approval": "required",
     "encryption.scheme": "plain",
     "encryption.preset": "nvflare",
     "ledger.backend": "processes",
