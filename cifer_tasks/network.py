@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cifer_tasks.config import LedgerSettings
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import KeyMismatchError, UsageError
+from cifer_tasks.home import mark
 from cifer_tasks.records import Dataset, Enrolment, Scenario
 from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey, State
 from ledger.backends import open_ledger
@@ -52,6 +53,7 @@ def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
         raise UsageError(msg)
     if not has_ledger(folder):
         made = _validator_keys(settings.validators, keys)
+        mark(home)
         return open_ledger(settings.backend, folder, made, genesis=_found(settings, keys), store=settings.store)
     count = len(read_genesis(folder).validators)
     if count != settings.validators:

@@ -3,7 +3,7 @@
 Tasks receive a `RunRef`, two short strings, and open what they need here; nothing heavy or secret travels through Prefect. A process opens
 each run once and shares it between its threads, as a connection pool would.
 
-    .cifer/                     CIFER_HOME, below the folder `cifer` was started in
+    .cifer/                     CIFER_HOME, below the folder `cifer` was started in; `home.py`
         data/<scenario>/        a table per site
         keys/                   signing keys and encryption secrets, sealed
         ledger/                 the embedded ledger's validators
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
+from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
 from cifer_tasks.network import author, connect
 from cifer_tasks.records import (
     ArtifactRef,
@@ -57,11 +57,6 @@ from ledger import Author, header_digest
 if TYPE_CHECKING:
     from cifer_tasks.tracking import Tracker
     from ledger import Ledger
-
-
-def home_folder() -> Path:
-    """The folder that holds everything generated: CIFER_HOME, or `.cifer` below the current directory."""
-    return Path(os.environ.get("CIFER_HOME", ".cifer")).resolve()
 
 
 @dataclass(frozen=True, slots=True)

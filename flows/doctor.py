@@ -19,7 +19,7 @@ from typing import Final, Literal
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.passphrase import KEYRING_VARIABLE, PASSPHRASE_VARIABLE
 from cifer_tasks.errors import CiferError, UsageError
-from cifer_tasks.workspace import home_folder
+from cifer_tasks.home import FORMAT, format_of, home_place
 from flows.documents import Report
 from ledger import LedgerError
 
@@ -53,7 +53,7 @@ class Finding:
 
 def doctor_report() -> tuple[Report, bool]:
     """Every finding, and whether none is wrong; a warning is a limit that a run may or may not meet."""
-    home, project = home_folder(), Path.cwd()
+    home, project = home_place(), Path.cwd()
     findings = tuple(examine(home, project))
     healthy = all(finding.grade != "wrong" for finding in findings)
     lines = [line for finding in findings for line in _lines(finding)]
@@ -97,10 +97,17 @@ def versions() -> Iterator[Finding]:
 
 
 def folder(home: Path) -> Finding:
-    """Whether the folder of everything generated can be written."""
+    """Whether the folder of everything generated can be written, and has the format that this program writes."""
     there = next(path for path in (home, *home.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding("folder", "wrong", f"{there} cannot be written", "set CIFER_HOME to a folder you can write to")
+    try:
+        found = format_of(home)
+    except CiferError as error:
+        return Finding("folder", "wrong", str(error), "until then, nothing is done in this folder")
+    if found not in (None, FORMAT):
+        remedy = "cifer upgrade" if found is not None and found < FORMAT else "use the version of cifer that wrote it, or a newer one"
+        return Finding("folder", "wrong", f"{home} has format {found}; this version of cifer writes {FORMAT}", remedy)
     return Finding("folder", "ok", str(home) if there == home else f"{home} is not there yet; the first run makes it")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import UsageError
+from cifer_tasks.home import mark
 from cifer_tasks.network import ADMINISTRATOR
 from cifer_tasks.records import to_plain
 from cifer_tasks.workspace import home_folder
@@ -53,6 +54,7 @@ def join(client: Path) -> Report:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in (PEERS_FILE, CLIENT_FILE, GENESIS_FILE):
         shutil.copy(client / name, target / name)
+    mark(home)
     text = f"{target} is a client of network {found.network.hex()[:16]}; use it with ledger.backend: processes"
     return Report({"network": found.network.hex(), "folder": str(target)}, (text,))
 

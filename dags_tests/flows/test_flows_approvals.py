@@ -41,7 +41,7 @@ def publish_without_asking(trainer: Any, waiting: Any) -> None:
 
 
 def test_an_approved_model_is_published_by_taking_the_run_up_again(trainer: Any, waiting: Any) -> None:
-    """No step and nobody without the role gets around it; waiting, nothing is registered and `cifer runs` says so; approved by a new approver, the run ends with the model and who let it."""
+    """No step and nobody without the role gets around it; approved by a new approver, the run ends with the model and who let it."""
     publish_without_asking(trainer, waiting)
     refuse_everybody_else(trainer, waiting.run)
     assert trainer.state().latest_version("lab") == 0

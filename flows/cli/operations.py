@@ -1,4 +1,4 @@
-"""`cifer doctor | approve`: what an operator does before and after runs."""
+"""`cifer doctor | approve | upgrade`: what an operator does before and after runs."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def approve_command(run: str, reason: str, decline: bool, name: str, as_json: bo
     from flows.approvals import approve
 
     print_report(approve(run, reason, approved=not decline, name=name), as_json)
+
+
+@command(cli, "upgrade", "cifer upgrade")
+@as_json
+def upgrade_command(as_json: bool) -> None:
+    """Bring this folder's CIFER_HOME to the format that this version of cifer writes; old files are kept beside the new ones."""
+    from cifer_tasks.home import FORMAT, home_place, upgrade
+    from flows.documents import Report
+
+    home = home_place()
+    done = upgrade(home)
+    lines = done or (f"{home} is up to date: format {FORMAT}",)
+    print_report(Report({"home": str(home), "format": FORMAT, "done": list(done)}, lines), as_json)
