@@ -147,6 +147,15 @@ class Gate(_Section):
     margin: float = Field(default=0.05, ge=0.0)
 
 
+class Notify(_Section):
+    """webhook: an http(s) address that is told by POST when a run failed or its model waits for approval; `env:NAME` reads it from there.
+
+    Settings are published with the run: an address that is itself a secret belongs in the environment.
+    """
+
+    webhook: str = ""
+
+
 class Settings(_Section):
     """Everything that fixes a training's outcome, together with the data and the code.
 
@@ -166,6 +175,7 @@ class Settings(_Section):
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
     approval: Literal["none", "required"] = "none"
+    notify: Notify = Notify()
     baselines: bool = False
 
     def canonical(self) -> bytes:

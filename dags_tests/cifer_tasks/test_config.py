@@ -37,6 +37,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.args": {"width": 3},
     "sites.on_error": "abort",
     "approval": "required",
+    "notify.webhook": "https://example.org/hook",
     "encryption.scheme": "plain",
     "encryption.preset": "nvflare",
     "ledger.backend": "processes",

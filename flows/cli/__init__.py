@@ -16,6 +16,7 @@ __all__ = ["Examples", "cli", "main", "plain_errors"]
 TOPICS = (
     "audit",
     "bench",
+    "deployments",
     "exports",
     "keys",
     "ledger",
