@@ -33,7 +33,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 lock:  ## Resolve pyproject.toml afresh and write requirements.lock
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet setuptools==80.9.0 -e '.[dev,medpar]'
+	.venv-lock/bin/pip install --quiet setuptools==80.9.0 -e '.[dev,bench]'
 	.venv-lock/bin/pip freeze --all --exclude-editable --exclude pip | sed "s/+cpu$$//" | LC_ALL=C sort -f > requirements.lock
 	rm -rf .venv-lock
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from cifer_tasks.artifact_client import SERVICE_SCHEME, Pass, ServiceShelf
 from cifer_tasks.errors import IntegrityError, StorageError
-from cifer_tasks.files import Body, FileBytes, digest_of, pieces_of, write_atomically, write_once, write_pieces
+from cifer_tasks.files import Body, FileBytes, digest_of, pieces_of, write_once, write_pieces
 from cifer_tasks.records import ArtifactRef, Kind, SiteFile
+from cifer_tasks.shelves import LocalShelf, RemoteShelf, Shelf, address_of, sha256_of
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 """What may name a site, a file of a site or a secret: it becomes a file name, so no separators and no leading dot."""
@@ -24,20 +25,16 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 HELD_BYTES: Final = 1 << 20
 """Up to this size a body is held in memory once it is verified; a larger one is read again from its file, piece by piece."""
 
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-
 
 class ArtifactStore:
-    """Content-addressed bytes under a local folder (the default) or any fsspec URL such as ``s3://bucket/cifer``.
-
-    Layout: the first two hex digits of the digest, a slash, the other 62. Locally a write is a temporary file, flushed to disk, then
-    renamed; on other file systems an upload under a temporary name, then a move.
+    """Content-addressed bytes on a shelf that the URL picks: a local folder (the default), ``cifer+https://host:port`` for Cifer's own
+    service, which asks for a `Pass`, or any other URL by fsspec, such as ``s3://bucket/cifer``.
     """
 
-    def __init__(self, url_or_path: str | Path) -> None:
-        self.url = str(url_or_path)
-        self._local = Path(self.url) if "://" not in self.url else None
-        self._remote: tuple[Any, str] | None = None
+    def __init__(self, url_or_path: str | Path, access: Pass | None = None) -> None:
+        """access: who asks Cifer's service, and whom it is to be recognised by."""
+        self.shelf: Shelf = shelf_at(str(url_or_path), access)
+        self.url = self.shelf.url
 
     def put(self, kind: Kind, data: bytes | Path | Iterable[bytes | memoryview]) -> ArtifactRef:
         """Store bytes, a file's bytes or pieces in order, and return their reference. What is there already, undamaged, is left alone.
@@ -45,19 +42,19 @@ class ArtifactStore:
         Raises `StorageError` naming the place and the cause when it cannot be written.
         """
         if isinstance(data, Path):
-            content = _existing(data)
-            data = pieces_of(content)
-        if self._local is not None and not isinstance(data, bytes):
-            root = self._local
-            return ArtifactRef(kind, *write_pieces(data, root, lambda digest: root / _address(digest), mode=0o644))
+            data = pieces_of(_existing(data))
+        if isinstance(self.shelf, LocalShelf) and not isinstance(data, bytes):
+            root = self.shelf.folder
+            return ArtifactRef(kind, *write_pieces(data, root, lambda digest: root / address_of(digest), mode=0o644))
         whole = data if isinstance(data, bytes) else b"".join(data)
-        ref = ArtifactRef(kind, hashlib.sha256(whole).hexdigest(), len(whole))
-        if self._holds(ref):
-            return ref
-        if self._local is not None:
-            write_atomically(self._local / _address(ref.digest), whole, mode=0o644)
-        else:
-            self._upload(_address(ref.digest), whole)
+        ref = ArtifactRef(kind, sha256_of(whole), len(whole))
+        address = address_of(ref.digest)
+        try:
+            if not self.shelf.intact(address, ref.size_bytes):
+                self.shelf.write(address, whole)
+        except OSError as error:
+            msg = f"{self._place(ref)}: cannot be written: {_cause(error)}"
+            raise StorageError(msg) from None
         return ref
 
     def open(self, ref: ArtifactRef) -> Body:
@@ -66,9 +63,9 @@ class ArtifactStore:
         A local store lies in this machine's own CIFER_HOME: whoever can write there has its keys. What comes from anywhere else is
         held in memory, so that the bytes that are used are those that were verified.
         """
-        if self._local is None or ref.size_bytes <= HELD_BYTES:
+        if not isinstance(self.shelf, LocalShelf) or ref.size_bytes <= HELD_BYTES:
             return self.get(ref)
-        path = self._local / _address(ref.digest)
+        path = self.shelf.folder / address_of(ref.digest)
         try:
             digest, size_bytes = digest_of(path)
         except OSError:
@@ -79,14 +76,14 @@ class ArtifactStore:
     def get(self, ref: ArtifactRef) -> bytes:
         """The bytes of `ref`, verified. Raises `IntegrityError` naming digest and place when they are missing or damaged."""
         try:
-            content = self._read(_address(ref.digest))
+            content = self.shelf.read(address_of(ref.digest))
         except FileNotFoundError:
             msg = f"{self._place(ref)}: {ref.kind} {ref.digest[:16]} is missing; fetch it from whoever holds a copy and run again"
             raise IntegrityError(msg) from None
         except OSError as error:
             msg = f"{self._place(ref)}: cannot be read: {_cause(error)}"
             raise StorageError(msg) from None
-        self._check(ref, hashlib.sha256(content).hexdigest(), len(content))
+        self._check(ref, sha256_of(content), len(content))
         return content
 
     def _check(self, ref: ArtifactRef, digest: str, size_bytes: int) -> None:
@@ -99,75 +96,43 @@ class ArtifactStore:
 
     def exists(self, ref: ArtifactRef) -> bool:
         """Whether something is stored at this address; `get` says whether it is intact."""
-        if self._local is not None:
-            return (self._local / _address(ref.digest)).is_file()
-        files, root = self._filesystem()
-        return bool(files.exists(f"{root}/{_address(ref.digest)}"))
+        try:
+            self.shelf.size_bytes(address_of(ref.digest))
+        except FileNotFoundError:
+            return False
+        return True
 
     def find(self, kind: Kind, digest: str) -> ArtifactRef:
         """The reference of bytes known by their hex digest alone, as the ledger knows them. Raises `IntegrityError` when missing."""
-        address = _address(digest)
+        address = address_of(digest)
         try:
-            if self._local is not None:
-                size_bytes = (self._local / address).stat().st_size
-            else:
-                files, root = self._filesystem()
-                size_bytes = int(files.size(f"{root}/{address}"))
+            return ArtifactRef(kind, digest, self.shelf.size_bytes(address))
         except FileNotFoundError:
             msg = f"{self.url}/{address}: {kind} {digest[:16]} is missing; fetch it from whoever holds a copy and run again"
             raise IntegrityError(msg) from None
         except OSError as error:
             msg = f"{self.url}/{address}: cannot be read: {_cause(error)}"
             raise StorageError(msg) from None
-        return ArtifactRef(kind, digest, size_bytes)
 
     def path(self, ref: ArtifactRef) -> Path:
         """Where a local store keeps `ref`. Raises `StorageError` for a store that is not a local folder."""
-        if self._local is None:
+        if not isinstance(self.shelf, LocalShelf):
             msg = f"{self.url}: not a local folder, so its artifacts have no path; read them with get"
             raise StorageError(msg)
-        return self._local / _address(ref.digest)
-
-    def _holds(self, ref: ArtifactRef) -> bool:
-        try:
-            self.open(ref)
-        except (IntegrityError, StorageError):
-            return False
-        return True
+        return self.shelf.folder / address_of(ref.digest)
 
     def _place(self, ref: ArtifactRef) -> str:
-        return f"{self.url}/{_address(ref.digest)}"
+        return f"{self.url}/{address_of(ref.digest)}"
 
-    def _read(self, address: str) -> bytes:
-        if self._local is not None:
-            return (self._local / address).read_bytes()
-        files, root = self._filesystem()
-        content: bytes = files.cat_file(f"{root}/{address}")
-        return content
 
-    def _upload(self, address: str, content: bytes) -> None:
-        files, root = self._filesystem()
-        target = f"{root}/{address}"
-        temporary = f"{target}.{secrets.token_hex(8)}.part"
-        try:
-            files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            files.pipe_file(temporary, content)
-            files.mv(temporary, target)
-        except OSError as error:
-            msg = f"{self.url}/{address}: cannot be written: {_cause(error)}"
-            raise StorageError(msg) from None
-
-    def _filesystem(self) -> tuple[Any, str]:
-        if self._remote is None:
-            import fsspec
-
-            try:
-                files, root = fsspec.core.url_to_fs(self.url)
-            except (ImportError, ValueError) as error:
-                msg = f"{self.url}: no way to reach this kind of store: {error}; install its fsspec driver or use a folder"
-                raise StorageError(msg) from None
-            self._remote = files, root.rstrip("/")
-        return self._remote
+def shelf_at(url: str, access: Pass | None = None) -> Shelf:
+    """The kind of shelf that a URL or path names. Raises `StorageError` for Cifer's service without a pass."""
+    if url.startswith(SERVICE_SCHEME):
+        if access is None:
+            msg = f"{url}: the artifact service admits members of its network only; ask it as a site or as the coordinator"
+            raise StorageError(msg)
+        return ServiceShelf(url, access)
+    return RemoteShelf(url) if "://" in url else LocalShelf(Path(url))
 
 
 class SiteFolder:
@@ -248,13 +213,6 @@ class SiteFolder:
             msg = f"{file.name} is {file.site}'s file and stays there; this is {self.site}'s folder"
             raise IntegrityError(msg)
         return self.folder / _checked(file.name)
-
-
-def _address(digest: str) -> str:
-    if not _DIGEST.fullmatch(digest):
-        msg = f"{digest[:80]!r} is no artifact digest: expected 64 lower-case hex digits"
-        raise IntegrityError(msg)
-    return f"{digest[:2]}/{digest[2:]}"
 
 
 def _checked(name: str) -> str:

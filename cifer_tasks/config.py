@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cifer_tasks.aggregation.rules import is_shipped, resolve
 from cifer_tasks.errors import ConfigError
 
 # The ledger's names have at most 64 characters, and it knows a table as <scenario>.<site>.
@@ -100,12 +101,14 @@ class Training(_Section):
 class Sites(_Section):
     """Who has to take part, and what happens when a step raises at a site: leave it out of the round, retry, or abort the run.
 
-    `retry` tries the step again up to `retries` times, then leaves the site out.
+    `retry` tries the step again up to `retries` times, then leaves the site out.  deadline_seconds: under `execution: sites`, how long a
+    site has for its part of a round, and for each step of preparing; a site that has not submitted by then is left out of the round.
     """
 
     minimum: int = Field(default=2, ge=1)
     on_error: Literal["leave-out", "retry", "abort"] = "leave-out"
     retries: int = Field(default=2, ge=1, le=10)
+    deadline_seconds: float = Field(default=600.0, gt=0.0)
 
 
 class Privacy(_Section):
@@ -123,9 +126,27 @@ class Encryption(_Section):
     """
 
     scheme: Literal["threshold", "ckks", "plain"] = "threshold"
-    preset: Literal["lean", "nvflare"] = "lean"
+    preset: Literal["lean", "nvflare", "measuring"] = "lean"
     bits: int = Field(default=16, ge=8, le=30)
     error_feedback: bool = False
+
+
+SMALLEST_BUCKET = 3
+"""A sum of two gives each of them the other's update."""
+
+
+class Aggregation(_Section):
+    """rule: how a sealed set's updates become one step of the model; `cifer_tasks/aggregation/rules.py` lists the rules and says which
+    schemes they work under. Or the dotted path of a function of your own.  args: the rule's own arguments.
+    root_fraction: share of the held-out rows set aside as the root set that the coordinator trains a reference on; without one, updates are
+    compared with the last accepted step.
+    bucket_size: under the threshold scheme, fewest sites in a bucket whose sum is opened for a rule on vectors; 0: one sum over all.
+    """
+
+    rule: str = "mean"
+    args: dict[str, Any] = {}
+    root_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    bucket_size: Annotated[int, Field(ge=SMALLEST_BUCKET)] | Literal[0] = 0
 
 
 class LedgerSettings(_Section):
@@ -160,6 +181,9 @@ class Settings(_Section):
     """Everything that fixes a training's outcome, together with the data and the code.
 
     approval: `required` has a trained model wait until an approver or an administrator lets it be published (`cifer approve`).
+    execution: `local` runs every site in this process, from tables that lie here; `sites` asks each site, a process of its own beside its
+    own data (`cifer site start`), and gives the same model.  artifacts: URL of the store that all parties reach, e.g. s3://bucket/cifer;
+    empty: this folder's own, which `cifer up` serves to sites.
     baselines: also train the same model centrally and with plain FedAvg for the final comparison; needs all tables in one place.
     """
 
@@ -172,11 +196,48 @@ class Settings(_Section):
     sites: Sites = Sites()
     privacy: Privacy = Privacy()
     encryption: Encryption = Encryption()
+    aggregation: Aggregation = Aggregation()
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
     approval: Literal["none", "required"] = "none"
     notify: Notify = Notify()
     baselines: bool = False
+    execution: Literal["local", "sites"] = "local"
+    artifacts: str = ""
+
+    @model_validator(mode="after")
+    def _can_be_at_sites(self) -> Settings:
+        if self.execution == "sites":
+            if self.ledger.backend == "embedded":
+                msg = "execution: sites needs validators that sites can reach: `cifer ledger init`, then ledger.backend: processes"
+                raise ValueError(msg)
+            if self.data.files and not self.data.holdout_file:
+                msg = "execution: sites needs data.holdout_file: nobody sees all the sites' rows to hold some out"
+                raise ValueError(msg)
+            if self.data.files and self.baselines:
+                msg = "baselines train on every site's table in one place; under execution: sites set baselines to false"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_fit(self) -> Settings:
+        if self.sites.minimum < (fewest := 2 * self.aggregation.bucket_size):
+            msg = f"sites.minimum: aggregation.bucket_size={self.aggregation.bucket_size} needs two buckets; set at least {fewest}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> Settings:
+        """A rule of one's own is looked at when a run starts, once the folder it lies in can be imported from."""
+        try:
+            if is_shipped(self.aggregation.rule):
+                chosen = self.aggregation
+                resolve(chosen.rule, chosen.args, self.encryption.scheme, bucketed=chosen.bucket_size > 0).check_encryption(
+                    self.encryption.scheme, self.encryption.preset, self.encryption.bits
+                )
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     def canonical(self) -> bytes:
         """The settings as canonical JSON: sorted keys, no whitespace. Their digest identifies them on the ledger."""
@@ -282,7 +343,7 @@ def _sentence(item: Any) -> str:
         case "missing":
             return f"{key} is missing; add it"
         case "value_error":
-            return f"{key}: {item['ctx']['error']}"
+            return f"{key}: {item['ctx']['error']}" if location else str(item["ctx"]["error"])
         case _:
             return f"{key}: {item['msg'][:1].lower()}{item['msg'][1:]} (got {item['input']!r})"
 

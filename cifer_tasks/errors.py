@@ -9,6 +9,7 @@
         ├── TooFewSitesError  a round kept fewer sites than its minimum
         ├── ModelDeclinedError  somebody who may decide declined the run's model
         ├── StorageError      a folder that cannot be read or written, a full disk
+        ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
         └── KeyMismatchError  keys that do not belong to this run or network
 
@@ -61,6 +62,10 @@ class TooFewSitesError(FailureError):
 
 class ModelDeclinedError(FailureError):
     """An approver declined the run's model: it is not published."""
+
+
+class RuleError(FailureError):
+    """An aggregation rule cannot work with the updates or statistics that it is given."""
 
 
 class StorageError(FailureError):

@@ -9,16 +9,18 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifer_tasks.config import LedgerSettings
+from cifer_tasks.artifact_client import SERVICE_SCHEME, Pass
+from cifer_tasks.artifacts import ArtifactStore
+from cifer_tasks.config import LedgerSettings, Settings
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.errors import KeyMismatchError, UsageError
+from cifer_tasks.errors import KeyMismatchError, TooFewSitesError, UsageError
 from cifer_tasks.home import mark
 from cifer_tasks.records import Dataset, Enrolment, Scenario
 from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey, State
 from ledger.backends import open_ledger
 from ledger.backends.network import has_ledger, read_genesis
 from ledger.crypto import VERIFIER
-from ledger.node.folder import is_client
+from ledger.node.folder import is_client, read_client
 from ledger.state.view import SALT_BYTES
 from ledger.types import Genesis, Validator
 
@@ -79,25 +81,55 @@ def author(name: str, ledger: Ledger, keys: Keystore) -> Author:
     return Author(keys.signing_key(name, "" if name == ADMINISTRATOR else ledger.network.hex()), ledger)
 
 
+def store_at(url: str, home: Path, name: str) -> ArtifactStore:
+    """The artifact store at a URL, as `name`, a member of the network of `home`, uses it; "" is the folder `artifacts` of `home`."""
+    if not url.startswith(SERVICE_SCHEME):
+        return ArtifactStore(url or home / "artifacts")
+    client = read_client(home / "ledger")
+    key = Keystore.open(home / "keys").signing_key(name, client.network.hex())
+    return ArtifactStore(url, Pass(key, client.network, client.members.administrators))
+
+
 def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
     """Register whoever and whatever is not on the ledger yet, and grant a site's consent where it never decided about one.
 
     A consent that was withdrawn stays withdrawn: its site is left out of the run, with the reason.
     """
-    _admit(workspace, COORDINATOR, COORDINATOR)
+    admit_coordinator(workspace)
     left_out: list[tuple[str, str]] = []
     for dataset in scenario.datasets:
         try:
             _admit(workspace, dataset.site, SITE)
-            if workspace.scheme.key_per_site:
-                _publish_key(workspace, dataset.site)
-            reason = _offer(workspace, dataset, scenario.name)
+            reason = enrol_table(workspace, dataset, scenario.name)
         except KeyMismatchError as error:
             reason = str(error)
         if reason:
             left_out.append((dataset.site, reason))
     absent = {site for site, _ in left_out}
     return Enrolment(tuple(item.site for item in scenario.datasets if item.site not in absent), tuple(left_out))
+
+
+def require_minimum(settings: Settings, enrolment: Enrolment) -> None:
+    """Raise `TooFewSitesError`, with everybody's reason, when fewer sites than `sites.minimum` can take part."""
+    if len(enrolment.sites) < settings.sites.minimum:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in enrolment.left_out)
+        msg = f"{len(enrolment.sites)} sites can take part and sites.minimum is {settings.sites.minimum}; left out: {reasons}"
+        raise TooFewSitesError(msg)
+
+
+def admit_coordinator(workspace: Workspace) -> None:
+    """Register the coordinator of this home, unless it is. Raises `KeyMismatchError`."""
+    _admit(workspace, COORDINATOR, COORDINATOR)
+
+
+def enrol_table(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
+    """Put a site's encryption key, table and consent on the ledger where they are not yet, all signed by the site itself.
+
+    Returns why it cannot take part, "" when it can.
+    """
+    if workspace.scheme.key_per_site:
+        _publish_key(workspace, dataset.site)
+    return _offer(workspace, dataset, purpose)
 
 
 def _admit(workspace: Workspace, name: str, role: str) -> None:

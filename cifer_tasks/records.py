@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["model", "ciphertext", "aggregate", "opening", "opened", "public-context", "settings"]
+Kind = Literal["model", "ciphertext", "aggregate", "opening", "opened", "public-context", "settings", "statement", "reference", "measured"]
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -69,6 +69,7 @@ class Dataset(Record, frozen=True):
 class Scenario(Record, frozen=True):
     """What preparing a scenario yields: a table per site, sites in ascending order, and a held-out table nobody trains on.
 
+    root: rows of nobody's that the coordinator trains a reference on, where `aggregation.root_fraction` asks for them.
     classes: number of label values.  features: number of columns without the target.
     """
 
@@ -78,6 +79,7 @@ class Scenario(Record, frozen=True):
     target: str
     features: int
     classes: int
+    root: Dataset | None = None
 
 
 class Validation(Record, frozen=True):
@@ -166,6 +168,39 @@ class SealedSet(Record, frozen=True):
         return sum(submission.rows for submission in self.submissions)
 
 
+class StatisticsOpened(Record, frozen=True):
+    """That a key holder opened single numbers of each sealed submission; the numbers are on the ledger."""
+
+    site: str
+    measured: ArtifactRef
+    committed: Committed
+
+
+class Part(Record, frozen=True):
+    """Submissions whose sum is opened. factors: what each counts, and unit: what counts as one, as in `Weighting`."""
+
+    sites: tuple[str, ...]
+    factors: tuple[int, ...]
+    unit: int
+
+
+class SiteWeighed(Record, frozen=True):
+    """What a rule made of one submission. weight: 0 to 1,024.  score: thousandths.  reason: empty when it is taken as it is."""
+
+    site: str
+    weight: int
+    score: int
+    reason: str
+
+
+class Plan(Record, frozen=True):
+    """What is opened of a sealed set: the sum of each part. weights and divisor: of the one weighted sum, empty and 0 for others."""
+
+    parts: tuple[Part, ...]
+    weights: tuple[SiteWeighed, ...] = ()
+    divisor: int = 0
+
+
 class Release(Record, frozen=True):
     """What a key holder released to open one sealed set, final on the ledger."""
 
@@ -206,6 +241,7 @@ class RoundResult(Record, frozen=True):
     excluded: tuple[Exclusion, ...]
     update_bytes: int
     committed: Committed
+    weights: tuple[SiteWeighed, ...] = ()
 
 
 class RegisteredModel(Record, frozen=True):

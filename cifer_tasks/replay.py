@@ -11,13 +11,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cifer_tasks.aggregation import mean_update
-from cifer_tasks.config import parse
+from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
+from cifer_tasks.aggregation import plan as plans
+from cifer_tasks.aggregation.weighing import Decision, Weighed
+from cifer_tasks.config import Settings, parse
 from cifer_tasks.encryption import scheme_for
+from cifer_tasks.encryption._shared import SharedKeyScheme
+from cifer_tasks.encryption._wire import frames
 from cifer_tasks.encryption.encoding import Encoding
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext, opened_by
+from cifer_tasks.encryption.plain import PlainScheme, read_submission
+from cifer_tasks.encryption.scheme import (
+    ROUND_OPENING,
+    ROUND_SEAL,
+    Binding,
+    Ciphertext,
+    Opening,
+    PublicContext,
+    SecretContext,
+    fixed_by,
+)
+from cifer_tasks.encryption.statistics import Weighting
 from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
 from cifer_tasks.errors import ConfigError, IntegrityError
+from cifer_tasks.privacy.clipping import FloatVector
+from cifer_tasks.records import Part, Plan
 from ledger import RegisterKey, header_digest
 from ledger.provenance import RoundHistory, VerifiedBundle
 from ledger.state.entries import Account
@@ -56,8 +73,7 @@ def replay(verified: VerifiedBundle, fetch: Fetch, done: Callable[[ReplayedRound
     """
     run = verified.history.run
     get = _getter(fetch)
-    scheme = _scheme(get(run.config_digest, "the settings"), run.scheme)
-    made = _Replaying(verified, scheme, get)
+    made = _Replaying(verified, _settings(get(run.config_digest, "the settings"), run.scheme), get)
     rounds = []
     for found in run.rounds:
         rounds.append(made.round(found))
@@ -67,12 +83,17 @@ def replay(verified: VerifiedBundle, fetch: Fetch, done: Callable[[ReplayedRound
         unchecked.append(
             f"what the sums open to: under {run.scheme} that takes the secret key, so the word that its holder signed was taken"
         )
+    if any(found.weighing is not None for found in run.rounds):
+        unchecked.append(
+            "whether the statistics are those of the submissions, which takes the secret key, and the weights follow from them"
+        )
     return Replay(run.scheme, tuple(rounds), tuple(unchecked))
 
 
 class _Replaying:
-    def __init__(self, verified: VerifiedBundle, scheme: Scheme, get: Callable[[bytes, str], bytes]) -> None:
-        self._run, self._scheme, self._get = verified.history.run, scheme, get
+    def __init__(self, verified: VerifiedBundle, settings: Settings, get: Callable[[bytes, str], bytes]) -> None:
+        self._run, self._settings, self._get = verified.history.run, settings, get
+        self._scheme = scheme_for(settings.encryption)
         self._encoding = Encoding.parse(self._run.encoding)
         self._network = verified.network.hex()
         self._blocks = {header.height: header_digest(header) for header in verified.headers}
@@ -87,25 +108,60 @@ class _Replaying:
         if outcome is None:
             msg = f"{where} has no outcome on the ledger: there is nothing to make again"
             raise IntegrityError(msg)
+        if found.weighing is not None or found.partition is not None:
+            msg = f"{where} opened {'a weighted sum' if found.weighing else 'sums of buckets'}, which this program does not make again yet"
+            raise IntegrityError(msg)
         public = self._context(found)
         binding = self._binding(found)
         submitted = {item.site: item.ciphertext for item in found.submissions if item.site in found.sealed_sites}
         ciphertexts = {site: self._ciphertext(submitted[site], site, found.round, binding) for site in sorted(submitted)}
-        total = self._scheme.add(list(ciphertexts.values()), public)
-        _same(f"{where}: the sum of the ciphertexts", total.to_bytes(), outcome.aggregate)
-        integers, opened, faults = self._opened(found, binding, ciphertexts, total, public)
-        _same(f"{where}: what the sum opens to", integers_to_bytes(integers), outcome.opened)
-        mean = mean_update(integers, self._encoding, {site: self._rows[site] for site in submitted})
-        _same(f"{where}: the model", self._moved(found, mean), outcome.candidate)
+        plan = self._plan(found)
+        sums = [self._sum(ciphertexts, part, public) for part in plan.parts]
+        _same(f"{where}: the sum of the ciphertexts", b"".join(item.to_bytes() for item in sums), outcome.aggregate)
+        integers, opened, faults = self._opened(found, binding, ciphertexts, plan, sums, public)
+        _same(f"{where}: what the sum opens to", b"".join(map(integers_to_bytes, integers)), outcome.opened)
+        step = self._step(found, plan, ciphertexts, integers)
+        _same(f"{where}: the model", self._moved(found, step), outcome.candidate)
         return ReplayedRound(found.round, tuple(ciphertexts), outcome.accepted, opened, tuple(sorted(faults.items())))
 
-    def _moved(self, found: RoundHistory, mean: object) -> bytes:
+    def _plan(self, found: RoundHistory) -> Plan:
+        """What of the sealed set was opened: as the ledger weighed it, in the buckets that the seal deals, or all of it."""
+        if found.weighing is not None:
+            sites = tuple(Weighed(item.site, item.weight, item.score, item.reason) for item in found.weighing.weights)
+            return plans.weighted(Decision(sites, found.weighing.divisor))
+        if found.partition is None or found.sealed is None:
+            return plans.whole(found.sealed_sites)
+        seed = fixed_by(ROUND_SEAL, found.sealed.transaction, self._blocks[found.sealed.height])
+        dealt = plans.bucketed(found.sealed_sites, self._settings.aggregation.bucket_size, seed)
+        if found.partition.parts != tuple(part.sites for part in dealt.parts):
+            msg = f"round {found.round}: the partition on the ledger is not the one that its seal deals"
+            raise IntegrityError(msg)
+        return dealt
+
+    def _sum(self, ciphertexts: Mapping[str, Ciphertext], part: Part, public: PublicContext) -> Ciphertext:
+        chosen = [ciphertexts[site] for site in part.sites]
+        if set(part.factors) == {1} or not isinstance(self._scheme, SharedKeyScheme):
+            return self._scheme.add(chosen, public)
+        return self._scheme.add(chosen, public, Weighting(part.factors, part.unit))
+
+    def _step(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> FloatVector:
+        """What the run's rule makes of the opened sums, or of submissions in the clear."""
+        rule, rows = rule_for(self._settings), {site: self._rows[site] for site in ciphertexts}
+        if found.weighing is not None:
+            return weighted_update(integers[0], self._encoding, plan.divisor)
+        if found.partition is not None:
+            return bucket_update(rule, integers, [{site: rows[site] for site in part.sites} for part in plan.parts], self._encoding)
+        if rule.family == "sum":
+            return mean_update(integers[0], self._encoding, rows)
+        return combined_update(rule, {site: read_submission(item) for site, item in ciphertexts.items()}, self._encoding, rows)
+
+    def _moved(self, found: RoundHistory, step: FloatVector) -> bytes:
         from cifer_tasks.learning.weights import apply_update
 
-        return apply_update(self._get(found.base_model, f"the model that round {found.round} starts from"), mean)  # type: ignore[arg-type]
+        return apply_update(self._get(found.base_model, f"the model that round {found.round} starts from"), step)
 
     def _binding(self, found: RoundHistory) -> Binding:
-        opened = opened_by(found.opened.transaction, self._blocks[found.opened.height])
+        opened = fixed_by(ROUND_OPENING, found.opened.transaction, self._blocks[found.opened.height]).hex()
         return Binding(self._network, self._run.run, found.round, self._run.parameters, self._encoding.bound, opened)
 
     def _context(self, found: RoundHistory) -> PublicContext:
@@ -130,38 +186,57 @@ class _Replaying:
         return Ciphertext.from_bytes(self._get(digest, f"the ciphertext of {site} in round {number}"), self._scheme.name, binding)
 
     def _opened(
-        self, found: RoundHistory, binding: Binding, submissions: Mapping[str, Ciphertext], total: Ciphertext, public: PublicContext
-    ) -> tuple[IntVector, bool, dict[str, str]]:
-        """What the sum opens to, whether that took nobody's word, and the openings that were no use."""
-        usable, faults = [], {}
+        self,
+        found: RoundHistory,
+        binding: Binding,
+        submissions: Mapping[str, Ciphertext],
+        plan: Plan,
+        sums: list[Ciphertext],
+        public: PublicContext,
+    ) -> tuple[list[IntVector], bool, dict[str, str]]:
+        """What each sum opens to, whether that took nobody's word, and the releases that were no use."""
+        usable: dict[str, list[Opening]] = {}
+        faults: dict[str, str] = {}
         for item in found.releases:
             try:
-                opening = Opening.from_bytes(self._get(item.opening, f"the opening by {item.site}"), self._scheme.name, binding)
+                raw = frames(self._get(item.opening, f"the opening by {item.site}"))
+                openings = [Opening.from_bytes(bytes(frame[:]), self._scheme.name, binding) for frame in raw]
             except IntegrityError as error:
                 faults[item.site] = str(error)
                 continue
-            if opening.opener == item.site:
-                usable.append(opening)
+            if len(openings) != len(sums) or {opening.opener for opening in openings} != {item.site}:
+                faults[item.site] = f"what it signed are {len(openings)} openings for {len(sums)} sums, or somebody else's"
             else:
-                faults[item.site] = f"what it signed is an opening by {opening.opener}"
-        faults |= self._scheme.faults(total, usable, public)
-        integers = self._scheme.open(total, [item for item in usable if item.opener not in faults], public)
-        if self._scheme.name == "plain":
-            again = self._scheme.release(submissions, usable[0].opener, public, SecretContext("plain", public.digest()))
-            _same(f"round {found.round}: the sum", again.data, sha256(integers_to_bytes(integers)).digest())
-        return integers, self._scheme.key_per_site or self._scheme.name == "plain", faults
+                usable[item.site] = openings
+        for place, total in enumerate(sums):
+            faults |= self._scheme.faults(total, [openings[place] for openings in usable.values()], public)
+        honest = [openings for site, openings in usable.items() if site not in faults]
+        integers = [self._scheme.open(total, [openings[place] for openings in honest], public) for place, total in enumerate(sums)]
+        if isinstance(self._scheme, PlainScheme):
+            for part, opening in zip(plan.parts, honest[0], strict=True):
+                self._again(found, submissions, part, opening, public)
+        return integers, self._scheme.key_per_site or isinstance(self._scheme, PlainScheme), faults
+
+    def _again(
+        self, found: RoundHistory, submissions: Mapping[str, Ciphertext], part: Part, opening: Opening, public: PublicContext
+    ) -> None:
+        """Without a secret, what was released is made again too."""
+        if isinstance(self._scheme, PlainScheme):
+            chosen, secret = {site: submissions[site] for site in part.sites}, SecretContext("plain", public.digest())
+            again = self._scheme.release(chosen, opening.opener, public, secret, Weighting(part.factors, part.unit))
+            _same(f"round {found.round}: the sum", again.data, sha256(opening.data).digest())
 
 
-def _scheme(settings: bytes, declared: str) -> Scheme:
+def _settings(raw: bytes, declared: str) -> Settings:
     try:
-        encryption = parse(json.loads(settings), where="the settings in the bundle").encryption
+        settings = parse(json.loads(raw), where="the settings in the bundle")
     except (ValueError, ConfigError) as error:
         msg = f"the settings in the bundle cannot be read: {error}; replay with the version of Cifer that made it"
         raise IntegrityError(msg) from None
-    if encryption.scheme != declared:
-        msg = f"the settings in the bundle say {encryption.scheme} encryption, the ledger {declared}"
+    if settings.encryption.scheme != declared:
+        msg = f"the settings in the bundle say {settings.encryption.scheme} encryption, the ledger {declared}"
         raise IntegrityError(msg)
-    return scheme_for(encryption)
+    return settings
 
 
 def _getter(fetch: Fetch) -> Callable[[bytes, str], bytes]:

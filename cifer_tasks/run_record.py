@@ -16,6 +16,8 @@ from cifer_tasks.records import (
     Release,
     RoundResult,
     SealedSet,
+    SiteWeighed,
+    StatisticsOpened,
     Submission,
 )
 from ledger import RoundView, State
@@ -85,6 +87,31 @@ class RunRecord:
         found = self.state.release(self.run, number, site)
         return None if found is None else Release(site, self.store.find("opening", found.opening.hex()), committed(found.origin))
 
+    def statistics(self, number: int, site: str) -> StatisticsOpened | None:
+        """That `site` opened statistics of the round; what it opened has to be in the store."""
+        found = next((item for item in self.round(number).statistics if item.site == site), None)
+        return None if found is None else StatisticsOpened(site, self.store.find("measured", found.measured.hex()), committed(found.origin))
+
+    def weights(self, number: int) -> tuple[SiteWeighed, ...]:
+        """What the run's rule made of each sealed submission; empty where it weighs none."""
+        found = self.state.weighing(self.run, number)
+        return () if found is None else tuple(SiteWeighed(item.site, item.weight, item.score, item.reason) for item in found.weights)
+
+    def scores(self, number: int) -> dict[str, int]:
+        """The last score that a rule gave each site in rounds before `number`, in thousandths."""
+        found: dict[str, int] = {}
+        for earlier in range(1, number):
+            found |= {item.site: item.score for item in self.weights(earlier)}
+        return found
+
+    def model_before(self, number: int) -> bytes | None:
+        """Digest of the model that the last accepted step before round `number` started from; None when there is none."""
+        for earlier in range(number - 1, 0, -1):
+            round_ = self.round(earlier)
+            if round_.outcome is not None and round_.outcome.accepted:
+                return round_.base_model
+        return None
+
     def exclusion(self, number: int, site: str) -> Exclusion | None:
         """Why `site` was left out of the round."""
         found = self.state.exclusion(self.run, number, site)
@@ -104,6 +131,15 @@ class RunRecord:
         if consent.withdrawn is not None:
             return f"consent for {declared.purpose} was withdrawn at block {consent.withdrawn.height}: {consent.reason}"
         return ""
+
+    def sealed_set(self, number: int) -> SealedSet:
+        """The submissions that round `number` aggregates. Raises `FailureError` before the seal."""
+        on_record = self.round(number)
+        if on_record.sealed is None:
+            msg = f"round {number} of run {self.run} is not sealed; there is nothing to open yet"
+            raise FailureError(msg)
+        inside = tuple(self._submission(found) for found in on_record.submissions if found.site in on_record.sealed_sites)
+        return SealedSet(number, inside, committed(on_record.sealed))
 
     def check_sealed(self, number: int, sealed: SealedSet) -> None:
         """A key holder's own look at the ledger: the round is under way, and `sealed` is the one set it sealed. Raises `FailureError`."""
@@ -140,6 +176,7 @@ class RunRecord:
                     excluded=self.exclusions(number),
                     update_bytes=sum(item.size_bytes for item in view.submissions if item.site in view.sealed_sites),
                     committed=committed(view.outcome.origin),
+                    weights=self.weights(number),
                 )
             )
         return tuple(found)

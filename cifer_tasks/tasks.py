@@ -6,20 +6,26 @@ Every step is idempotent: what is on the ledger already is returned, not done ag
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from cifer_tasks import data
-from cifer_tasks.aggregation import mean_update
+from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
+from cifer_tasks.encryption._wire import frames
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
+from cifer_tasks.encryption.plain import read_submission
 from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
-from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
+from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
 from cifer_tasks.errors import FailureError, IntegrityError, ModelDeclinedError, TooFewSitesError
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.weights import apply_update, flatten
 from cifer_tasks.lineage import log_of
-from cifer_tasks.network import COORDINATOR, enrol_sites
+from cifer_tasks.network import COORDINATOR, enrol_sites, require_minimum
+from cifer_tasks.planning import add_part, plan_of, release_part
+from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import (
     ArtifactRef,
     Awaiting,
@@ -33,6 +39,7 @@ from cifer_tasks.records import (
     LocalUpdate,
     Measured,
     Opening,
+    Plan,
     ProtectedUpdate,
     RegisteredModel,
     Release,
@@ -82,10 +89,7 @@ def enrol(run: RunRef, scenario: Scenario) -> Enrolment:
     workspace = Workspace.of(run)
     enrolment = enrol_sites(workspace, scenario)
     workspace.announce(enrolment)
-    if len(enrolment.sites) < workspace.settings.sites.minimum:
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in enrolment.left_out)
-        msg = f"{len(enrolment.sites)} sites can take part and sites.minimum is {workspace.settings.sites.minimum}; left out: {reasons}"
-        raise TooFewSitesError(msg)
+    require_minimum(workspace.settings, enrolment)
     return enrolment
 
 
@@ -152,14 +156,7 @@ def open_round(run: RunRef, number: int) -> Opening:
     public = workspace.public_context()
     if not workspace.record.has_round(number):
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
-    opened = workspace.record.round(number)
-    return Opening(
-        number,
-        base=workspace.store.find("model", opened.base_model.hex()),
-        public_context=workspace.store.find("public-context", opened.public_context.hex()),
-        sites=workspace.record.sites,
-        committed=committed(opened.opened),
-    )
+    return workspace.opening(number)
 
 
 @step("validate_data[{site}]")
@@ -241,7 +238,7 @@ def exclude(run: RunRef, number: int, site: str, at_step: str, reason: str) -> E
     """Record that a site is left out of this round, and why."""
     workspace = Workspace.of(run)
     if workspace.record.exclusion(number, site) is None:
-        workspace.author(COORDINATOR).send(ExcludeSite(run.run, number, site, at_step, _short(reason)))
+        workspace.author(workspace.own or COORDINATOR).send(ExcludeSite(run.run, number, site, at_step, _short(reason)))
     found = workspace.record.exclusion(number, site)
     if found is None:
         msg = f"round {number}: the ledger acknowledged the exclusion of {site} but does not show it"
@@ -269,11 +266,12 @@ def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusio
 
 
 @step("aggregate[{number}]", retries=1)
-def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> ArtifactRef:
-    """Add the ciphertexts of the sealed set. Has the public context only."""
+def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, plan: Plan) -> ArtifactRef:
+    """Add the ciphertexts of each part of the plan, weighted as it says. Has the public context only."""
     workspace = Workspace.of(run)
-    total = workspace.scheme.add(list(workspace.submissions(sealed).values()), workspace.round_context(number))
-    return workspace.store.put("aggregate", total.pieces())
+    submissions, public = workspace.submissions(sealed), workspace.round_context(number)
+    sums = [add_part(workspace.scheme, submissions, part, public) for part in plan.parts]
+    return workspace.store.put("aggregate", chain.from_iterable(total.pieces() for total in sums))
 
 
 @step("release[{site}]", retries=1)
@@ -281,20 +279,22 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> 
 def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> Release:
     """A key holder's one contribution to opening this one sealed set, signed onto the ledger.
 
-    The holder looks for itself: the set is the one on the ledger, the round is under way, what it opens is the sum over exactly that set,
-    and it is the first set that it opens in this round, which it writes down in its own folder before anything else.
+    The holder looks for itself: the set is the one on the ledger, the round is under way, the plan is the one that follows, what it opens
+    are the sums over exactly its parts, and they are the first that it opens in this round, which it writes down in its own folder before
+    anything else.
     """
     workspace = Workspace.of(run)
     if (done := workspace.record.release(number, site)) is not None:
         return done
     workspace.record.check_sealed(number, sealed)
-    _promise(workspace, number, site, sealed)
-    public, secret = workspace.round_context(number), workspace.secret_context(site)
-    released = workspace.scheme.release(workspace.submissions(sealed), site, public, secret)
-    if released.aggregate.hex() != total.digest:
+    plan = plan_of(workspace, number, sealed)
+    _promise(workspace, number, site, sealed, plan)
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site)
+    released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
+    if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
-    opening = workspace.store.put("opening", released.to_bytes())
+    opening = workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
     workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
     found = workspace.record.release(number, site)
     if found is None:
@@ -303,12 +303,16 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     return found
 
 
-def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet) -> None:
-    """The site's own durable word on which set it opens in a round: whatever a ledger says later, it opens no other.
+def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet, plan: Plan) -> None:
+    """The site's own durable word on which sums it opens in a round: whatever a ledger says later, it opens no other.
 
-    Two sums over sets that differ by one site would give that site's update away.
+    Two sums over sets that differ by one site would give that site's update away, as would two weighted differently.
     """
-    named = "\n".join(f"{item.site} {item.ciphertext.digest}" for item in sealed.submissions).encode()
+    submitted = [f"{item.site} {item.ciphertext.digest}" for item in sealed.submissions]
+    parts = [
+        f"{part.unit} {' '.join(f'{site}*{factor}' for site, factor in zip(part.sites, part.factors, strict=True))}" for part in plan.parts
+    ]
+    named = "\n".join([*submitted, *parts]).encode()
     if workspace.site_folder(site).once(f"round-{number}.opens", named) != named:
         msg = f"round {number}: {site} has released for another set of submissions in this round, and opens no second one"
         raise IntegrityError(msg)
@@ -318,38 +322,74 @@ def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet) ->
 def open_aggregate(
     run: RunRef, number: int, sealed: SealedSet, total: ArtifactRef, releases: tuple[Release, ...], opening: Opening
 ) -> Candidate:
-    """Open the sum from what the key holders released, and apply its mean to the round's base model.
+    """Open each sum from what the key holders released, and apply the step that the run's rule makes of it to the round's base model.
 
     A holder whose release is not what it was asked for is named, and does not stop the others.
     """
     workspace = Workspace.of(run)
-    scheme, store, binding = workspace.scheme, workspace.store, workspace.binding(number)
-    ciphertext = Ciphertext.from_bytes(store.open(total), scheme.name, binding)
-    released, faults = _read_releases(workspace, binding, releases)
-    public = workspace.round_context(number)
-    faults |= scheme.faults(ciphertext, released, public)
+    scheme, store, public = workspace.scheme, workspace.store, workspace.round_context(number)
+    sums = _sums(workspace, number, total)
+    released, faults = _read_releases(workspace, workspace.binding(number), releases, len(sums))
+    for place, ciphertext in enumerate(sums):
+        faults |= scheme.faults(ciphertext, [items[place] for items in released.values()], public)
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
-    integers = scheme.open_pieces(ciphertext, [item for item in released if item.opener not in faults], public)
-    opened = store.put("opened", map(integers_to_bytes, integers))
-    sums = integers_from_bytes(store.open(opened), binding.parameters)
-    mean = mean_update(sums, workspace.encoding(), {item.site: item.rows for item in sealed.submissions})
-    return Candidate(opened, store.put("model", apply_update(store.get(opening.base), mean)))
+    honest = [items for site, items in released.items() if site not in faults]
+    integers = (scheme.open_pieces(ciphertext, [items[place] for items in honest], public) for place, ciphertext in enumerate(sums))
+    opened = store.put("opened", map(integers_to_bytes, chain.from_iterable(integers)))
+    step = _step_of(workspace, number, sealed, _vectors(workspace, opened, len(sums)))
+    return Candidate(opened, store.put("model", apply_update(store.get(opening.base), step)))
 
 
-def _read_releases(workspace: Workspace, binding: Binding, releases: tuple[Release, ...]) -> tuple[list[Released], dict[str, str]]:
-    """The released openings, and the holders whose artifact is damaged or another's."""
-    found, faults = [], {}
+def _vectors(workspace: Workspace, opened: ArtifactRef, sums: int) -> list[Vector]:
+    """The opened sums of a round, one after the other in one artifact."""
+    parameters, body = workspace.record.declared.parameters, workspace.store.open(opened)
+    if sums == 1:
+        return [integers_from_bytes(body, parameters)]
+    each = len(body) // sums
+    return [integers_from_bytes(body[number * each : (number + 1) * each], parameters) for number in range(sums)]
+
+
+def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[Vector]) -> FloatVector:
+    """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
+    rows, rule, encoding = {item.site: item.rows for item in sealed.submissions}, rule_for(workspace.settings), workspace.encoding()
+    plan = plan_of(workspace, number, sealed)
+    if rule.family == "statistics":
+        return weighted_update(opened[0], encoding, plan.divisor)
+    if rule.family == "sum":
+        return mean_update(opened[0], encoding, rows)
+    if workspace.plan_kind == "buckets":
+        return bucket_update(rule, opened, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)
+    encoded = {site: read_submission(item) for site, item in workspace.submissions(sealed).items()}
+    return combined_update(rule, encoded, encoding, rows)
+
+
+def _sums(workspace: Workspace, number: int, total: ArtifactRef) -> list[Ciphertext]:
+    """The aggregate ciphertexts of a round, in the order of its plan's parts."""
+    binding, name = workspace.binding(number), workspace.scheme.name
+    return [Ciphertext.from_bytes(frame, name, binding) for frame in frames(workspace.store.open(total))]
+
+
+def _read_releases(
+    workspace: Workspace, binding: Binding, releases: tuple[Release, ...], sums: int
+) -> tuple[dict[str, list[Released]], dict[str, str]]:
+    """The openings of each sum by holder, and the holders whose artifact is damaged or another's."""
+    found: dict[str, list[Released]] = {}
+    faults: dict[str, str] = {}
     for item in releases:
         try:
-            opening = Released.from_bytes(workspace.store.get(item.opening), workspace.scheme.name, binding)
+            openings = [
+                Released.from_bytes(bytes(frame[:]), workspace.scheme.name, binding) for frame in frames(workspace.store.get(item.opening))
+            ]
         except IntegrityError as error:
             faults[item.site] = str(error)
             continue
-        if opening.opener == item.site:
-            found.append(opening)
+        if len(openings) != sums:
+            faults[item.site] = f"it released {len(openings)} openings for {sums} sums"
+        elif strangers := {opening.opener for opening in openings} - {item.site}:
+            faults[item.site] = f"what it signed is an opening by {min(strangers)}"
         else:
-            faults[item.site] = f"what it signed is an opening by {opening.opener}"
+            found[item.site] = openings
     return found, faults
 
 
@@ -400,6 +440,7 @@ def commit(
         excluded=workspace.record.exclusions(number),
         update_bytes=sum(item.ciphertext.size_bytes for item in sealed.submissions),
         committed=committed(on_record.outcome.origin),
+        weights=workspace.record.weights(number),
     )
 
 

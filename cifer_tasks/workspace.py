@@ -18,24 +18,25 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from cifer_tasks.aggregation import rule_for
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
-from cifer_tasks.config import Settings, parse
+from cifer_tasks.config import LedgerSettings, Settings, parse
 from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, Scheme, SecretContext, opened_by
+from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
-from cifer_tasks.network import author, connect
+from cifer_tasks.network import COORDINATOR, author, connect, store_at
 from cifer_tasks.records import (
     ArtifactRef,
     Awaiting,
@@ -44,6 +45,7 @@ from cifer_tasks.records import (
     Enrolment,
     Evaluation,
     Measured,
+    Opening,
     RegisteredModel,
     RoundResult,
     RunRef,
@@ -51,8 +53,9 @@ from cifer_tasks.records import (
     SealedSet,
     Validation,
 )
-from cifer_tasks.run_record import RunRecord
+from cifer_tasks.run_record import RunRecord, committed
 from ledger import Author, header_digest
+from ledger.state.entries import Origin
 
 if TYPE_CHECKING:
     from cifer_tasks.tracking import Tracker
@@ -92,6 +95,7 @@ class Workspace:
     """One run's open resources in this process. `of(ref)` is the way in."""
 
     _open: dict[RunRef, Workspace] = {}  # noqa: RUF012 - the pool itself
+    _ledgers: dict[tuple[Path, LedgerSettings], Ledger] = {}  # noqa: RUF012 - one connection a folder: it takes one writer
     _guard = threading.Lock()
 
     def __init__(self, ref: RunRef) -> None:
@@ -123,12 +127,19 @@ class Workspace:
 
     @classmethod
     def close_all(cls) -> None:
-        """Close every open workspace: the ledger's stores are released."""
+        """Close every open workspace: the ledgers' stores are released."""
         with cls._guard:
-            opened, cls._open = dict(cls._open), {}
-        for workspace in opened.values():
-            if "ledger" in workspace.__dict__:
-                workspace.ledger.close()
+            connections, cls._ledgers, cls._open = list(cls._ledgers.values()), {}, {}
+        for ledger in connections:
+            ledger.close()
+
+    @classmethod
+    def ledger_of(cls, home: Path, settings: LedgerSettings, keys: Keystore) -> Ledger:
+        """The connection that this process shares to the network that `home` belongs to, founding it on first use."""
+        with cls._guard:
+            if (home, settings) not in cls._ledgers:
+                cls._ledgers[home, settings] = connect(settings, home, keys)
+            return cls._ledgers[home, settings]
 
     # ------------------------------------------------------------------------------------------ what is where
 
@@ -149,13 +160,18 @@ class Workspace:
 
     @cached_property
     def scenario(self) -> Scenario:
-        """The prepared tables."""
+        """The prepared tables; at a site its own alone."""
         return load_scenario(self.settings.name, self.home)
+
+    @property
+    def own(self) -> str:
+        """The site whose home this is, "" at the coordinator: who signs for what happens here."""
+        return str(self.facts.get("site", ""))
 
     @cached_property
     def store(self) -> ArtifactStore:
-        """The content-addressed store of public artifacts."""
-        return ArtifactStore(self.home / "artifacts")
+        """The content-addressed store of public artifacts: the settings', at a site that of the network it joined."""
+        return store_at(self.facts.get("artifacts", ""), self.home, self.own or COORDINATOR)
 
     @cached_property
     def keys(self) -> Keystore:
@@ -165,12 +181,12 @@ class Workspace:
     @cached_property
     def scheme(self) -> Scheme:
         """The configured family of encryption; it holds parameters, no keys."""
-        return scheme_for(self.settings.encryption)
+        return scheme_for(self.settings.encryption, self.settings.aggregation.bucket_size)
 
     @cached_property
     def ledger(self) -> Ledger:
-        """A connection to the network this home belongs to, founding it on first use."""
-        return connect(self.settings.ledger, self.home, self.keys)
+        """A connection to the network this home belongs to."""
+        return self.ledger_of(self.home, self.settings.ledger, self.keys)
 
     @cached_property
     def tracker(self) -> Tracker:
@@ -240,6 +256,17 @@ class Workspace:
 
     # ---------------------------------------------------------------------------------------------- the round
 
+    def opening(self, number: int) -> Opening:
+        """Round `number` as the ledger has it opened."""
+        opened = self.record.round(number)
+        return Opening(
+            number,
+            base=self.store.find("model", opened.base_model.hex()),
+            public_context=self.store.find("public-context", opened.public_context.hex()),
+            sites=self.record.sites,
+            committed=committed(opened.opened),
+        )
+
     def encoding(self) -> Encoding:
         """The integer encoding of updates, as the ledger fixed it for the whole run."""
         return Encoding.parse(self.record.declared.encoding)
@@ -250,9 +277,25 @@ class Workspace:
         bound = Encoding.parse(declared.encoding).bound
         return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
 
-    def openers(self, sealed: SealedSet) -> tuple[str, ...]:
-        """The key holders who are asked to release what opens a sealed set."""
-        return self.scheme.openers([item.site for item in sealed.submissions], self.round_context(sealed.round))
+    @property
+    def plan_kind(self) -> Literal["sum", "weighted", "buckets"]:
+        """What the run's rule has opened of a sealed set. Where rules read submissions in the clear, the sum is opened all the same."""
+        family = rule_for(self.settings).family
+        if family == "statistics":
+            return "weighted"
+        return "buckets" if family == "vectors" and self.settings.aggregation.bucket_size else "sum"
+
+    def openers(self, number: int, sites: Sequence[str]) -> tuple[str, ...]:
+        """The key holders who are asked to release what opens the sum over `sites`."""
+        return self.scheme.openers(sites, self.round_context(number))
+
+    def sealed_seed(self, number: int) -> bytes:
+        """32 bytes that sealing round `number` fixed, and that nobody knew while sites could still submit. Raises `FailureError` before."""
+        origin = self.record.round(number).sealed
+        if origin is None:
+            msg = f"round {number} is not sealed, and what follows from the seal is not known yet"
+            raise FailureError(msg)
+        return self._fixed(ROUND_SEAL, origin)
 
     def submissions(self, sealed: SealedSet) -> dict[str, Ciphertext]:
         """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
@@ -268,14 +311,17 @@ class Workspace:
             return self._sealed[1]
 
     def _opened(self, number: int) -> str:
-        """Hex SHA-256 over the transaction that opened round `number` and the digest of its block.
+        """Hex of the 32 bytes that opening round `number` fixed."""
+        return self._fixed(ROUND_OPENING, self.record.round(number).opened).hex()
+
+    def _fixed(self, domain: bytes, origin: Origin) -> bytes:
+        """SHA-256 over a transaction and the digest of its block.
 
         The block's header names the certificate of the block below, so neither the coordinator nor a leader alone fixes these 32 bytes,
-        and nobody knows them before the round is open.
+        and nobody knows them before the transaction is committed.
         """
-        origin = self.record.round(number).opened
         block = next(iter(self.ledger.blocks(origin.height, origin.height + 1))).block
-        return opened_by(origin.transaction, header_digest(block.header))
+        return fixed_by(domain, origin.transaction, header_digest(block.header))
 
     def dataset(self, site: str) -> Dataset:
         """The prepared table of `site`."""
@@ -331,14 +377,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def create_run(settings: Settings, base: Path, home: Path, run: str) -> RunRef:
-    """Write a new run's folder: its settings and what it starts from. `run` must be new. Raises `UsageError`, `StorageError`."""
+def create_run(settings: Settings, base: Path, home: Path, run: str, *, site: str = "", artifacts: str | None = None) -> RunRef:
+    """Write a new run's folder: its settings and what it starts from. `run` must be new. Raises `UsageError`, `StorageError`.
+
+    site: whose home it is, "" at the coordinator.  artifacts: URL of the store, where it is not the settings'.
+    """
     folder = home / "runs" / run
     if folder.exists():
         msg = f"run {run} exists already under {home}; `cifer run --resume {run}` takes it up again"
         raise UsageError(msg)
     found = provenance(base)
-    facts = {"base": str(base), "project": str(Path.cwd()), "code_commit": found.code_commit, "lock_digest": found.lock_digest}
+    facts = {
+        "base": str(base),
+        "project": str(Path.cwd()),
+        "code_commit": found.code_commit,
+        "lock_digest": found.lock_digest,
+        "site": site,
+        "artifacts": settings.artifacts if artifacts is None else artifacts,
+    }
     try:
         folder.mkdir(parents=True, mode=0o700)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -43,6 +44,14 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("mlflow")
     connect(project)
     return project / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def serve_artifacts() -> Callable[..., Any]:
+    """`serve(folder)` of artifact_server.py: the artifact service in this process."""
+    return cast(
+        Callable[..., Any], runpy.run_path(str(Path(__file__).with_name("artifact_server.py")), run_name="artifact_server")["serve"]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cifer_tasks.aggregation.rules import WEIGHT_ONE
 from cifer_tasks.errors import UsageError
 from cifer_tasks.workspace import home_folder
 from flows.documents import Report
@@ -68,8 +69,9 @@ def parse_reference(reference: str) -> tuple[str, int | str]:
 
 def model_report(reference: str) -> Report:
     """Where a model came from. `reference` is NAME@ALIAS or NAME@VERSION; raises `UsageError` when it is neither."""
+    name, version = parse_reference(reference)
     with open_record() as ledger:
-        history = model_history(ledger, *parse_reference(reference))
+        history = model_history(ledger, name, version)
         checked = _checked(ledger)
     return Report({**to_plain(history), "verified": checked}, (*_model_lines(history), *_verified_line(checked)))
 
@@ -226,6 +228,13 @@ def _round_lines(found: RoundHistory) -> list[str]:
         f"             {item.site} submitted {item.ciphertext.hex()[:16]} ({item.size_bytes:,} bytes), {_where(item.origin)}"
         for item in found.submissions
     ]
+    if found.weighing is not None:
+        counted = ", ".join(f"{item.site} {item.weight / WEIGHT_ONE:.3f}" for item in found.weighing.weights)
+        lines.append(f"             weighed by {found.weighing.rule}: {counted}, {_where(found.weighing.origin)}")
+        lines += [f"             {item.site}: {item.reason}" for item in found.weighing.weights if item.reason]
+    if found.partition is not None:
+        parts = "; ".join(", ".join(part) for part in found.partition.parts)
+        lines.append(f"             opened in {len(found.partition.parts)} buckets: {parts}, {_where(found.partition.origin)}")
     lines += [
         f"             {item.site} released {item.opening.hex()[:16]} to open the sum, {_where(item.origin)}" for item in found.releases
     ]

@@ -1,4 +1,7 @@
-"""The bodies of `cifer export` and `cifer verify`: a model's history as one file, and what somebody without a ledger makes of it."""
+"""The bodies of `cifer export` and `cifer verify`: a model's history as one file, and what somebody without a ledger makes of it.
+
+Whoever verifies loads neither the ledger's backends nor the training's libraries: what only the exporter needs is imported there.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.errors import IntegrityError, StorageError, UsageError
-from cifer_tasks.workspace import home_folder
-from flows.audit import open_record, parse_reference
 from flows.documents import Report
 from flows.exports import Asked
 from flows.formats import check_statement
@@ -35,6 +35,8 @@ SHORTEST_HEAD = 8
 
 def genesis_report() -> Report:
     """The genesis of this folder's ledger as JSON, as text and as document."""
+    from flows.audit import open_record
+
     with open_record() as ledger:
         text = genesis_to_json(ledger.genesis)
     return Report(json.loads(text), tuple(text.splitlines()))
@@ -42,6 +44,8 @@ def genesis_report() -> Report:
 
 def export_bundle(reference: str, output: Path, *, with_artifacts: bool = False, quiet: bool = False) -> Report:
     """Write a model's bundle and verify it as its receiver will. Raises what `make_bundle` and the artifact store raise, `StorageError`."""
+    from flows.audit import open_record, parse_reference
+
     name, version = parse_reference(reference)
     with open_record() as ledger:
         made, genesis = make_bundle(ledger, name, version), ledger.genesis
@@ -71,6 +75,9 @@ def export_bundle(reference: str, output: Path, *, with_artifacts: bool = False,
 
 def _sources(named: Mapping[bytes, str], run: str) -> dict[bytes, tuple[int, Callable[[], bytes]]]:
     """Where each artifact comes from, with its size, in ascending order of digest."""
+    from cifer_tasks.artifacts import ArtifactStore
+    from cifer_tasks.workspace import home_folder
+
     store, found = ArtifactStore(home_folder() / "artifacts"), {}
     for digest, kind in sorted(named.items()):
         if kind == "settings":

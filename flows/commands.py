@@ -61,7 +61,7 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
                 workspace = Workspace.of(ref)
                 settings = workspace.settings
                 view.begin(settings.training.rounds)
-                view.say(f"Run {ref.run}: {len(workspace.scenario.datasets)} sites, {settings.encryption.scheme} encryption")
+                view.say(f"Run {ref.run}: {_sites(workspace)} sites, {settings.encryption.scheme} encryption")
                 model = train(ref, [view])
                 lines = closing_lines(workspace, view)
                 found = Report(_document(workspace, view), ())
@@ -81,6 +81,13 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
         if ref is not None and _resumable(ref):
             click.echo(f"cifer: take it up again with: cifer run --resume {ref.run}", err=True)
         return 1
+
+
+def _sites(workspace: Workspace) -> int:
+    """How many sites are asked to take part; tables that only sites have are prepared in the run itself."""
+    settings = workspace.settings
+    asked = settings.data.files if settings.execution == "sites" and settings.data.files else workspace.scenario.datasets
+    return len(asked)
 
 
 def _interrupted(ref: RunRef | None) -> str:
@@ -166,11 +173,12 @@ def prepare(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
         click.echo(f"{dataset.site:<20} {dataset.rows:>7} rows  sha256 {dataset.sha256[:16]}  {dataset.dvc_hash}  {dataset.path}")
 
 
-def up(ports: Mapping[str, int], *, as_json: bool) -> None:
+def up(ports: Mapping[str, int], *, open_artifacts: bool, as_json: bool) -> None:
     """Start the services and say where they are."""
     from flows import services
 
-    started = services.up(home_folder(), ports, progress=lambda text: click.echo(text, err=True))
+    everywhere = {"artifacts"} if open_artifacts else set[str]()
+    started = services.up(home_folder(), ports, everywhere=everywhere, progress=lambda text: click.echo(text, err=True))
     _show_services(started, as_json=as_json)
 
 

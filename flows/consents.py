@@ -14,6 +14,7 @@ from cifer_tasks.network import author, connect
 from cifer_tasks.workspace import home_folder
 from flows.audit import open_record
 from flows.documents import Report
+from flows.membership import member_of
 from ledger import GrantConsent, Ledger, State, WithdrawConsent
 from ledger.backends.network import read_genesis
 from ledger.node.folder import is_client
@@ -71,9 +72,11 @@ def _line(row: dict[str, Any]) -> str:
 def writing(home: Path) -> Iterator[tuple[Ledger, Keystore]]:
     """This home's ledger, to write to. Raises `LockedError` while a run writes to an embedded one."""
     keys = Keystore.open(home / "keys")
-    folder = home / "ledger"
-    backend = "processes" if is_client(folder) else "embedded"
-    ledger = connect(LedgerSettings(backend=backend, validators=len(read_genesis(folder).validators)), home, keys)
+    if is_client(home / "ledger"):
+        with member_of(home) as member:
+            yield member, keys
+        return
+    ledger = connect(LedgerSettings(validators=len(read_genesis(home / "ledger").validators)), home, keys)
     try:
         yield ledger, keys
     finally:

@@ -133,6 +133,8 @@ def closing_lines(workspace: Workspace, view: RunView) -> list[str]:
 def weaknesses(workspace: Workspace) -> list[str]:
     """What the chosen modes do not protect against, one sentence each."""
     found = [workspace.scheme.warning] if workspace.scheme.warning else []
+    if workspace.settings.execution == "local":
+        found.append("execution: local: all sites, their tables and their keys are on this machine")
     if workspace.settings.ledger.backend == "embedded":
         found.append("embedded ledger: all validators run in this process, so it withstands bugs and crashes, not this machine's owner")
     return found

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cifer_tasks.config import Settings
-from cifer_tasks.errors import CiferError, ConfigError
+from cifer_tasks.errors import CiferError, ConfigError, RuleError, UsageError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
 from flows.notify import notify, webhook_of
@@ -22,6 +22,7 @@ Listener = Callable[[Progress], None]
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the run's own view speaks to the terminal; the page keeps the logs
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",  # a page of "Finished in state Completed()" says nothing
+    "PREFECT_CLIENT_MAX_RETRIES": "30",  # of a request that SQLite was too busy for; one is over in some hundredths of a second
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
 }
@@ -33,7 +34,10 @@ def new_run(settings: Settings, base: Path) -> RunRef:
     base: the folder that relative data paths start from. Raises the `UsageError` of whatever is wrong with tables or model.
     """
     home = home_folder()
-    preflight(settings, base, home)
+    if settings.execution == "sites":
+        preflight_sites(settings, base, home)
+    if settings.execution == "local" or settings.data.table:
+        preflight(settings, base, home)
     moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     names = (f"{settings.name}-{moment}{suffix}" for suffix in ("", *(f"-{count}" for count in range(2, 100))))
     run = next(name for name in names if not (home / "runs" / name).exists())
@@ -43,6 +47,7 @@ def new_run(settings: Settings, base: Path) -> RunRef:
 def preflight(settings: Settings, base: Path, home: Path) -> None:
     """Prepare the tables and build the model once, so that a user's mistake shows before the first step. Raises `UsageError`."""
     from cifer_tasks import data
+    from cifer_tasks.aggregation import rule_for
     from cifer_tasks.encryption import scheme_for
     from cifer_tasks.learning.building import initial_model
     from cifer_tasks.learning.evaluation import evaluate
@@ -59,7 +64,31 @@ def preflight(settings: Settings, base: Path, home: Path) -> None:
             "the sum over one site is its update; add sites"
         )
         raise ConfigError(msg)
+    try:
+        rule_for(settings).check_updates(settings.sites.minimum // (settings.aggregation.bucket_size or 1))
+    except RuleError as error:
+        raise ConfigError(str(error)) from None
     evaluate(settings, initial_model(settings, scenario), scenario)
+
+
+def preflight_sites(settings: Settings, base: Path, home: Path) -> None:
+    """What can be known here of a run whose sites are elsewhere: that they can reach what they need. Raises `UsageError`."""
+    from cifer_tasks.data.prepare import HOLDOUT
+    from cifer_tasks.data.sources import read_file, require_target
+    from cifer_tasks.encryption import scheme_for
+    from flows.services import status
+
+    if not scheme_for(settings.encryption).key_per_site:
+        msg = f"encryption.scheme={settings.encryption.scheme} has one key for all sites, made here; under execution: sites use threshold"
+        raise ConfigError(msg)
+    wanted = ["prefect", *(() if settings.artifacts else ("artifacts",))]
+    missing = [service.title for service in status(home) if service.name in wanted and service.state != "running"]
+    if missing:
+        msg = f"execution: sites needs {' and '.join(missing)}, which sites reach over the network; start them with `cifer up`"
+        raise UsageError(msg)
+    if settings.data.files:
+        require_target(read_file(HOLDOUT, base / settings.data.holdout_file), settings.data.target)
+    make_importable(base)
 
 
 @contextmanager

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from cifer_tasks import tasks
 from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
-from cifer_tasks.workspace import Workspace
 from flows.flow import flow
-from flows.site import site_release, site_round
+from flows.places import places
+from flows.planned import openers, planned
 from flows.ui import publish_round
 
 
 @flow("round", run_name="round-{number}")
 def federated_round(run: RunRef, number: int) -> RoundResult:
-    """Open, let every site contribute, seal who did, aggregate, open the sum, judge the candidate, commit the outcome."""
+    """Open, let every site contribute, seal who did, plan what is opened, aggregate, open it, judge the candidate, commit the outcome."""
+    sites = places(run)
     opening = tasks.open_round(run, number)
 
-    outcomes = [site_round(run, number, site, opening) for site in opening.sites]
+    outcomes = sites.contribute(run, number, opening)
     submissions = tuple(item for item in outcomes if isinstance(item, Submission))
     exclusions = tuple(item for item in outcomes if isinstance(item, Exclusion))
 
     sealed = tasks.seal(run, number, submissions, exclusions)
-    aggregate = tasks.aggregate(run, number, sealed, opening)
-    answers = [site_release(run, number, site, sealed, aggregate) for site in Workspace.of(run).openers(sealed)]
-    releases = tuple(item for item in answers if item is not None)
+    plan = planned(run, number, sealed, opening)
+    aggregate = tasks.aggregate(run, number, sealed, opening, plan)
+    releases = sites.release(run, number, sealed, aggregate, openers(run, number, plan))
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
     verdict = tasks.accept(run, number, opening, evaluation)

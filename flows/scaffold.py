@@ -18,7 +18,7 @@ data:
     south: data/south.csv
     east: data/east.csv
   target: cultivar              # the column to predict; the others have to be numbers
-  holdout_fraction: 0.2         # rows set aside at each site that nobody trains on
+  holdout_file: data/holdout.csv    # rows that nobody trains on, to judge models by; or holdout_fraction: 0.2 of each site's
 
 checks:
   minimum_rows: 10              # a site with fewer is left out, and the ledger says why
@@ -95,7 +95,8 @@ SITES = ("north", "south", "east")
 def scaffold(folder: Path) -> list[str]:
     """Write scenario, model, data and a DVC pipeline into `folder`, which has to be new or empty. Returns what to say.
 
-    The data is scikit-learn's wine set (178 bottles, 13 measurements, 3 cultivars) dealt to three sites in turn.
+    The data is scikit-learn's wine set (178 bottles, 13 measurements, 3 cultivars): one bottle in five to a held-out table, the others
+    dealt to three sites in turn.
     Raises `UsageError` when the folder holds something, `StorageError` when it cannot be written.
     """
     try:
@@ -116,8 +117,8 @@ def scaffold(folder: Path) -> list[str]:
     }
     for name, text in files.items():
         write_atomically(folder / name, text.encode(), mode=0o644)
-    for site, table in _tables().items():
-        write_atomically(folder / "data" / f"{site}.csv", table, mode=0o644)
+    for name, table in _tables().items():
+        write_atomically(folder / "data" / f"{name}.csv", table, mode=0o644)
     return [
         f"Wrote {', '.join(name for name in files if not name.startswith('.'))} and a table for each of {len(SITES)} sites to {folder}",
         f"Next:  cd {folder} && cifer run scenario.yaml",
@@ -129,4 +130,6 @@ def _tables() -> dict[str, bytes]:
 
     frame = load_wine(as_frame=True).frame.rename(columns={"target": "cultivar"})
     shuffled = frame.sample(frac=1.0, random_state=0)
-    return {site: shuffled.iloc[start :: len(SITES)].to_csv(index=False).encode() for start, site in enumerate(SITES)}
+    held, rest = shuffled.iloc[::5], shuffled.drop(shuffled.index[::5])
+    tables = {site: rest.iloc[start :: len(SITES)] for start, site in enumerate(SITES)}
+    return {name: table.to_csv(index=False).encode() for name, table in (*tables.items(), ("holdout", held))}

@@ -7,6 +7,7 @@ from cifer_tasks.errors import ModelDeclinedError, SiteStepError, TooFewSitesErr
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
 from flows.flow import flow
+from flows.places import places
 from flows.round import federated_round
 from flows.ui import publish_training
 
@@ -17,8 +18,7 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
 
     `Awaiting` where approval is required and nobody has decided: the run stays open, and goes on here when it is taken up again.
     """
-    scenario = tasks.prepare(run)
-    enrolment = tasks.enrol(run, scenario)
+    scenario, enrolment = places(run).enrol(run)
     initial = tasks.open_run(run, scenario, enrolment)
     tasks.start_tracking(run, scenario, initial)
     tasks.mirror_lineage(run, 0)

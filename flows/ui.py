@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from cifer_tasks.aggregation.rules import WEIGHT_ONE
 from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.workspace import Workspace
@@ -18,7 +19,7 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
     """The sites of a round as a table, and the rounds so far as another; both keep their history under one key per run."""
     create_table_artifact(
-        [_site_row(outcome) for outcome in outcomes],
+        [{**_site_row(outcome), **_weight_row(outcome, result)} for outcome in outcomes],
         key=_key(run, "sites"),
         description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
     )
@@ -50,6 +51,12 @@ def _site_row(outcome: Submission | Exclusion) -> dict[str, str | int]:
             }
         case Exclusion(site, step, reason, committed):
             return {"site": site, "outcome": f"left out at {step}", "rows": 0, "bytes": 0, "block": committed.height, "reason": reason}
+
+
+def _weight_row(outcome: Submission | Exclusion, result: RoundResult) -> dict[str, str | float]:
+    """What the round's rule made of a site's submission, where it weighs them."""
+    found = next((item for item in result.weights if item.site == outcome.site), None)
+    return {} if found is None else {"weight": found.weight / WEIGHT_ONE, "score": found.score / 1000, "reason": found.reason}
 
 
 def _round_row(result: RoundResult) -> dict[str, str | int | float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from cifer_tasks.network import ADMINISTRATOR
 from cifer_tasks.records import to_plain
 from cifer_tasks.workspace import home_folder
 from flows.documents import Report
-from ledger.backends.network import GENESIS_FILE, create_network, has_ledger
+from ledger.backends.network import create_network, has_ledger
 from ledger.digests import network_id
 from ledger.node import control
 from ledger.node.control import ValidatorStatus
-from ledger.node.folder import CLIENT_FILE, PEERS_FILE, Place, create_folders, is_client, read_client, read_validator
+from ledger.node.folder import Place, create_folders, is_client, read_client, read_validator
+from ledger.node.membership import copy_client
 
 
 def init_network(directory: Path, validators: int, host: str, port: int, store: str = "sqlite") -> Report:
@@ -51,9 +51,7 @@ def join(client: Path) -> Report:
         raise UsageError(msg)
     found = read_client(client)
     target = home / "ledger"
-    target.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (PEERS_FILE, CLIENT_FILE, GENESIS_FILE):
-        shutil.copy(client / name, target / name)
+    copy_client(client, target)
     mark(home)
     text = f"{target} is a client of network {found.network.hex()[:16]}; use it with ledger.backend: processes"
     return Report({"network": found.network.hex(), "folder": str(target)}, (text,))

@@ -30,6 +30,28 @@ class RegisterIdentity(Record, frozen=True, tag="identity.register"):
     public_key: bytes
 
 
+class InviteIdentity(Record, frozen=True, tag="identity.invite"):
+    """An administrator lets whoever holds the one-time `invitation` key (an Ed25519 public key) name the key of a new identity.
+
+    last_height: of the last block in which it may be accepted. A name that is invited again has only the last invitation.
+    """
+
+    name: str
+    role: str
+    invitation: bytes
+    last_height: int
+
+
+class AcceptInvitation(Record, frozen=True, tag="identity.accept"):
+    """The invited, signing with the invitation's key, names its own: from then on that one is the identity's.
+
+    proof: `public_key`'s signature (domain ``cifer/joining/1``) over the network's identity and the name: it is held by who names it.
+    """
+
+    public_key: bytes
+    proof: bytes
+
+
 class RegisterKey(Record, frozen=True, tag="key.register"):
     """A site names the X25519 public key (32 bytes) under which others encrypt to it, in place of the one before."""
 
@@ -136,6 +158,58 @@ class SealRound(Record, frozen=True, tag="round.seal"):
     run: str
     round: int
     sites: tuple[str, ...]
+
+
+class SiteStatistics(Record, frozen=True):
+    """What was opened of one submission: its squared length and its inner product with the reference, or why it cannot be used."""
+
+    site: str
+    square: int
+    inner: int
+    fault: str
+
+
+class MeasureRound(Record, frozen=True, tag="round.measure"):
+    """A key holder's opening of single numbers of each sealed submission, in order of site.
+
+    reference: digest of the vector that inner products are with.  measured: digest of the encrypted statistics that it opened.
+    """
+
+    run: str
+    round: int
+    reference: bytes
+    measured: bytes
+    statistics: tuple[SiteStatistics, ...]
+
+
+class SiteWeight(Record, frozen=True):
+    """What one submission counts. weight: 0 to 1,024, which is all of it.  score: thousandths that the rule remembers.  reason: why."""
+
+    site: str
+    weight: int
+    score: int
+    reason: str
+
+
+class WeighRound(Record, frozen=True, tag="round.weigh"):
+    """The coordinator fixes, once, what each sealed submission counts in the sum that is opened, in order of site.
+
+    rule: name of the aggregation rule.  divisor: of ``sum weight_i rows_i update_i``.
+    """
+
+    run: str
+    round: int
+    rule: str
+    weights: tuple[SiteWeight, ...]
+    divisor: int
+
+
+class PartitionRound(Record, frozen=True, tag="round.partition"):
+    """The coordinator divides a sealed set, once, into parts whose sums are opened on their own: sites ascending, parts by first site."""
+
+    run: str
+    round: int
+    parts: tuple[tuple[str, ...], ...]
 
 
 class ReleaseOpening(Record, frozen=True, tag="round.release"):
@@ -263,6 +337,8 @@ class ChangeValidator(Record, frozen=True, tag="validator.change"):
 
 Body = (
     RegisterIdentity
+    | InviteIdentity
+    | AcceptInvitation
     | RegisterKey
     | RegisterDataset
     | GrantConsent
@@ -272,6 +348,9 @@ Body = (
     | SubmitUpdate
     | ExcludeSite
     | SealRound
+    | MeasureRound
+    | WeighRound
+    | PartitionRound
     | ReleaseOpening
     | CommitRound
     | CloseRun

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HOLDOUT = "holdout"
+ROOT = "root"
 MANIFEST = "manifest.json"
-_MAXIMUM_CLASSES = 1000
+MAXIMUM_CLASSES = 1000
 _MAXIMUM_SITES = 1000
 _CONSTANT = 1e-12
 
@@ -42,16 +43,18 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class Rows:
     """Rows on their way to a table. features: float64 (rows, d), labels: int64 (rows,), -1 where missing."""
 
     features: Floats
     labels: Integers
 
-    def take(self, rows: Integers) -> _Rows:
-        return _Rows(self.features[rows], self.labels[rows])
+    def take(self, rows: Integers) -> Rows:
+        """The rows of these numbers."""
+        return Rows(self.features[rows], self.labels[rows])
 
     def complete(self) -> npt.NDArray[np.bool_]:
+        """Per row, whether every feature is finite and the label known."""
         return np.asarray(np.isfinite(self.features).all(axis=1) & (self.labels >= 0))
 
 
@@ -59,8 +62,8 @@ class _Rows:
 class _Split:
     """Training rows by site name, the held-out rows, and what columns and labels mean."""
 
-    sites: dict[str, _Rows]
-    holdout: _Rows
+    sites: dict[str, Rows]
+    holdout: Rows
     columns: tuple[str, ...]
     labels: tuple[str, ...]
 
@@ -82,8 +85,12 @@ def prepare(settings: Settings, base: Path, home: Path) -> Scenario:
         )
         raise ConfigError(msg)
     split = _from_files(settings, base) if settings.data.files else _from_bundled(settings)
-    _check_ranges(settings, split.columns)
-    mean, scale = _standardisation(list(split.sites.values())) if settings.data.standardize else _identity(len(split.columns))
+    check_ranges(settings, split.columns)
+    mean, scale = (
+        _standardisation([split.sites[site] for site in sorted(split.sites)])
+        if settings.data.standardize
+        else _identity(len(split.columns))
+    )
     preprocessing = Preprocessing(
         features=split.columns,
         mean=tuple(mean.tolist()),
@@ -92,10 +99,11 @@ def prepare(settings: Settings, base: Path, home: Path) -> Scenario:
         labels=split.labels,
     )
     folder = home / "data" / settings.name
-    _make_folder(folder)
+    make_folder(folder)
     write_if_changed(folder / PREPROCESSING, preprocessing.to_json())
-    datasets = [_write(folder, site, split.sites[site], preprocessing) for site in sorted(split.sites)]
-    holdout = _write(folder, HOLDOUT, split.holdout, preprocessing)
+    datasets = [write_table(folder, site, split.sites[site], preprocessing) for site in sorted(split.sites)]
+    held, root = _set_aside(split.holdout, settings)
+    holdout = write_table(folder, HOLDOUT, held, preprocessing)
     scenario = Scenario(
         name=settings.name,
         datasets=tuple(datasets),
@@ -103,8 +111,9 @@ def prepare(settings: Settings, base: Path, home: Path) -> Scenario:
         target=settings.data.target,
         features=len(split.columns),
         classes=len(split.labels),
+        root=None if root is None else write_table(folder, ROOT, root, preprocessing),
     )
-    write_if_changed(folder / MANIFEST, _to_manifest(scenario))
+    write_if_changed(folder / MANIFEST, to_manifest(scenario))
     _remove_stale(folder, scenario)
     return scenario
 
@@ -122,6 +131,7 @@ def load_scenario(name: str, home: Path) -> Scenario:
             target=document["target"],
             features=int(document["features"]),
             classes=int(document["classes"]),
+            root=None if document.get("root") is None else _from_manifest(document["root"], folder),
         )
     except FileNotFoundError:
         msg = f"{path}: no such file; the scenario {name} has not been prepared here"
@@ -131,7 +141,22 @@ def load_scenario(name: str, home: Path) -> Scenario:
         raise DataError(msg) from None
 
 
-def _check_ranges(settings: Settings, columns: tuple[str, ...]) -> None:
+def _set_aside(holdout: Rows, settings: Settings) -> tuple[Rows, Rows | None]:
+    """The held-out rows, and those among them that become the root set, stratified by label. Raises `DataError` when none do."""
+    fraction = settings.aggregation.root_fraction
+    if not fraction:
+        return holdout, None
+    chosen = holdout_rows(holdout.labels, fraction, settings.seed)
+    if not chosen.size:
+        msg = (
+            f"aggregation.root_fraction: {fraction} of {holdout.labels.size} held-out rows leaves nothing to train a reference on; raise it"
+        )
+        raise DataError(msg)
+    return holdout.take(np.setdiff1d(np.arange(holdout.labels.size), chosen)), holdout.take(chosen)
+
+
+def check_ranges(settings: Settings, columns: tuple[str, ...]) -> None:
+    """Raise `ConfigError` when `checks.ranges` names no feature column."""
     for column in settings.checks.ranges:
         if column not in columns:
             near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
@@ -182,8 +207,8 @@ def _site_column(table: str, column: str, known: tuple[str, ...]) -> str:
 
 def _from_files(settings: Settings, base: Path) -> _Split:
     paths = {site: base / file for site, file in settings.data.files.items()}
-    if HOLDOUT in paths:
-        msg = f"data.files: a site cannot be called {HOLDOUT!r}, the name of the held-out table; rename it"
+    if taken := {HOLDOUT, ROOT} & set(paths):
+        msg = f"data.files: a site cannot be called {min(taken)!r}, the name of a table that is no site's; rename it"
         raise DataError(msg)
     seen: dict[Path, str] = {}
     for site, path in paths.items():
@@ -217,7 +242,7 @@ def _from_files(settings: Settings, base: Path) -> _Split:
     return _Split(sites, holdout, columns, labels)
 
 
-def _hold_out_per_site(settings: Settings, sites: dict[str, _Rows], classes: int) -> tuple[dict[str, _Rows], _Rows]:
+def _hold_out_per_site(settings: Settings, sites: dict[str, Rows], classes: int) -> tuple[dict[str, Rows], Rows]:
     """Hold out a share of every site's complete rows, stratified by label within the site."""
     ordered = sorted(sites)
     strata = np.concatenate(
@@ -231,15 +256,15 @@ def _hold_out_per_site(settings: Settings, sites: dict[str, _Rows], classes: int
             "raise it, add rows, or name a data.holdout_file"
         )
         raise DataError(msg)
-    pooled = _Rows(np.concatenate([sites[site].features for site in ordered]), np.concatenate([sites[site].labels for site in ordered]))
+    pooled = Rows(np.concatenate([sites[site].features for site in ordered]), np.concatenate([sites[site].labels for site in ordered]))
     kept = np.ones(strata.size, bool)
     kept[chosen] = False
     return {site: pooled.take(np.flatnonzero(kept & (owner == number))) for number, site in enumerate(ordered)}, pooled.take(chosen)
 
 
-def _decode(sources: Sequence[Source], target: str) -> tuple[list[_Rows], tuple[str, ...]]:
+def _decode(sources: Sequence[Source], target: str) -> tuple[list[Rows], tuple[str, ...]]:
     """Frames to arrays; label values of all sources together, sorted, become 0 .. C-1."""
-    raw = [_label_values(source, target) for source in sources]
+    raw = [label_values(source, target) for source in sources]
     kinds = {type(value): source for source, values in zip(sources, raw, strict=True) for value in values if value is not None}
     if len(kinds) > 1:
         (one, first), (other, second) = list(kinds.items())[:2]
@@ -248,20 +273,11 @@ def _decode(sources: Sequence[Source], target: str) -> tuple[list[_Rows], tuple[
             "write the labels the same way everywhere"
         )
         raise DataError(msg)
-    values = sorted({value for part in raw for value in part if value is not None})
     where = sources[0].where if len(sources) == 1 else "all sites"
-    if len(values) < 2:
-        shown = f"one value, {values[0]!r}" if values else "no value at all"
-        msg = f"{where}: column {target!r} has {shown}; a classifier needs at least two label values"
-        raise DataError(msg)
-    if len(values) > _MAXIMUM_CLASSES:
-        msg = (
-            f"{where}: column {target!r} has {len(values)} different values; Cifer trains classifiers of at most {_MAXIMUM_CLASSES} classes"
-        )
-        raise DataError(msg)
+    values = class_values({value for part in raw for value in part if value is not None}, target, where)
     position = {value: number for number, value in enumerate(values)}
     rows = [
-        _Rows(
+        Rows(
             features=source.frame.drop(columns=target).to_numpy(dtype=np.float64, na_value=np.nan),
             labels=np.array([-1 if value is None else position[value] for value in part], np.int64),
         )
@@ -270,7 +286,22 @@ def _decode(sources: Sequence[Source], target: str) -> tuple[list[_Rows], tuple[
     return rows, tuple(str(value) for value in values)
 
 
-def _label_values(source: Source, target: str) -> list[Any]:
+def class_values(found: Iterable[Any], target: str, where: str) -> list[Any]:
+    """The label values of all sites in the order in which they become 0 .. C-1. Raises `DataError`: too few, or too many."""
+    values = sorted(set(found))
+    if len(values) < 2:
+        shown = f"one value, {values[0]!r}" if values else "no value at all"
+        msg = f"{where}: column {target!r} has {shown}; a classifier needs at least two label values"
+        raise DataError(msg)
+    if len(values) > MAXIMUM_CLASSES:
+        msg = (
+            f"{where}: column {target!r} has {len(values)} different values; Cifer trains classifiers of at most {MAXIMUM_CLASSES} classes"
+        )
+        raise DataError(msg)
+    return values
+
+
+def label_values(source: Source, target: str) -> list[Any]:
     """Labels as int, bool or str, None where missing. Raises `DataError` for fractions."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
@@ -293,29 +324,52 @@ def _identity(features: int) -> tuple[Floats, Floats]:
     return np.zeros(features), np.ones(features)
 
 
-def _standardisation(sites: Sequence[_Rows]) -> tuple[Floats, Floats]:
+def _standardisation(sites: Sequence[Rows]) -> tuple[Floats, Floats]:
     """Pooled mean and population deviation per column, float64 (d,) each, from per-site sums over finite values.
 
     First every site gives (n, sum), then, around the pooled mean, its sum of squared deviations: no cancellation, unlike
     sums of squares. Sums are exactly rounded (`math.fsum`), so they do not depend on the processor. A constant column has scale 1.
     """
-    finite = [np.isfinite(rows.features) for rows in sites]
-    count = np.maximum(sum(mask.sum(axis=0) for mask in finite), 1)
-    mean = _sums([_column_sums(np.where(mask, rows.features, 0.0)) for rows, mask in zip(sites, finite, strict=True)]) / count
-    squares = _sums([_column_sums(np.where(mask, rows.features - mean, 0.0) ** 2) for rows, mask in zip(sites, finite, strict=True)])
-    deviation = np.sqrt(squares / count)
-    return mean, np.where(deviation <= _CONSTANT * np.abs(mean), 1.0, deviation)
+    firsts = [counts_and_sums(rows) for rows in sites]
+    counts = [count for count, _ in firsts]
+    mean = pooled_mean(counts, [found for _, found in firsts])
+    return mean, pooled_scale(counts, mean, [squared_deviations(rows, mean) for rows in sites])
 
 
-def _column_sums(values: Floats) -> Floats:
+def counts_and_sums(rows: Rows) -> tuple[Integers, Floats]:
+    """One site's number and sum of finite values per column: int64 (d,), float64 (d,)."""
+    mask = np.isfinite(rows.features)
+    return mask.sum(axis=0, dtype=np.int64), column_sums(np.where(mask, rows.features, 0.0))
+
+
+def squared_deviations(rows: Rows, mean: Floats) -> Floats:
+    """One site's sum of squared deviations from the pooled mean per column: float64 (d,)."""
+    return column_sums(np.where(np.isfinite(rows.features), rows.features - mean, 0.0) ** 2)
+
+
+def pooled_mean(counts: Sequence[Integers], sums: Sequence[Floats]) -> Floats:
+    """The mean over all sites per column: float64 (d,)."""
+    return np.asarray(total(sums) / np.maximum(np.sum(counts, axis=0), 1))
+
+
+def pooled_scale(counts: Sequence[Integers], mean: Floats, squares: Sequence[Floats]) -> Floats:
+    """The population deviation over all sites per column, 1 where a column is constant: float64 (d,)."""
+    deviation = np.sqrt(total(squares) / np.maximum(np.sum(counts, axis=0), 1))
+    return np.where(deviation <= _CONSTANT * np.abs(mean), 1.0, deviation)
+
+
+def column_sums(values: Floats) -> Floats:
+    """Exactly rounded sums over rows: float64 (d,)."""
     return np.array([math.fsum(column) for column in values.T.tolist()])
 
 
-def _sums(per_site: Sequence[Floats]) -> Floats:
-    return _column_sums(np.stack(per_site))
+def total(per_site: Sequence[Floats]) -> Floats:
+    """Exactly rounded sums over sites: float64 (d,)."""
+    return column_sums(np.stack(per_site))
 
 
-def _write(folder: Path, site: str, rows: _Rows, preprocessing: Preprocessing) -> Dataset:
+def write_table(folder: Path, site: str, rows: Rows, preprocessing: Preprocessing) -> Dataset:
+    """Write one table, standardised, and say what it is."""
     data = encode_csv(_to_frame(rows, preprocessing))
     path = folder / f"{site}.csv"
     write_if_changed(path, data)
@@ -331,7 +385,7 @@ def _write(folder: Path, site: str, rows: _Rows, preprocessing: Preprocessing) -
     )
 
 
-def _to_frame(rows: _Rows, preprocessing: Preprocessing) -> pd.DataFrame:
+def _to_frame(rows: Rows, preprocessing: Preprocessing) -> pd.DataFrame:
     import pandas as pd
 
     features = (rows.features - np.array(preprocessing.mean)) / np.array(preprocessing.scale)
@@ -341,7 +395,8 @@ def _to_frame(rows: _Rows, preprocessing: Preprocessing) -> pd.DataFrame:
     return frame.assign(**{preprocessing.target: labels})
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the scenario's folder, mode 0700. Raises `StorageError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
@@ -352,16 +407,22 @@ def _make_folder(folder: Path) -> None:
 
 def _remove_stale(folder: Path, scenario: Scenario) -> None:
     """Remove tables of sites that an earlier preparation had and this one has not."""
-    current = {Path(dataset.path).name for dataset in (*scenario.datasets, scenario.holdout)}
+    current = {Path(dataset.path).name for dataset in _tables(scenario)}
     for path in folder.glob("*.csv"):
         if path.name not in current:
             path.unlink()
 
 
-def _to_manifest(scenario: Scenario) -> bytes:
-    """Paths are relative to the manifest's folder, so that its bytes do not depend on where the folder lies."""
+def _tables(scenario: Scenario) -> list[Dataset]:
+    return [dataset for dataset in (*scenario.datasets, scenario.holdout, scenario.root) if dataset is not None]
+
+
+def to_manifest(scenario: Scenario) -> bytes:
+    """What `load_scenario` reads. Paths are relative to the manifest's folder, so that its bytes do not depend on where the folder lies."""
     document = to_plain(scenario)
-    for item in (*document["datasets"], document["holdout"]):
+    if scenario.root is None:
+        del document["root"]  # as scenarios without one were always written
+    for item in (*document["datasets"], document["holdout"], *filter(None, [document.get("root")])):
         item["path"] = Path(item["path"]).name
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["Binding", "Ciphertext", "Opening", "PublicContext", "Scheme", "SecretContext", "scheme_for"]
 
 
-def scheme_for(settings: Encryption) -> Scheme:
-    """The family that the settings name, configured; it holds no keys."""
+def scheme_for(settings: Encryption, bucket_size: int = 0) -> Scheme:
+    """The family that the settings name, configured; it holds no keys. bucket_size: least size of buckets, where those are opened."""
     match settings.scheme:
         case "threshold":
             from cifer_tasks.encryption.threshold import ThresholdScheme
 
-            return ThresholdScheme()
+            return ThresholdScheme(bucket_size=bucket_size)
         case "ckks":
             from cifer_tasks.encryption.ckks import CkksScheme
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cifer_tasks.encryption.encoding import check_magnitude
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
+from cifer_tasks.encryption.statistics import Measurement, Query, Weighting
 from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, integers_from_bytes, integers_to_bytes, pieces
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
 from cifer_tasks.files import Body
@@ -19,7 +20,11 @@ MAXIMUM_SITES = 1000
 
 
 class SharedKeyScheme(Scheme):
-    """The four checked verbs around a family's arithmetic on bodies.
+    """The four checked verbs around a family's arithmetic on bodies, and two more: these families also measure single submissions, and
+    weight them in a sum.
+
+        measure(submissions, query, public)                            -> bytes        the aggregator, public material only
+        release_statistics(submissions, query, opener, public, secret) -> measurements one of `openers`, after the seal
 
     Every secret begins with the 32-byte digest of the public context it belongs to, so that a foreign key is named before it is tried.
     """
@@ -30,10 +35,16 @@ class SharedKeyScheme(Scheme):
     def _encrypt(self, values: Vector, public: PublicContext) -> bytes: ...
 
     @abstractmethod
-    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext) -> bytes: ...
+    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes: ...
 
     @abstractmethod
     def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector: ...
+
+    @abstractmethod
+    def _measure(self, bodies: Sequence[Body], query: Query, public: PublicContext) -> bytes: ...
+
+    @abstractmethod
+    def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]: ...
 
     def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
         """The public part of the one key that all sites share. Raises `ValueError` for more or fewer than one holder."""
@@ -48,8 +59,8 @@ class SharedKeyScheme(Scheme):
         check_values(values, binding)
         return Ciphertext(self.name, binding, public.digest(), 1, self._encrypt(values, public))
 
-    def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
-        """The ciphertext of the entrywise sum; the same ciphertexts in the same order give the same bytes.
+    def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext, weighting: Weighting | None = None) -> Ciphertext:
+        """The ciphertext of the entrywise sum, weighted or not; the same ciphertexts in the same order give the same bytes.
 
         Raises `IntegrityError` on an empty list, mixed bindings, another key's ciphertexts or more than `MAXIMUM_SITES` submissions.
         """
@@ -59,7 +70,11 @@ class SharedKeyScheme(Scheme):
         if count > MAXIMUM_SITES:
             msg = f"{count} submissions in one sum; {self.name} is exact for up to {MAXIMUM_SITES}"
             raise IntegrityError(msg)
-        body = self._add([ciphertext.data for ciphertext in ciphertexts], binding.parameters, public)
+        factors = (weighting or Weighting.plain(len(ciphertexts))).factors
+        if len(factors) != len(ciphertexts):
+            msg = f"{len(factors)} weights for {len(ciphertexts)} ciphertexts; give each one"
+            raise ValueError(msg)
+        body = self._add([ciphertext.data for ciphertext in ciphertexts], binding.parameters, public, factors)
         return Ciphertext(self.name, binding, public.digest(), count, body)
 
     def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:
@@ -67,30 +82,63 @@ class SharedKeyScheme(Scheme):
         check_sealed(sealed_sites)
         return (sealed_sites[0],)
 
-    def release(self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, secret: SecretContext) -> Opening:
-        """Decrypt the sum of the submissions: the opening carries the exact integer sum.
+    def release(
+        self,
+        submissions: Mapping[str, Ciphertext],
+        opener: str,
+        public: PublicContext,
+        secret: SecretContext,
+        weighting: Weighting | None = None,
+    ) -> Opening:
+        """Decrypt the sum of the submissions: the opening carries the exact integer sum, rounded to units of one where it is weighted.
 
         Raises `IntegrityError` for a sum that does not open exactly, `KeyMismatchError` for another key.
         """
+        sealed_sites = tuple(submissions)
+        self._check_opener(opener, sealed_sites, public, secret)
+        aggregate = self.add(list(submissions.values()), public, weighting)
+        check_count(aggregate, sealed_sites)
+        key = _key_of(secret, opener, aggregate.context)
+        exact = self._decrypt(aggregate.data, aggregate.binding.parameters, key)
+        total = (weighting or Weighting.plain(len(sealed_sites))).rounded(exact)
+        check_magnitude(total, aggregate.binding.bound, "the opened sum")
+        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), sealed_sites, integers_to_bytes(total))
+
+    def measure(self, submissions: Mapping[str, Ciphertext], query: Query, public: PublicContext) -> bytes:
+        """The encrypted statistics of each submission, in order; the same submissions and query give the same bytes.
+
+        Raises `IntegrityError` as `add` does, `ValueError` for a reference of another length.
+        """
+        self._check_public(public)
+        ciphertexts = list(submissions.values())
+        check_same(ciphertexts, public)
+        if query.reference.shape != (ciphertexts[0].binding.parameters,):
+            msg = f"the reference has shape {query.reference.shape}, the model has {ciphertexts[0].binding.parameters} parameters"
+            raise ValueError(msg)
+        if summed := [site for site, ciphertext in submissions.items() if ciphertext.count != 1]:
+            msg = f"what stands for {summed[0]} is a sum and not its submission"
+            raise IntegrityError(msg)
+        return self._measure([ciphertext.data for ciphertext in ciphertexts], query, public)
+
+    def release_statistics(
+        self, submissions: Mapping[str, Ciphertext], query: Query, opener: str, public: PublicContext, secret: SecretContext
+    ) -> tuple[bytes, dict[str, Measurement]]:
+        """Compute the encrypted statistics of the submissions again and open them: the same bytes as `measure`, and what each site's say.
+
+        Raises `IntegrityError` for anything that is not a statistic of one submission, `KeyMismatchError` for another key.
+        """
+        self._check_opener(opener, tuple(submissions), public, secret)
+        measured = self.measure(submissions, query, public)
+        key = _key_of(secret, opener, public.digest())
+        return measured, dict(zip(submissions, self._read(measured, len(submissions), query, key), strict=True))
+
+    def _check_opener(self, opener: str, sealed_sites: Sequence[str], public: PublicContext, secret: SecretContext) -> None:
         if not isinstance(secret, SecretContext) or secret.scheme != self.name:
             msg = f"releasing needs a {self.name} SecretContext, not {secret!r}"
             raise TypeError(msg)
-        sealed_sites = tuple(submissions)
         if opener not in self.openers(sealed_sites, public):
             msg = f"{opener} is not asked to open this set; {self.openers(sealed_sites, public)[0]} is"
             raise IntegrityError(msg)
-        aggregate = self.add(list(submissions.values()), public)
-        check_count(aggregate, sealed_sites)
-        label, key = secret.reveal()[:32], secret.reveal()[32:]
-        if label != aggregate.context:
-            msg = (
-                f"the secret key at {opener} belongs to public context {label.hex()[:16]}, the aggregate to "
-                f"{aggregate.context.hex()[:16]}: use the keystore of this run"
-            )
-            raise KeyMismatchError(msg)
-        total = self._decrypt(aggregate.data, aggregate.binding.parameters, key)
-        check_magnitude(total, aggregate.binding.bound, "the opened sum")
-        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), sealed_sites, integers_to_bytes(total))
 
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
         """Nothing to compare: there is one opening, and `open` refuses it when it is not of this aggregate."""
@@ -124,6 +172,18 @@ class SharedKeyScheme(Scheme):
 
     def _check_public(self, public: PublicContext) -> None:
         check_public(public, self.name)
+
+
+def _key_of(secret: SecretContext, opener: str, context: bytes) -> bytes:
+    """The secret key's own bytes. Raises `KeyMismatchError` when it belongs to another public context."""
+    label, key = secret.reveal()[:32], secret.reveal()[32:]
+    if label != context:
+        msg = (
+            f"the secret key at {opener} belongs to public context {label.hex()[:16]}, the aggregate to "
+            f"{context.hex()[:16]}: use the keystore of this run"
+        )
+        raise KeyMismatchError(msg)
+    return key
 
 
 def check_public(public: PublicContext, scheme: str) -> None:

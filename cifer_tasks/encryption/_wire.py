@@ -74,6 +74,27 @@ def unpack_opening(data: Body, scheme: str, binding: Binding) -> Opening:
     return Opening(scheme, header["opener"], binding, _digest(header, "aggregate", "opening"), tuple(sites), bytes(body[:]))
 
 
+def frames(data: Body) -> list[Body]:
+    """The frames that stand one after the other in `data`, each as it was written. Raises `IntegrityError` for none, or a part of one."""
+    found: list[Body] = []
+    start = 0
+    while start < len(data):
+        length = int.from_bytes(data[start + 8 : start + _PREFIX_BYTES], "little")
+        raw = bytes(data[start + _PREFIX_BYTES : start + _PREFIX_BYTES + length])
+        try:
+            body = int(json.loads(raw)["body_bytes"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            body = -1
+        end = start + _PREFIX_BYTES + length + body
+        if body < 0 or end > len(data):
+            _refuse("frame", f"{len(data)} bytes that do not end where it says; it is truncated or damaged")
+        found.append(data.part(start, end) if isinstance(data, FileBytes) else data[start:end])
+        start = end
+    if not found:
+        _refuse("frame", "no bytes at all")
+    return found
+
+
 def _binding_fields(binding: Binding) -> dict[str, str | int]:
     return {name: getattr(binding, name) for name in _BINDING}
 

@@ -30,8 +30,10 @@ import numpy.typing as npt
 import tenseal as ts
 import tenseal.sealapi
 
+from cifer_tasks.encryption import ckks_statistics
 from cifer_tasks.encryption._shared import MAXIMUM_SITES, SharedKeyScheme
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, SecretContext
+from cifer_tasks.encryption.statistics import MEASURED_BITS, Measurement, Query
 from cifer_tasks.encryption.vectors import IntVector, Vector
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
 from cifer_tasks.files import Body
@@ -51,12 +53,14 @@ class Preset:
     """CKKS parameters. Security: SEAL refuses a context whose modulus is above the 128-bit limit of the HE standard (109 bits at N = 4096).
 
     modulus_bits: the data primes, then the special prime that encryption switches away from.  scale_bits: log2 of units per integer.
+    measures: whether its public context has the keys to compute statistics of submissions.
     """
 
     name: str
     degree: int
     modulus_bits: tuple[int, ...]
     scale_bits: int
+    measures: bool = False
 
     @property
     def slots(self) -> int:
@@ -84,7 +88,20 @@ def nvflare(bits: int) -> Preset:
     return Preset("nvflare", 8192, (60, 40, 40), 40)
 
 
-_PRESETS: Final = {"lean": lean, "nvflare": nvflare}
+def measuring(bits: int) -> Preset:
+    """For statistics of single updates: room for one product of two ciphertexts, never rescaled, so that it opens exactly.
+
+    N = 8192, two data primes and one special prime of 60 bits (180 of the 218 that 128-bit security allows), scale 2^34: a product stands
+    at 2^68, so that squared lengths up to 2^32 have 2^18 times their room before they wrap around in the modulus.
+    Raises `ValueError` for more than `MEASURED_BITS` bits.
+    """
+    if bits > MEASURED_BITS:
+        msg = f"encryption.preset=measuring holds encodings of up to {MEASURED_BITS} bits; lower encryption.bits from {bits}"
+        raise ValueError(msg)
+    return Preset("measuring", 8192, (60, 60, 60), 34, measures=True)
+
+
+_PRESETS: Final = {"lean": lean, "nvflare": nvflare, "measuring": measuring}
 
 
 def noise_deviation(preset: Preset, sites: int) -> float:
@@ -103,14 +120,14 @@ def refusal_probability_log2(preset: Preset, parameters: int, sites: int) -> flo
 
 
 class CkksScheme(SharedKeyScheme):
-    """CKKS with one key shared by the sites. preset: `lean` or `nvflare`.  bits: resolution of the run's encoding."""
+    """CKKS with one key shared by the sites. preset: `lean`, `nvflare` or `measuring`.  bits: resolution of the run's encoding."""
 
     name = "ckks"
     warning = (
         "encryption.scheme=ckks: the sites share one secret key; the aggregator together with any one site can read every site's update"
     )
 
-    def __init__(self, preset: Literal["lean", "nvflare"] = "lean", bits: int = 24) -> None:
+    def __init__(self, preset: Literal["lean", "nvflare", "measuring"] = "lean", bits: int = 24) -> None:
         self.preset = _PRESETS[preset](bits)
 
     def generate(self) -> tuple[PublicContext, SecretContext]:
@@ -122,9 +139,11 @@ class CkksScheme(SharedKeyScheme):
             n_threads=1,
         )
         context.global_scale = 2.0**self.preset.scale_bits
-        keys = {"save_galois_keys": False, "save_relin_keys": False}
-        public = PublicContext(self.name, context.serialize(save_public_key=True, save_secret_key=False, **keys))
-        secret = context.serialize(save_public_key=False, save_secret_key=True, **keys)
+        if self.preset.measures:
+            context.generate_galois_keys()
+        evaluating = {"save_galois_keys": self.preset.measures, "save_relin_keys": self.preset.measures}
+        public = PublicContext(self.name, context.serialize(save_public_key=True, save_secret_key=False, **evaluating))
+        secret = context.serialize(save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False)
         return public, SecretContext(self.name, public.digest() + secret)
 
     def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
@@ -153,17 +172,43 @@ class CkksScheme(SharedKeyScheme):
 
         return _join(chunks())
 
-    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext) -> bytes:
+    def _add(self, bodies: Sequence[Body], parameters: int, public: PublicContext, factors: Sequence[int]) -> bytes:
         context = _public_context(public.data, self.preset)
+        columns = zip(*(self._split(body, parameters) for body in bodies), strict=True)
+        return _join(self._sum(context, chunks, factors).serialize() for chunks in columns)
 
-        def sums() -> Iterator[bytes]:
-            for chunks in zip(*(self._split(body, parameters) for body in bodies), strict=True):
-                total = self._load(context, chunks[0])
-                for chunk in chunks[1:]:
-                    total.add_(self._load(context, chunk))
-                yield total.serialize()
+    def _sum(self, context: Any, chunks: Sequence[bytes], factors: Sequence[int]) -> Any:
+        """``sum factors_i chunks_i`` by doubling and adding, which is exact at any scale and leaves the scale as it is."""
+        vectors = [self._load(context, chunk) for chunk in chunks]
+        bits = max(factors).bit_length()
+        first = next(place for place, factor in enumerate(factors) if factor >> (bits - 1))
+        total = self._load(context, chunks[first])  # read again: TenSEAL's copy of a vector copies its context, keys and all
+        for bit in reversed(range(bits)):
+            if bit < bits - 1:
+                total.add_(total)
+            for place, (vector, factor) in enumerate(zip(vectors, factors, strict=True)):
+                if factor >> bit & 1 and (bit, place) != (bits - 1, first):
+                    total.add_(vector)
+        return total
 
-        return _join(sums())
+    def _measure(self, bodies: Sequence[Body], query: Query, public: PublicContext) -> bytes:
+        self._check_measuring()
+        context = _public_context(public.data, self.preset)
+        asked = ckks_statistics.encode_query(context, query, self.preset)
+        found = []
+        for body in bodies:
+            chunks = [self._load(context, chunk).ciphertext()[0] for chunk in self._split(body, query.reference.size)]
+            found += ckks_statistics.measure(context, chunks, asked)
+        return _join(found)
+
+    def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]:
+        self._check_measuring()
+        return ckks_statistics.read(_secret_context(secret, self.preset), _parts(measured), query)
+
+    def _check_measuring(self) -> None:
+        if not self.preset.measures:
+            msg = f"preset {self.preset.name} only adds; statistics of updates need encryption.preset=measuring"
+            raise ValueError(msg)
 
     def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector:
         context = _secret_context(secret, self.preset)
@@ -234,6 +279,17 @@ def exact_integers(opened: npt.NDArray[np.float64], parameters: int, first: int 
 
 def _join(chunks: Iterable[bytes]) -> bytes:
     return b"".join(part for chunk in chunks for part in (len(chunk).to_bytes(_LENGTH_BYTES, "little"), chunk))
+
+
+def _parts(body: bytes) -> list[bytes]:
+    """What `_join` joined; nothing when the lengths do not add up."""
+    chunks: list[bytes] = []
+    start = 0
+    while start < len(body):
+        end = start + _LENGTH_BYTES + int.from_bytes(body[start : start + _LENGTH_BYTES], "little")
+        chunks.append(body[start + _LENGTH_BYTES : end])
+        start = end
+    return chunks if start == len(body) else []
 
 
 @lru_cache(maxsize=8)

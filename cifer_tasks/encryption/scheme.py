@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 
@@ -54,9 +54,16 @@ class Binding:
     opened: str = ""
 
 
-def opened_by(transaction: bytes, block: bytes) -> str:
-    """`Binding.opened` of a round: hex SHA-256 over the transaction that opened it and the digest of its block, 32 bytes each."""
-    return sha256(b"cifer/round-opening/1:" + transaction + block).hexdigest()
+ROUND_OPENING: Final = b"cifer/round-opening/1:"
+ROUND_SEAL: Final = b"cifer/round-seal/1:"
+
+
+def fixed_by(domain: bytes, transaction: bytes, block: bytes) -> bytes:
+    """32 bytes that a step of a round fixed: SHA-256 over a domain, the step's transaction and the digest of its block, 32 bytes each.
+
+    `Binding.opened` is that of the opening in hex.
+    """
+    return sha256(domain + transaction + block).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,10 @@ class Scheme(ABC):
 
     def smallest_set(self, sites: int) -> int:
         """The fewest submissions that key holders open the sum of, in a run of `sites` sites; a run asks for at least as many."""
+        return 1
+
+    def enough(self, public: PublicContext) -> int:
+        """How many openings open a sum made under `public`, when all are what they should be."""
         return 1
 
     @abstractmethod

@@ -78,22 +78,27 @@ class Roster:
 
 
 class ThresholdScheme(Scheme):
-    """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests."""
+    """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests.
+
+    bucket_size: the fewest submissions in a sum that is opened, where a run opens several sums over disjoint buckets; 0: `smallest_set`.
+    """
 
     name = "threshold"
-    warning = (
-        "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update; "
-        "here all sites and their keys are on one machine"
-    )
+    warning = "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update"
     key_per_site = True
 
-    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes, bucket_size: int = 0) -> None:
         self._randomness = randomness
+        self._bucket_size = bucket_size
         self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
 
     def smallest_set(self, sites: int) -> int:
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
         return sharing.smallest_set(sites)
+
+    def enough(self, public: PublicContext) -> int:
+        """t of the K holders."""
+        return self._roster(public).threshold
 
     def generate(self) -> tuple[PublicContext, SecretContext]:
         """A site's X25519 key pair, which opens the envelopes of all its rounds."""
@@ -188,7 +193,7 @@ class ThresholdScheme(Scheme):
         if private.public_key().public_bytes_raw() != roster.keys[place]:
             msg = f"the encryption key at {opener} is not the one this round's shares are dealt to: use the keystore it was registered from"
             raise KeyMismatchError(msg)
-        _check_set(submissions, roster)
+        _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
         shares = [
             sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(binding, sender, opener), private)
@@ -300,15 +305,15 @@ def _envelope(ciphertext: Ciphertext, sender: str, place: int, roster: Roster) -
     return bytes(ciphertext.data[start : start + ENVELOPE_BYTES])
 
 
-def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster) -> None:
+def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster, fewest: int) -> None:
     """A sum hides a site among the honest ones in it, so it has to have at least two."""
     check_sealed(tuple(submissions))
     for sender in submissions:
         roster.place(sender)
-    if len(submissions) < roster.smallest_set:
+    if len(submissions) < fewest:
         msg = (
             f"a sum of {len(submissions)} submissions is too small to hide one of them: "
-            f"with {len(roster.names)} sites at least {roster.smallest_set} are opened together"
+            f"with {len(roster.names)} sites at least {fewest} are opened together"
         )
         raise IntegrityError(msg)
 

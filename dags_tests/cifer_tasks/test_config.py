@@ -38,8 +38,13 @@ OTHER_VALUES: dict[str, Any] = {
     "sites.on_error": "abort",
     "approval": "required",
     "notify.webhook": "https://example.org/hook",
+    "execution": "sites",
+    "artifacts": "s3://bucket/cifer",
     "encryption.scheme": "plain",
     "encryption.preset": "nvflare",
+    "aggregation.rule": "my_rules.huber",
+    "aggregation.args": {"radius": 3},
+    "aggregation.bucket_size": 3,
     "ledger.backend": "processes",
     "gate.metric": "loss",
     "data.holdout_fraction": 0.3,
@@ -82,6 +87,12 @@ def test_every_key_can_be_set_and_matters(tmp_path: Path, key: str) -> None:
     overrides = [f"{key}={json.dumps(other_value(key))}"]
     if key == "data.table":
         overrides.append("data.files={}")
+    if key == "execution":
+        overrides += ["ledger.backend=processes", "data.holdout_file=held.csv"]
+    if key == "aggregation.args":
+        overrides.append("aggregation.rule=my_rules.huber")
+    if key == "aggregation.bucket_size":
+        overrides += ["aggregation.rule=median", "sites.minimum=6"]
     changed = load(path, overrides)
     now = value_of(changed, key)
     assert json.loads(json.dumps(now, default=list)) == json.loads(json.dumps(other_value(key)))
@@ -194,3 +205,19 @@ def test_no_mapping_escapes_as_a_traceback(changes: dict[str, Any]) -> None:
         assert all(line.startswith("place.yaml: ") for line in str(error).splitlines())
     else:
         assert parse(json.loads(settings.canonical()), "again") == settings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "ledger.backend: processes"),
+        (["ledger.backend=processes"], "needs data.holdout_file"),
+        (["ledger.backend=processes", "data.holdout_file=held.csv", "baselines=true"], "set baselines to false"),
+    ],
+)
+def test_sites_elsewhere_need_what_they_can_reach(tmp_path: Path, overrides: list[str], told: str) -> None:
+    """`execution: sites` is refused, saying what to set, where it could not work."""
+    path = tmp_path / "scenario.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(ConfigError, match=told):
+        load(path, ["execution=sites", *overrides])

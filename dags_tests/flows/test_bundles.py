@@ -256,3 +256,53 @@ def test_another_networks_genesis_and_bad_questions(prepared: Carried) -> None:
         assert (said.code, said.out) == (code, ""), said
         assert re.search(pattern, said.err), said.err
     assert not (folder / "lung.cifer").exists()
+
+
+def test_the_benchmark_measures_what_it_says(lab: Any) -> None:
+    """Two and three sites, two rounds: a row each, with a signature for each transaction and three for each block of one transaction."""
+    said = lab.cifer("bench", "bundle", "--sites", "2,3", "--rounds", "2", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert [row["sites"] for row in found["measured"]] == [2, 3]
+    for row in found["measured"]:
+        # Identities, tables, consents; the run; for each round three steps of the coordinator and two of each site; the model.
+        assert row["transactions"] == 1 + 3 * row["sites"] + 1 + 2 * (3 + 2 * row["sites"]) + 1
+        assert row["signatures"] == 4 * row["transactions"]
+        assert 500 < row["bytes"] / row["transactions"] < 2_000
+        assert min(row["make_seconds"], row["verify_seconds"], row["signatures_seconds"], row["chain_seconds"]) > 0
+    assert lab.cifer("bench", "bundle", "--sites", "4,x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "aggregation"),
+    [("ckks", {"rule": "norm_clip"}), ("threshold", {"rule": "median", "bucket_size": 3}), ("plain", {"rule": "median"})],
+    ids=["weights", "buckets", "clear"],
+)
+def test_rounds_whose_rule_is_not_the_mean_replay(trainer: Any, scheme: str, aggregation: dict[str, Any]) -> None:
+    """Weights, buckets and rules in the clear: the bundle holds what was decided, and the model is made again by the same rule."""
+    rows = [line.split(",") for line in (trainer.folder / "west.csv").read_text().splitlines()[1:]]
+    for number, site in enumerate(("coast", "hills", "south"), start=1):
+        trainer.table(site, [(float(age) + number, *others) for age, *others in rows])
+    files = {site: f"{site}.csv" for site in ("coast", "east", "hills", "north", "south", "west")}
+    encryption = {"scheme": scheme, "preset": "measuring"}
+    trainer.run(data__files=files, sites__minimum=6, training__rounds=1, encryption=encryption, aggregation=aggregation)
+    path = trainer.folder / "model.cifer"
+    said = trainer.cifer("export", "lab@1", "-o", path, "--with-artifacts")
+    assert said.code == 0, said.err
+    (trainer.folder / "genesis.json").write_text(trainer.cifer("ledger", "genesis").out)
+    file = read_bundle(path)
+    verified = verify_bundle(file.bundle, genesis_from_json((trainer.folder / "genesis.json").read_text(), "genesis.json"))
+    (found,) = verified.history.run.rounds
+    assert (found.weighing is not None, found.partition is not None) == (scheme == "ckks", scheme == "threshold")
+    made = replay(verified, file.artifact)
+    assert [item.opened for item in made.rounds] == [scheme != "ckks"]
+    if found.partition is not None:
+        parts = tuple(reversed(found.partition.parts))
+        with pytest.raises(IntegrityError, match="round 1: the partition on the ledger is not the one that its seal deals"):
+            replay(forged(verified, partition=structs.replace(found.partition, parts=parts)), file.artifact)
+    if found.weighing is not None:
+        weights = tuple(structs.replace(item, weight=item.weight // 2) for item in found.weighing.weights)
+        with pytest.raises(IntegrityError, match=r"round 1: the model is|round 1: the sum of the ciphertexts is"):
+            replay(
+                forged(verified, weighing=structs.replace(found.weighing, weights=weights[:1] + found.weighing.weights[1:])), file.artifact
+            )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cifer_tasks import tasks
+from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.encryption import sharing
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
@@ -134,10 +135,12 @@ def test_a_site_opens_no_second_set(finished: Any) -> None:
     with lab.here():
         workspace = Workspace.of(ref)
         whole = sealed_set(workspace)
-        tasks._promise(workspace, 1, "east", whole)
+        tasks._promise(workspace, 1, "east", whole, plans.whole(SITES))
         smaller = msgspec.structs.replace(whole, submissions=whole.submissions[:3])
         with pytest.raises(IntegrityError, match="east has released for another set of submissions in this round"):
-            tasks._promise(workspace, 1, "east", smaller)
+            tasks._promise(workspace, 1, "east", smaller, plans.whole(SITES[:3]))
+        with pytest.raises(IntegrityError, match="east has released for another set of submissions in this round"):
+            tasks._promise(workspace, 1, "east", whole, plans.bucketed(SITES, 2, bytes(32)))
         Workspace.close_all()
 
 

@@ -11,12 +11,13 @@ import pytest
 from msgspec import structs
 
 from cifer_tasks import tasks
+from cifer_tasks.aggregation.plan import whole
 from cifer_tasks.encryption.ckks import CkksScheme
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import Ciphertext, PublicContext, SecretContext
 from cifer_tasks.encryption.vectors import integers_from_bytes
 from cifer_tasks.errors import FailureError, IntegrityError
-from cifer_tasks.records import ArtifactRef, Committed, Opening, RunRef, SealedSet
+from cifer_tasks.records import ArtifactRef, Committed, Opening, Plan, RunRef, SealedSet
 from cifer_tasks.run_record import RunRecord, committed
 from cifer_tasks.workspace import StepStarted, Workspace
 
@@ -57,7 +58,12 @@ def standing(ref: RunRef) -> tuple[Workspace, SealedSet, Opening, ArtifactRef]:
         workspace.record.sites,
         committed(found.opened),
     )
-    return workspace, sealed, opening, tasks.aggregate.fn(ref, 1, sealed, opening)  # type: ignore[attr-defined]
+    return workspace, sealed, opening, tasks.aggregate.fn(ref, 1, sealed, opening, plan_of(sealed))  # type: ignore[attr-defined]
+
+
+def plan_of(sealed: SealedSet) -> Plan:
+    """The plain sum over a set."""
+    return whole([item.site for item in sealed.submissions])
 
 
 def release(ref: RunRef, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
@@ -105,7 +111,7 @@ def test_another_set_than_the_sealed_one_is_not_opened(sealed_round: RunRef, dro
     """A subset of the sealed set, with its own true sum, is refused: what is opened is the one set that the ledger agreed on."""
     _, sealed, opening, _ = standing(sealed_round)
     fewer = structs.replace(sealed, submissions=tuple(item for item in sealed.submissions if item.site not in drop))
-    total = tasks.aggregate.fn(sealed_round, 1, fewer, opening)  # type: ignore[attr-defined]
+    total = tasks.aggregate.fn(sealed_round, 1, fewer, opening, plan_of(fewer))  # type: ignore[attr-defined]
     with pytest.raises(FailureError, match="not the one sealed on the ledger"):
         release(sealed_round, fewer.submissions[0].site, fewer, total)
 
@@ -114,7 +120,7 @@ def test_mutant_without_check_sealed_opens_a_subset(sealed_round: RunRef, monkey
     """Mutant: without the look at the ledger, the sum of a set of one, a site's own update, is opened."""
     _, sealed, opening, _ = standing(sealed_round)
     alone = structs.replace(sealed, submissions=sealed.submissions[:1])
-    total = tasks.aggregate.fn(sealed_round, 1, alone, opening)  # type: ignore[attr-defined]
+    total = tasks.aggregate.fn(sealed_round, 1, alone, opening, plan_of(alone))  # type: ignore[attr-defined]
     monkeypatch.setattr(RunRecord, "check_sealed", lambda *_: None)
     assert release(sealed_round, "east", alone, total).kind == "opening"
 
@@ -139,7 +145,7 @@ def test_nothing_is_opened_before_the_set_is_sealed(trainer: Any) -> None:
     sealed = SealedSet(1, submissions, Committed("00" * 32, 1))
     public = workspace.store.find("public-context", found.public_context.hex())
     opening = Opening(1, workspace.store.find("model", found.base_model.hex()), public, workspace.record.sites, committed(found.opened))
-    total = tasks.aggregate.fn(ref, 1, sealed, opening)  # type: ignore[attr-defined]
+    total = tasks.aggregate.fn(ref, 1, sealed, opening, plan_of(sealed))  # type: ignore[attr-defined]
     with pytest.raises(FailureError, match="not the one sealed on the ledger"):
         release(ref, "east", sealed, total)
     Workspace.close_all()
@@ -180,9 +186,9 @@ def test_mutant_an_aggregating_step_with_the_secret_is_seen(trainer: Any, monkey
     """Mutant: an aggregate step that takes the secret context shows up in the same watch."""
     read = Workspace.submissions
 
-    def greedy(workspace: Workspace, *arguments: Any) -> dict[str, Ciphertext]:
+    def greedy(workspace: Workspace, sealed: SealedSet) -> dict[str, Ciphertext]:
         workspace.secret_context("east")
-        return read(workspace, *arguments)
+        return read(workspace, sealed)
 
     monkeypatch.setattr(Workspace, "submissions", greedy)
     assert "aggregate" in holders(opened_secrets(trainer, monkeypatch))

@@ -26,7 +26,7 @@ def test_init_writes_a_scenario_that_runs(trainer: Any) -> None:
     assert "cd study && cifer run scenario.yaml" in spoken.out
     (trainer.folder / "mlruns").rename(trainer.folder / "study" / "mlruns")
     trainer.folder = trainer.folder / "study"
-    found = trainer.cifer("run", "scenario.yaml", "--set", "training.rounds=3", "--set", "baselines=false", "--json")
+    found = trainer.cifer("run", "scenario.yaml", "--set", "training.rounds=6", "--set", "baselines=false", "--json")
     assert found.code == 0, found
     document = json.loads(found.out)
     accuracies = [{item["name"]: item["value"] for item in result["evaluation"]["metrics"]}["accuracy"] for result in document["rounds"]]

@@ -88,7 +88,7 @@ class Up:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Both services on free ports; whatever the tests did, they are stopped in the end."""
+    """Every service on free ports; whatever the tests did, they are stopped in the end."""
     home = tmp_path_factory.mktemp("services") / ".cifer"
     try:
         yield Up(home)
@@ -118,12 +118,12 @@ def test_up_twice_is_up_once(up: Up) -> None:
 def test_a_port_in_use_is_named_with_holder_and_flag(up: Up, tmp_path: Path) -> None:
     """Another home that wants the same port learns who has it and which flag changes it; nothing is started or left there."""
     pid = next(item.pid for item in up.services if item.name == "mlflow")
-    ports = {"prefect": _free_port(), "mlflow": up.ports["mlflow"]}
+    ports = {**{name: _free_port() for name in KINDS}, "mlflow": up.ports["mlflow"]}
     with pytest.raises(UsageError, match=rf"port {ports['mlflow']} for MLflow is in use by .*\(process \d+\).*--mlflow-port") as caught:
         services.up(tmp_path, ports)
     family = {str(pid), str(psutil.Process(pid).ppid())}
     assert any(f"process {member}" in str(caught.value) for member in family)
-    assert [item.state for item in services.status(tmp_path)] == ["stopped", "stopped"]
+    assert [item.state for item in services.status(tmp_path)] == ["stopped"] * len(KINDS)
     listen(ports["prefect"]).close()
 
 
@@ -176,7 +176,7 @@ def test_services_do_not_outlive_their_supervisor(up: Up) -> None:
     children = [item.process for item in state.services.values() if item.process]
     os.kill(state.supervisor.pid, signal.SIGKILL)
     _until(lambda: not any(child.alive() for child in children), "the end of the orphans")
-    assert [item.state for item in services.status(up.home)] == ["stopped", "stopped"]
+    assert [item.state for item in services.status(up.home)] == ["stopped"] * len(KINDS)
     assert services.down(up.home) == ()
     started = up.again()
     assert {item.pid for item in started}.isdisjoint(child.pid for child in children)
@@ -185,7 +185,7 @@ def test_services_do_not_outlive_their_supervisor(up: Up) -> None:
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
     for port in up.ports.values():
         listen(port).close()
-    assert [item.state for item in services.status(up.home)] == ["stopped", "stopped"]
+    assert [item.state for item in services.status(up.home)] == ["stopped"] * len(KINDS)
 
 
 def test_a_private_server_ends_with_a_killed_parent(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_service_that_keeps_ending_fails_up(tmp_path: Path) -> None:
     ports = {name: _free_port() for name in KINDS}
     with pytest.raises(FailureError, match=r"MLflow keeps ending: .*mlruns.*mlflow\.log"):
         services.up(home, ports, project=tmp_path)
-    assert [item.state for item in services.status(home)] == ["stopped", "stopped"]
+    assert [item.state for item in services.status(home)] == ["stopped"] * len(KINDS)
     for port in ports.values():
         listen(port).close()
 
@@ -316,7 +316,7 @@ def test_a_damaged_state_is_no_state(damage: bytes, tmp_path_factory: pytest.Tem
     services_folder(home).mkdir()
     (services_folder(home) / "state.json").write_bytes(damage)
     assert read_state(home) is None
-    assert [item.state for item in services.status(home)] == ["stopped", "stopped"]
+    assert [item.state for item in services.status(home)] == ["stopped"] * len(KINDS)
 
 
 @given(restart=st.integers(1, 10**6))

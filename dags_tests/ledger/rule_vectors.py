@@ -25,6 +25,7 @@ from ledger.crypto import SigningKey
 from ledger.digests import header_digest, network_id, transactions_root, validators_hash
 from ledger.state import State, apply_transaction
 from ledger.types import (
+    AcceptInvitation,
     Anchor,
     AppendLineage,
     ApproveModel,
@@ -38,9 +39,12 @@ from ledger.types import (
     Genesis,
     GrantConsent,
     Header,
+    InviteIdentity,
+    MeasureRound,
     Metric,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -50,9 +54,12 @@ from ledger.types import (
     RequireApproval,
     SealRound,
     SignedTransaction,
+    SiteStatistics,
+    SiteWeight,
     Statement,
     SubmitUpdate,
     Validator,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -151,6 +158,18 @@ def register(name: str, role: str, **changes: Any) -> RegisterIdentity:
     return msgspec.structs.replace(RegisterIdentity(name, role, key(name).public), **changes)
 
 
+def invite(name: str, **changes: Any) -> InviteIdentity:
+    """An invitation of a site with its fixed one-time key, good for a thousand blocks."""
+    made = InviteIdentity(name, "site", key(f"invitation of {name}").public, 1000)
+    return msgspec.structs.replace(made, **changes)
+
+
+def accept(name: str, as_: str = "", **changes: Any) -> AcceptInvitation:
+    """The invited `name` names its fixed key, having signed for `as_`."""
+    proof = key(name).sign(b"cifer/joining/1", NETWORK + (as_ or name).encode())
+    return msgspec.structs.replace(AcceptInvitation(key(name).public, proof), **changes)
+
+
 def exchange_key(number: int) -> RegisterKey:
     """The X25519 public key of a fixed private one: the u-coordinate of `number` + 8 times the base point."""
     return RegisterKey(bindings.crypto_scalarmult_base(bytes((8 * (number + 1),)) + bytes(30) + b"\x40"))
@@ -158,6 +177,15 @@ def exchange_key(number: int) -> RegisterKey:
 
 RELEASE = ReleaseOpening("run-1", 1, digest("sum"), digest("share of site-a"))
 APPROVE = ApproveModel("run-1", digest("model 1"), True, "reviewed with the hospitals")
+MEASURED = MeasureRound(
+    "run-1",
+    1,
+    digest("reference"),
+    digest("measured"),
+    (SiteStatistics("site-a", 1_000_000, -30_000, ""), SiteStatistics("site-b", 0, 0, "it is longer than can be measured")),
+)
+WEIGHTS = WeighRound("run-1", 1, "norm_clip", (SiteWeight("site-a", 1024, 750, ""), SiteWeight("site-b", 31, -20, "clipped")), 204_800)
+PARTS = PartitionRound("run-1", 2, (("site-a", "site-b", "site-c"),))
 MODEL = RegisterModel("classifier", 1, "champion", digest("model 1"), "run-1", 1)
 EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'
 SITES = ("site-a", "site-b", "site-c")
@@ -200,6 +228,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "submitted-b", "site-b", submit("site-b")
     yield "excluded-c", "site-c", ExcludeSite("run-1", 1, "site-c", "validate_data", "missing values in column area")
     yield "sealed-1", "coordinator-a", SealRound("run-1", 1, ("site-a", "site-b"))
+    yield "measured-a", "site-a", MEASURED
+    yield "weighed-1", "coordinator-a", WEIGHTS
     yield "released-a", "site-a", RELEASE
     yield "released-c", "site-c", msgspec.structs.replace(RELEASE, opening=digest("share of site-c"))
     yield "committed-1", "coordinator-a", commit()
@@ -213,6 +243,7 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     for site in SITES:
         yield f"submitted-2-{site}", site, submit(site, 2)
     yield "sealed-2", "coordinator-a", SealRound("run-1", 2, SITES)
+    yield "partitioned-2", "coordinator-a", PARTS
     yield "committed-2", "coordinator-a", commit(2, accepted=False, reason="accuracy fell by 0.03")
     yield "closed", "coordinator-a", CloseRun("run-1", "completed", "")
     yield "withdrawn-a", "site-a", WithdrawConsent(digest("table of site-a"), "breast-cancer", "the study is over")
@@ -221,6 +252,9 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "validator-rotated", "administrator-0", validator("validator-1", power=2, public_key=key("validator-1b").public)
     yield "validator-removed", "administrator-0", validator("validator-0", power=0)
     yield "evidence", "validator-2", evidence()
+    yield "invited", "administrator-0", invite("site-e", invitation=key("an earlier invitation").public)
+    yield "invited-again", "administrator-0", invite("site-e")
+    yield "joined", "invitation of site-e", accept("site-e")
     yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
     yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
 
@@ -238,6 +272,7 @@ def refused() -> Iterator[Case]:
     yield from refused_registrations()
     yield from refused_runs()
     yield from refused_updates()
+    yield from refused_weighings()
     yield from refused_outcomes()
     yield from refused_validators()
 
@@ -294,6 +329,7 @@ def refused_registrations() -> Iterator[Case]:
     yield "register_key_twice", "I4", "identity-site-a", [], admin, register("site-x", "site", public_key=key("site-a").public)
     yield "register_key_31_bytes", "I5", "coordinator", [], admin, register("site-x", "site", public_key=bytes(31))
     yield "register_key_small_order", "I5", "coordinator", [], admin, register("site-x", "site", public_key=b"\x01" + bytes(31))
+    yield from refused_invitations()
     key_ = exchange_key(9)
     yield "key_by_coordinator", "Q1", "key-again", [], "coordinator-a", key_
     yield "key_31_bytes", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31])
@@ -318,6 +354,33 @@ def refused_registrations() -> Iterator[Case]:
     yield "withdraw_never_granted", "P4", "consent-site-c", [], "site-d", WithdrawConsent(table, "breast-cancer", "")
     yield "withdraw_twice", "P4", "consent-site-c", [("site-b", WITHDRAW_B)], "site-b", WITHDRAW_B
     yield "withdraw_reason_long", "F3", "consent-site-c", [], "site-b", msgspec.structs.replace(WITHDRAW_B, reason="x" * 501)
+
+
+def refused_invitations() -> Iterator[Case]:
+    """Rules I of invitations, and the keys that they leave behind."""
+    admin, guest = "administrator-0", "invitation of site-e"
+    yield "invite_by_site", "I1", "identity-site-a", [], "site-a", invite("site-e")
+    yield "invite_name", "F1", "coordinator", [], admin, invite("Site-E")
+    yield "invite_role_administrator", "I2", "coordinator", [], admin, invite("site-e", role="administrator")
+    yield "invite_role_invited", "I2", "coordinator", [], admin, invite("site-e", role="invited")
+    yield "invite_registered", "I3", "identity-site-a", [], admin, invite("site-a")
+    yield "invite_joined", "I3", "joined", [], admin, invite("site-e", invitation=key("other").public)
+    yield "register_invited", "I3", "invited-again", [], admin, register("site-e", "site")
+    yield "invite_key_twice", "I4", "identity-site-a", [], admin, invite("site-e", invitation=key("site-a").public)
+    yield "invite_key_small_order", "I5", "coordinator", [], admin, invite("site-e", invitation=b"\x01" + bytes(31))
+    yield "invite_ended", "I6", "invited", [], admin, invite("site-f", last_height=1)
+    yield "accept_as_a_site", "I7", "identity-site-a", [], "site-a", accept("site-f", as_="site-a")
+    short = [(admin, invite("site-f", last_height=55)), *((admin, register(f"site-x{n}", "site")) for n in range(12))]
+    yield "accept_too_late", "I8", "joined", short, "invitation of site-f", accept("site-f")
+    yield "accept_key_of_another", "I4", "invited-again", [], guest, accept("site-a", as_="site-e")
+    yield "accept_key_of_the_invitation", "I4", "invited-again", [], guest, accept("site-e", public_key=key(guest).public)
+    yield "accept_key_31_bytes", "I5", "invited-again", [], guest, accept("site-e", public_key=bytes(31))
+    yield "accept_proof_for_another_name", "I9", "invited-again", [], guest, accept("site-e", as_="site-f")
+    yield "accept_proof_by_another_key", "I9", "invited-again", [], guest, accept("site-e", public_key=key("site-f").public)
+    yield "invited_does_nothing_else", "D1", "invited-again", [], guest, dataset("site-e")
+    yield "accept_with_the_earlier_invitation", "X4", "invited-again", [], "an earlier invitation", accept("site-e")
+    yield "accept_twice", "X4", "joined", [], guest, accept("site-f", as_="site-e")
+    yield "signed_with_a_replaced_key", "X4", "validator-rotated", [], "validator-1", evidence()
 
 
 def refused_runs() -> Iterator[Case]:
@@ -400,6 +463,49 @@ def refused_updates() -> Iterator[Case]:
     yield "seal_consent_withdrawn", "S3", start, [("site-b", WITHDRAW_B)], lead, seal
     yield "seal_too_few", "S4", start, [], lead, SealRound("run-1", 1, ("site-a",))
     yield "seal_nobody", "S4", start, [], lead, SealRound("run-1", 1, ())
+
+
+def refused_weighings() -> Iterator[Case]:
+    """Rules S5 to S12."""
+    lead, start = "coordinator-a", "sealed-1"
+    replace = msgspec.structs.replace
+    first, second = WEIGHTS.weights
+    yield "measure_by_stranger", "S5", start, [], "site-d", MEASURED
+    yield "measure_by_coordinator", "S5", start, [], lead, MEASURED
+    yield "measure_before_seal", "S6", "submitted-b", [], "site-a", MEASURED
+    yield "measure_after_release", "S7", start, [("site-c", RELEASE)], "site-a", MEASURED
+    yield "measure_twice", "S8", "measured-a", [], "site-a", MEASURED
+    yield "measure_after_weights", "S9", "weighed-1", [], "site-b", MEASURED
+    yield "measure_one_of_two", "S10", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[:1])
+    yield "measure_out_of_order", "S10", start, [], "site-a", replace(MEASURED, statistics=MEASURED.statistics[::-1])
+    negative = replace(MEASURED, statistics=(replace(MEASURED.statistics[0], square=-1), MEASURED.statistics[1]))
+    yield "measure_negative_square", "F4", start, [], "site-a", negative
+    yield "measure_reference_short", "F2", start, [], "site-a", replace(MEASURED, reference=b"")
+    yield "weigh_by_site", "R9", start, [], "site-a", WEIGHTS
+    yield "weigh_before_seal", "S6", "submitted-b", [], lead, WEIGHTS
+    yield "weigh_after_release", "S7", start, [("site-a", RELEASE)], lead, WEIGHTS
+    yield "weigh_after_outcome", "S7", start, [(lead, commit())], lead, WEIGHTS
+    yield "weigh_twice", "S9", "weighed-1", [], lead, WEIGHTS
+    yield "weigh_a_site_not_sealed", "S10", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, site="site-c")))
+    yield "weigh_one_alone", "S11", start, [], lead, replace(WEIGHTS, weights=(first, replace(second, weight=0)))
+    yield "weigh_above_one", "F4", start, [], lead, replace(WEIGHTS, weights=(replace(first, weight=1025), second))
+    yield "weigh_score_above_one", "F4", start, [], lead, replace(WEIGHTS, weights=(replace(first, score=1001), second))
+    yield "weigh_without_divisor", "F4", start, [], lead, replace(WEIGHTS, divisor=0)
+    yield "weigh_rule_name", "F1", start, [], lead, replace(WEIGHTS, rule="My Rule")
+    parts = "sealed-2"
+    yield "partition_by_site", "R9", parts, [], "site-a", PARTS
+    yield "partition_before_seal", "S6", "submitted-2-site-c", [], lead, PARTS
+    yield "partition_after_release", "S7", parts, [("site-a", replace(RELEASE, round=2))], lead, PARTS
+    yield "partition_twice", "S9", "partitioned-2", [], lead, PARTS
+    yield "partition_of_a_weighed_round", "S9", "weighed-1", [], lead, PartitionRound("run-1", 1, (("site-a", "site-b"),))
+    for name, wrong in (
+        ("overlaps", (("site-a", "site-b"), ("site-b", "site-c"))),
+        ("leaves_one_out", (("site-a", "site-b"),)),
+        ("of_one", (("site-a", "site-b"), ("site-c",))),
+        ("with_a_stranger", (("site-a", "site-b"), ("site-c", "site-e"))),
+        ("out_of_order", (("site-b", "site-a", "site-c"),)),
+    ):
+        yield f"partition_{name}", "S12", parts, [], lead, replace(PARTS, parts=wrong)
 
 
 def refused_outcomes() -> Iterator[Case]:

@@ -14,6 +14,7 @@ from flows.cli.base import Examples, cli
 __all__ = ["Examples", "cli", "main", "plain_errors"]
 
 TOPICS = (
+    "artifacts",
     "audit",
     "bench",
     "deployments",
@@ -22,7 +23,10 @@ TOPICS = (
     "ledger",
     "lineage",
     "operations",
+    "robustness",
     "services",
+    "site",
+    "statistics",
     "training",
     "upkeep",
 )

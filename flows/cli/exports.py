@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from flows.cli.base import as_json, cli, command, print_report, report
+from flows.cli.bench import bench
 from flows.exports import BUNDLE, FORMATS, Asked, verify_file
 
 
@@ -69,3 +70,17 @@ def verify(
     """Check FILE, which `cifer export` wrote, against a genesis: no network, no database, no folder of Cifer's is needed."""
     asked = Asked(genesis, model, statement, head.lower(), not_before, replay, quiet=as_json)
     print_report(verify_file(file, asked), as_json, report)
+
+
+@command(bench, "bundle", "cifer bench bundle\ncifer bench bundle --sites 4,16,64 --rounds 10 --json")
+@click.option("--sites", default="4,16", show_default=True, metavar="N,N", help="Numbers of sites to measure.")
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(min=1), help="Rounds behind the model.")
+@as_json
+def bench_bundle(sites: str, rounds: int, as_json: bool) -> None:
+    """How large a model's bundle is, and what making and verifying it costs."""
+    from flows.bench_bundle import bundle_costs
+
+    counts = [int(part) if part.isascii() and part.isdecimal() else 0 for part in sites.split(",")]
+    if not all(0 < count <= 4096 for count in counts):
+        raise click.BadParameter(f"{sites!r} is not a list of numbers from 1 to 4096 such as 4,16", param_hint="--sites")
+    print_report(bundle_costs(counts, rounds), as_json)

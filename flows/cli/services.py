@@ -12,12 +12,15 @@ from flows.cli.base import as_json, cli, command
 @command(cli, "up", "cifer up\ncifer up --prefect-port 4300 --mlflow-port 5100")
 @click.option("--prefect-port", default=4200, show_default=True, help="Port of the Prefect server and its page.")
 @click.option("--mlflow-port", default=5000, show_default=True, help="Port of the MLflow page.")
+@click.option("--artifacts-port", default=7300, show_default=True, help="Port of the artifact service.")
+@click.option("--open-artifacts", is_flag=True, help="Let other machines reach the artifact service; it admits members only.")
 @as_json
-def up_command(prefect_port: int, mlflow_port: int, as_json: bool) -> None:
-    """Start the Prefect server and the MLflow page as supervised local processes."""
+def up_command(prefect_port: int, mlflow_port: int, artifacts_port: int, open_artifacts: bool, as_json: bool) -> None:
+    """Start the Prefect server, the MLflow page and the artifact service as supervised local processes."""
     from flows.commands import up
 
-    up({"prefect": prefect_port, "mlflow": mlflow_port}, as_json=as_json)
+    ports = {"prefect": prefect_port, "mlflow": mlflow_port, "artifacts": artifacts_port}
+    up(ports, open_artifacts=open_artifacts, as_json=as_json)
 
 
 @command(cli, "down", "cifer down")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS: Final = 3
 LONGEST_STOP_SECONDS: Final = 20
+KEEP_ALIVE_SECONDS: Final = 75
 
 
 class ContentSecurityPolicy:
@@ -69,7 +70,12 @@ def main(name: str, descriptor: int) -> None:
             await super().shutdown(sockets)
 
     application = ContentSecurityPolicy(getattr(module, function)(), port)
-    config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on")
+    config = uvicorn.Config(
+        application, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS, lifespan="on"
+    )
+    if KINDS[name].scheme == "https":
+        config.load()
+        config.ssl = module.tls_context()
     SettlingServer(config).run(sockets=[listening])
 
 

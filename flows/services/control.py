@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from cifer_tasks.errors import FailureError, StorageError, UsageError
-from flows.services.kinds import DEFAULT_PORTS, KINDS, Kind, url_of
+from flows.services.kinds import ANYWHERE, DEFAULT_PORTS, HOST, KINDS, Kind, url_of
 from flows.services.processes import Identity, healthy, reserve, stop
 from flows.services.state import Started, State, read_state, services_folder
 
@@ -49,11 +49,13 @@ def up(
     ports: Mapping[str, int] | None = None,
     *,
     project: Path | None = None,
+    everywhere: Set[str] = frozenset(),
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[Service, ...]:
     """Start every service and wait until all answer; what runs already is left as it is.
 
     home: keeps state, logs and Prefect's database.  ports: by service name, the defaults for those not named.
+    everywhere: services that other machines may reach; the others listen on this one only.
     project: the folder whose ``mlruns/`` MLflow shows, the current one when None.  progress: told in short sentences how it goes.
 
     Raises `UsageError` when a port is in use, or services run on other ports; `FailureError` with the end of its log when a
@@ -68,7 +70,7 @@ def up(
             supervisor = state.supervisor
         else:
             _stop_all(state)
-            supervisor = _start_supervisor(home, project, wanted, progress)
+            supervisor = _start_supervisor(home, project, wanted, everywhere, progress)
         _wait_ready(home, supervisor, wanted, progress)
     return status(home)
 
@@ -107,7 +109,7 @@ def _service(home: Path, kind: Kind, known: Started | None, supervised: bool) ->
         name=kind.name,
         title=kind.title,
         state=state,
-        url=url_of(port),
+        url=url_of(port, kind.scheme),
         port=port,
         pid=known.process.pid if alive and known is not None and known.process is not None else None,
         since=known.since if alive and known is not None else "",
@@ -128,12 +130,14 @@ def _check_same(state: State, wanted: Mapping[str, int], project: Path) -> None:
         raise UsageError(msg)
 
 
-def _start_supervisor(home: Path, project: Path, wanted: Mapping[str, int], progress: Callable[[str], None]) -> Identity:
+def _start_supervisor(
+    home: Path, project: Path, wanted: Mapping[str, int], everywhere: Set[str], progress: Callable[[str], None]
+) -> Identity:
     """A supervisor in a session of its own, holding the sockets."""
     sockets = {}
     try:
         for name, kind in KINDS.items():
-            sockets[name] = reserve(kind, wanted[name])
+            sockets[name] = reserve(kind, wanted[name], ANYWHERE if name in everywhere else HOST)
         progress(f"starting {', '.join(kind.title for kind in KINDS.values())}")
         pairs = [f"{name}={listening.fileno()}" for name, listening in sockets.items()]
         with _log(home, "supervisor").open("ab") as log:
@@ -165,7 +169,7 @@ def _wait_ready(home: Path, supervisor: Identity, wanted: Mapping[str, int], pro
         for name in tuple(waiting):
             item = known.get(name)
             if item is not None and item.process is not None and item.process.alive() and healthy(KINDS[name], waiting[name], 1.0):
-                progress(f"{KINDS[name].title} is ready at {url_of(waiting.pop(name))}")
+                progress(f"{KINDS[name].title} is ready at {url_of(waiting.pop(name), KINDS[name].scheme)}")
             elif item is not None and item.restarts >= _TOO_MANY_RESTARTS:
                 trouble = _told(home, name, f"{KINDS[name].title} keeps ending")
             elif time.monotonic() > deadline:

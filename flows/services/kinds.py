@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 HOST: Final = "127.0.0.1"
+ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - only for a service that was asked to be reachable
 
 QUIET: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -25,7 +26,8 @@ QUIET: Final[Mapping[str, str]] = MappingProxyType(
 class Kind:
     """A service: how it is called, where it listens unless told otherwise, and what runs it.
 
-    application: ``module:function`` that returns the ASGI application.  health_path: answers 200 when the service is ready.
+    application: ``module:function`` that returns the ASGI application; of an ``https`` service, ``tls_context`` beside it gives its
+    certificate.  health_path: answers 200 when the service is ready.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Kind:
     flag: str
     application: str
     health_path: str
+    scheme: str = "http"
 
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
@@ -42,6 +45,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         for kind in (
             Kind("prefect", "Prefect", 4200, "--prefect-port", "flows.services.prefect_app:create", "/api/health"),
             Kind("mlflow", "MLflow", 5000, "--mlflow-port", "cifer_tasks.tracking.server:create", "/health"),
+            Kind("artifacts", "Artifacts", 7300, "--artifacts-port", "flows.services.artifacts_app:create", "/health", "https"),
         )
     }
 )
@@ -49,9 +53,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
 DEFAULT_PORTS: Final[Mapping[str, int]] = MappingProxyType({kind.name: kind.default_port for kind in KINDS.values()})
 
 
-def url_of(port: int) -> str:
+def url_of(port: int, scheme: str = "http") -> str:
     """Where a service on `port` is reached from this machine."""
-    return f"http://{HOST}:{port}"
+    return f"{scheme}://{HOST}:{port}"
 
 
 def prefect_client_environment(home: Path, port: int) -> dict[str, str]:

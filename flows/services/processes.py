@@ -7,6 +7,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -81,12 +82,12 @@ def _signal(processes: Iterable[object], number: signal.Signals) -> None:
             process.send_signal(number)  # type: ignore[attr-defined]
 
 
-def listen(port: int) -> socket.socket:
-    """A socket that listens on the loopback interface, on any free port for 0. Raises OSError when the port is in use."""
+def listen(port: int, host: str = HOST) -> socket.socket:
+    """A socket that listens on the loopback interface, or as `host` says, on any free port for 0. Raises OSError when it is in use."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((HOST, port))
+        made.bind((host, port))
         made.listen(2048)
     except OSError:
         made.close()
@@ -94,10 +95,10 @@ def listen(port: int) -> socket.socket:
     return made
 
 
-def reserve(kind: Kind, port: int) -> socket.socket:
+def reserve(kind: Kind, port: int, host: str = HOST) -> socket.socket:
     """A socket that listens on `port` for a service. Raises `UsageError` naming port, holder and flag when that cannot be had."""
     try:
-        return listen(port)
+        return listen(port, host)
     except (OSError, OverflowError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         reason = f"is in use{_holder(port)}" if in_use else f"cannot be used: {getattr(error, 'strerror', None) or error}"
@@ -118,7 +119,11 @@ def _holder(port: int) -> str:
 
 def healthy(kind: Kind, port: int, timeout_seconds: float = 2.0) -> bool:
     """Whether the service on `port` answers its health check with 200."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_seconds)
+    if kind.scheme == "https":  # nothing is told or believed here: whether our own child answers
+        unverified = ssl._create_unverified_context()  # noqa: S323
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(HOST, port, timeout=timeout_seconds, context=unverified)
+    else:
+        connection = http.client.HTTPConnection(HOST, port, timeout=timeout_seconds)
     try:
         connection.request("GET", kind.health_path)
         return connection.getresponse().status == http.client.OK

@@ -75,6 +75,8 @@ class _Connection:
         self.floor = 1
         self.reason = "it has not been reached yet"
         self.answers: dict[int, asyncio.Future[int]] = {}
+        self.tried = asyncio.Event()
+        """Whether the first attempt to reach it has ended, either way."""
 
     def send(self, message: Wire) -> bool:
         if self.writer is None or self.writer.is_closing():
@@ -166,9 +168,12 @@ class Follower:
     async def catch_up(self) -> None:
         """Come as far as any of the validators that answer says it is; with none that answers, stay where we are.
 
-        One that claims blocks it does not show within a second is not waited for.
+        One that claims blocks it does not show within a second is not waited for. A follower that has only just begun to dial first sees
+        who can be reached: it would pass an old copy off as the present.
         """
         loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(one.tried.wait() for one in self._connections)), CONNECT_SECONDS)
         self._request += 1
         asked: list[asyncio.Future[int]] = []
         for one in self._connections:
@@ -215,6 +220,7 @@ class Follower:
             except LedgerError as error:
                 self._failed = error
                 one.reason = str(error)
+            one.tried.set()
             was_up = one.writer is not None
             self._hang_up(one)
             pause = FIRST_PAUSE_SECONDS if was_up else min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -236,6 +242,7 @@ class Follower:
                 writer.close()
                 raise
         one.writer, one.height = writer, hello.height
+        one.tried.set()
         if self._source is None:
             self._follow(one)
         self._acknowledge()

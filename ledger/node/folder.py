@@ -164,17 +164,17 @@ def create_folders(
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             place = places[name]
             own = {"format": FORMAT, "name": name, "host": place.host, "port": place.port, "health_port": place.health_port, "limits": {}}
-            _write(folder / PEERS_FILE, members)
-            _write(folder / VALIDATOR_FILE, json.dumps(own, indent=1).encode())
-            _write(folder / KEY_FILE, _sealed(key), private=True)
+            write_file(folder / PEERS_FILE, members)
+            write_file(folder / VALIDATOR_FILE, json.dumps(own, indent=1).encode())
+            write_file(folder / KEY_FILE, _sealed(key), private=True)
             create_store(folder / f"{STORE_NAME}.{store}", setup.genesis).close()
-            _write(folder / GENESIS_FILE, encode(setup.genesis))
+            write_file(folder / GENESIS_FILE, encode(setup.genesis))
         folder = directory / "client"
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         credential = tls.issue(administrator, f"{ADMINISTRATOR}-0", ADMINISTRATOR, network, "client")
-        _write(folder / PEERS_FILE, members)
-        _write(folder / CLIENT_FILE, credential.key + credential.certificate, private=True)
-        _write(folder / GENESIS_FILE, encode(setup.genesis))
+        write_file(folder / PEERS_FILE, members)
+        write_file(folder / CLIENT_FILE, credential.key + credential.certificate, private=True)
+        write_file(folder / GENESIS_FILE, encode(setup.genesis))
     except OSError as error:
         raise StorageError(f"{error.filename} cannot be written ({error.strerror}): choose a folder that can be written") from error
 
@@ -317,7 +317,8 @@ def _read(path: Path) -> bytes:
         raise StorageError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
 
 
-def _write(path: Path, data: bytes, *, private: bool = False) -> None:
+def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Replace a file as a whole, flushed to disk; private: mode 0600. Raises `OSError`."""
     draft = path.with_name(path.name + ".new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644)
     with os.fdopen(descriptor, "wb") as file:

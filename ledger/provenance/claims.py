@@ -20,19 +20,24 @@ from ledger.state.entries import (
     Entry,
     Exclusion,
     Identity,
+    Invitation,
     Lineage,
     LineageCount,
     Model,
     ModelName,
     Network,
     Origin,
+    Partition,
     Release,
     Round,
     Run,
+    Statistics,
     Submission,
     ValidatorSets,
+    Weighing,
 )
 from ledger.types import (
+    AcceptInvitation,
     AppendLineage,
     ApproveModel,
     ChangeValidator,
@@ -40,8 +45,11 @@ from ledger.types import (
     CommitRound,
     ExcludeSite,
     GrantConsent,
+    InviteIdentity,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -51,13 +59,18 @@ from ledger.types import (
     SealRound,
     SubmitUpdate,
     Transaction,
+    WeighRound,
     WithdrawConsent,
 )
 
 E = TypeVar("E", bound=Entry)
 
-OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Release)
+OF_A_SITE_IN_A_ROUND: Final[tuple[type[Entry], ...]] = (Submission, Exclusion, Statistics, Release)
 """What the state holds of a site in a round, or shows that there is not; keyed by run, round and site."""
+
+
+OF_A_ROUND: Final[tuple[type[Entry], ...]] = (Round, Weighing, Partition)
+"""What the state holds of a round as a whole; keyed by run and round."""
 
 
 class Entries(Protocol):
@@ -88,7 +101,7 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
     """What an entry says; nothing for entries that only count, and for what genesis made."""
     match entry:
         case Identity() if entry.origin.height:
-            yield _claim(entry, entry.origin, None, RegisterIdentity, ChangeValidator)
+            yield from _identity_claims(entry, entries)
         case EncryptionKey():
             yield _claim(entry, entry.origin, entry.site, RegisterKey)
         case Dataset():
@@ -106,19 +119,35 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
         case Model() | Alias():
             head = entries.read(ModelName, entry.name)
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
-        case ApprovalRequired():
-            yield _claim(entry, entry.origin, entry.by, RequireApproval)
-        case Approval():
-            yield _claim(entry, entry.origin, entry.by, ApproveModel)
+        case ApprovalRequired() | Approval():
+            yield _claim(entry, entry.origin, entry.by, RequireApproval if isinstance(entry, ApprovalRequired) else ApproveModel)
         case Lineage():
             yield _claim(entry, entry.origin, entry.author, AppendLineage)
-        case Round() | Submission() | Exclusion() | Release():
+        case Round() | Weighing() | Partition():
             yield from _round_claims(entry, entries.read(Run, entry.run))
 
+        case Submission() | Exclusion() | Statistics() | Release():
+            yield from _site_claims(entry, entries.read(Run, entry.run))
 
-def _round_claims(entry: Round | Submission | Exclusion | Release, run: Run | None) -> Iterator[Claim]:
-    coordinator, purpose = (run.coordinator, run.purpose) if run else ("", "")
+
+def _identity_claims(entry: Identity, entries: Entries) -> Iterator[Claim]:
+    """An administrator admitted it; or invited it, and it named its own key, signing with the invitation's."""
+    if not isinstance(entries.transaction(entry.origin).body, AcceptInvitation):
+        yield _claim(entry, entry.origin, None, RegisterIdentity, ChangeValidator)
+        return
+    yield _claim(entry, entry.origin, entry.name, AcceptInvitation)
+    invitation = entries.read(Invitation, entry.name)
+    invited = invitation.origin if invitation is not None else Origin(bytes(32), 0)
+    yield Claim(entry, invited, (InviteIdentity,), None, {"name": entry.name, "role": entry.role})
+
+
+def _round_claims(entry: Round | Weighing | Partition, run: Run | None) -> Iterator[Claim]:
+    coordinator = run.coordinator if run else ""
     match entry:
+        case Weighing():
+            yield _claim(entry, entry.origin, coordinator, WeighRound)
+        case Partition():
+            yield _claim(entry, entry.origin, coordinator, PartitionRound)
         case Round():
             yield _claim(entry, entry.opened, coordinator, OpenRound)
             if entry.sealed is not None:
@@ -126,11 +155,17 @@ def _round_claims(entry: Round | Submission | Exclusion | Release, run: Run | No
             if entry.outcome is not None:
                 said = {name: getattr(entry.outcome, name) for name in _fields(CommitRound) if hasattr(entry.outcome, name)}
                 yield _claim(entry, entry.outcome.origin, coordinator, CommitRound, **said)
+
+
+def _site_claims(entry: Submission | Exclusion | Statistics | Release, run: Run | None) -> Iterator[Claim]:
+    match entry:
         case Submission():
             yield _claim(entry, entry.origin, entry.site, SubmitUpdate)
-            yield _claim(entry, entry.consent, entry.site, GrantConsent, purpose=purpose)
+            yield _claim(entry, entry.consent, entry.site, GrantConsent, purpose=run.purpose if run else "")
         case Exclusion():
             yield _claim(entry, entry.origin, entry.by, ExcludeSite)
+        case Statistics():
+            yield _claim(entry, entry.origin, entry.site, MeasureRound)
         case Release():
             yield _claim(entry, entry.origin, entry.site, ReleaseOpening)
 
@@ -200,7 +235,8 @@ class _Walk:
             self.take(Consent, use.dataset, run.purpose)
         for number in range(model.round + 1):
             if number:
-                self.take(Round, run.run, number)
+                for kind in OF_A_ROUND:
+                    self.take(kind, run.run, number)
                 for kind in OF_A_SITE_IN_A_ROUND:
                     for use in run.datasets:
                         self.take(kind, run.run, number, use.site)
@@ -215,8 +251,10 @@ class _Walk:
             for origin in new:
                 done.add(origin)
                 said = self._entries.transaction(origin)
-                self.author(said.author)
+                account = self.author(said.author)
                 body = said.body
+                if isinstance(body, AcceptInvitation) and account is not None:
+                    self.take(Invitation, account.name)
                 if isinstance(body, RegisterModel) and (body.name, body.version) == (name, version) and body.alias:
                     self.take(Alias, name, body.alias)
 
@@ -225,8 +263,9 @@ class _Walk:
         claims = (claim for entry in self.found.values() for claim in claims_of(entry, self._entries))
         return list({claim.origin: None for claim in claims})
 
-    def author(self, public_key: bytes) -> None:
+    def author(self, public_key: bytes) -> Account | None:
         """Whose key it is."""
         account = self.take(Account, public_key)
         if account is not None:
             self.take(Identity, account.name)
+        return account

@@ -8,6 +8,7 @@ from typing import Any, Final
 from ledger.provenance.parts import CONTEXT, DATA, Edge, Known, Node, dataset_id, model_id, party_id, round_id, run_id
 from ledger.state.entries import SITE, VALIDATOR
 from ledger.types import (
+    AcceptInvitation,
     Anchor,
     ApproveModel,
     Body,
@@ -16,8 +17,11 @@ from ledger.types import (
     CommitRound,
     ExcludeSite,
     GrantConsent,
+    InviteIdentity,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -27,6 +31,7 @@ from ledger.types import (
     RequireApproval,
     SealRound,
     SubmitUpdate,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -73,6 +78,21 @@ def _register_identity(slice_: Slice, body: RegisterIdentity) -> tuple[str, str]
     slice_.parties[body.public_key] = party
     slice_.link(party, "admitted_by", slice_.author)
     return party, f"{body.name} is admitted as {body.role}"
+
+
+def _invite(slice_: Slice, body: InviteIdentity) -> tuple[str, str]:
+    kind = "site" if body.role == SITE else "party"
+    party = slice_.node(party_id(body.name, body.role), kind, body.name, None, role=body.role, status="invited")
+    slice_.parties[body.invitation] = party
+    slice_.link(party, "admitted_by", slice_.author)
+    return party, f"{body.name} is invited as {body.role}, until block {body.last_height}"
+
+
+def _accept(slice_: Slice, body: AcceptInvitation) -> tuple[str, str]:
+    kind, name = ("site" if slice_.author.startswith("site/") else "party"), slice_.author.partition("/")[2]
+    slice_.node(slice_.author, kind, name, body.public_key, status="joined")
+    slice_.parties[body.public_key] = slice_.author
+    return slice_.author, f"{name} joins with a key of its own"
 
 
 def _register_key(slice_: Slice, body: RegisterKey) -> tuple[str, str]:
@@ -188,6 +208,22 @@ def _seal(slice_: Slice, body: SealRound) -> tuple[str, str]:
     return round_, f"round {body.round} is sealed with {len(body.sites)} submissions: {', '.join(body.sites)}"
 
 
+def _measure(slice_: Slice, body: MeasureRound) -> tuple[str, str]:
+    round_ = slice_.node(round_id(body.run, body.round), "round", "", None, measured=len(body.statistics))
+    return round_, f"round {body.round}: {len(body.statistics)} submissions are measured"
+
+
+def _weigh(slice_: Slice, body: WeighRound) -> tuple[str, str]:
+    kept = sum(item.weight > 0 for item in body.weights)
+    round_ = slice_.node(round_id(body.run, body.round), "round", "", None, weighed_by=body.rule, weighed_sites=kept)
+    return round_, f"round {body.round} is weighed by {body.rule}: {kept} of {len(body.weights)} submissions count"
+
+
+def _partition(slice_: Slice, body: PartitionRound) -> tuple[str, str]:
+    round_ = slice_.node(round_id(body.run, body.round), "round", "", None, parts=len(body.parts))
+    return round_, f"round {body.round} is opened in {len(body.parts)} parts"
+
+
 def _release(slice_: Slice, body: ReleaseOpening) -> tuple[str, str]:
     site = slice_.author.partition("/")[2]
     release = slice_.node(
@@ -301,6 +337,8 @@ def _anchor(slice_: Slice, body: Anchor) -> tuple[str, str]:
 
 _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     RegisterIdentity: _register_identity,
+    InviteIdentity: _invite,
+    AcceptInvitation: _accept,
     RegisterKey: _register_key,
     RegisterDataset: _register_dataset,
     GrantConsent: _grant,
@@ -310,6 +348,9 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     SubmitUpdate: _submit,
     ExcludeSite: _exclude,
     SealRound: _seal,
+    MeasureRound: _measure,
+    WeighRound: _weigh,
+    PartitionRound: _partition,
     ReleaseOpening: _release,
     CommitRound: _commit,
     CloseRun: _close,

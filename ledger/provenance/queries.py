@@ -9,7 +9,22 @@ from dataclasses import dataclass
 
 from ledger.backends.base import Ledger
 from ledger.errors import NotOnRecordError
-from ledger.state.entries import Alias, Approval, Exclusion, Lineage, Model, ModelName, Origin, Outcome, Release, Run, Submission
+from ledger.state.entries import (
+    Alias,
+    Approval,
+    Exclusion,
+    Lineage,
+    Model,
+    ModelName,
+    Origin,
+    Outcome,
+    Partition,
+    Release,
+    Run,
+    Statistics,
+    Submission,
+    Weighing,
+)
 from ledger.state.view import State
 from ledger.types import DatasetUse
 
@@ -47,6 +62,9 @@ class RoundHistory:
     exclusions: tuple[Exclusion, ...]
     sealed_sites: tuple[str, ...]
     sealed: Origin | None
+    statistics: tuple[Statistics, ...]
+    weighing: Weighing | None
+    partition: Partition | None
     outcome: Outcome | None
     releases: tuple[Release, ...]
     lineage: tuple[Lineage, ...]
@@ -203,6 +221,9 @@ def _round_history(state: State, run: str, number: int) -> RoundHistory:
         exclusions=view.exclusions,
         sealed_sites=view.sealed_sites,
         sealed=view.sealed,
+        statistics=view.statistics,
+        weighing=view.weighing,
+        partition=view.partition,
         outcome=view.outcome,
         releases=view.releases,
         lineage=state.lineage(run, number),

@@ -31,10 +31,13 @@ from ledger.state.entries import (
     ModelName,
     Origin,
     Outcome,
+    Partition,
     Release,
     Round,
     Run,
+    Statistics,
     Submission,
+    Weighing,
 )
 from ledger.types import AppendLineage, GrantConsent, Transaction, WithdrawConsent
 
@@ -135,6 +138,8 @@ def artifact_digests(entries: Iterable[Entry]) -> dict[bytes, str]:
                 found[entry.ciphertext] = "ciphertext"
             case Release():
                 found[entry.opening] = "opening"
+            case Statistics():
+                found |= {entry.reference: "reference", entry.measured: "measured"}
             case Model():
                 found[entry.model] = "model"
     return found
@@ -208,7 +213,6 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
     for use in run.datasets:
         entry = record.find(Submission, run.run, number, use.site)
         left_out = record.find(Exclusion, run.run, number, use.site)
-        released = record.find(Release, run.run, number, use.site)
         if entry is not None:
             submitted.add(use.site)
             within.append((f"the submission of {use.site}", opened, record.place(entry.origin), sealed))
@@ -216,8 +220,7 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
                 _refuse("Z14", f"round {number}: {use.site} submitted for another table or number of rows, or although it was left out")
         if left_out is not None:
             within.append((f"the exclusion of {use.site}", opened, record.place(left_out.origin), sealed))
-        if released is not None:
-            within.append((f"the release of {use.site}", sealed, record.place(released.origin), committed))
+    within += _decided(record, number, sealed, committed)
     for what, before, at, end in within:
         if not after < before < at < end:
             _refuse("Z13", f"round {number}: {what} is not in its place between the steps around it")
@@ -226,6 +229,22 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
     if not ascending or not set(sites) <= submitted or len(sites) < run.minimum_sites:
         _refuse("Z14", f"round {number}: the sealed set is unordered, too small, or names a site that did not submit")
     return found.outcome, committed
+
+
+def _decided(record: _Record, number: int, sealed: Position, committed: Position) -> list[tuple[str, Position, Position, Position]]:
+    """Between which places the statistics, the weights or the partition of a round belong, and the releases behind these."""
+    run, within = record.run, []
+    decided = record.find(Weighing, run.run, number) or record.find(Partition, run.run, number)
+    at = sealed if decided is None else record.place(decided.origin)
+    if decided is not None:
+        within.append(("the weights or the partition", sealed, at, committed))
+    for use in run.datasets:
+        measured, released = record.find(Statistics, run.run, number, use.site), record.find(Release, run.run, number, use.site)
+        if measured is not None:
+            within.append((f"the statistics by {use.site}", sealed, record.place(measured.origin), committed))
+        if released is not None:
+            within.append((f"the release of {use.site}", at, record.place(released.origin), committed))
+    return within
 
 
 def _check_consents(record: _Record) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ledger.codec import encode
 from ledger.crypto import Domain, tagged_digest
-from ledger.types import DatasetUse, Metric, Record, Validator
+from ledger.types import DatasetUse, Metric, Record, SiteStatistics, SiteWeight, Validator
 
 ADMINISTRATOR = "administrator"
 SITE = "site"
@@ -19,6 +19,7 @@ AGGREGATOR = "aggregator"
 AUDITOR = "auditor"
 APPROVER = "approver"
 VALIDATOR = "validator"
+INVITED = "invited"
 
 
 class Origin(Record, frozen=True):
@@ -51,6 +52,17 @@ class Identity(Entry, frozen=True, tag="state.identity"):
     name: str
     role: str
     public_key: bytes
+    origin: Origin
+
+
+class Invitation(Entry, frozen=True, tag="state.invitation"):
+    """The last invitation under a name: who accepts it gets `role`, up to the block at `last_height`."""
+
+    key_fields: ClassVar = ("name",)
+    name: str
+    role: str
+    invitation: bytes
+    last_height: int
     origin: Origin
 
 
@@ -203,6 +215,41 @@ class Exclusion(Entry, frozen=True, tag="state.exclusion"):
     origin: Origin
 
 
+class Statistics(Entry, frozen=True, tag="state.statistics"):
+    """What one key holder opened of each submission of a sealed round."""
+
+    key_fields: ClassVar = ("run", "round", "site")
+    run: str
+    round: int
+    site: str
+    reference: bytes
+    measured: bytes
+    statistics: tuple[SiteStatistics, ...]
+    origin: Origin
+
+
+class Weighing(Entry, frozen=True, tag="state.weighing"):
+    """What each submission of a sealed round counts in its sum, and what the sum is divided by."""
+
+    key_fields: ClassVar = ("run", "round")
+    run: str
+    round: int
+    rule: str
+    weights: tuple[SiteWeight, ...]
+    divisor: int
+    origin: Origin
+
+
+class Partition(Entry, frozen=True, tag="state.partition"):
+    """The parts of a sealed round that are opened on their own."""
+
+    key_fields: ClassVar = ("run", "round")
+    run: str
+    round: int
+    parts: tuple[tuple[str, ...], ...]
+    origin: Origin
+
+
 class Release(Entry, frozen=True, tag="state.release"):
     """What one key holder released to open one sealed round: digests of the sum and of its contribution."""
 
@@ -328,6 +375,7 @@ class Jail(Entry, frozen=True, tag="state.jail"):
 
 StateEntry = (
     Identity
+    | Invitation
     | Account
     | EncryptionKey
     | EncryptionKeyOwner
@@ -337,6 +385,9 @@ StateEntry = (
     | Round
     | Submission
     | Exclusion
+    | Statistics
+    | Weighing
+    | Partition
     | Release
     | ModelName
     | Model

@@ -26,11 +26,26 @@ from ledger.errors import (
     UnknownAuthorError,
     WrongNetworkError,
 )
-from ledger.state import anchors, approvals, checks, consents, datasets, identities, keys, lineage, models, rounds, runs, validators
+from ledger.state import (
+    anchors,
+    approvals,
+    checks,
+    consents,
+    datasets,
+    identities,
+    keys,
+    lineage,
+    models,
+    rounds,
+    runs,
+    validators,
+    weighing,
+)
 from ledger.state.draft import Draft
 from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
+    AcceptInvitation,
     Anchor,
     AppendLineage,
     ApproveModel,
@@ -41,8 +56,11 @@ from ledger.types import (
     ExcludeSite,
     GrantConsent,
     Header,
+    InviteIdentity,
+    MeasureRound,
     OpenRound,
     OpenRun,
+    PartitionRound,
     RegisterDataset,
     RegisterIdentity,
     RegisterKey,
@@ -54,6 +72,7 @@ from ledger.types import (
     SignedTransaction,
     SubmitUpdate,
     Transaction,
+    WeighRound,
     WithdrawConsent,
 )
 
@@ -63,6 +82,8 @@ Rule = Callable[[State, Identity, Origin, Any], State]
 
 _RULES: Final[Mapping[type, Rule]] = {
     RegisterIdentity: identities.register,
+    InviteIdentity: identities.invite,
+    AcceptInvitation: identities.accept,
     RegisterKey: keys.register,
     RegisterDataset: datasets.register,
     GrantConsent: consents.grant,
@@ -72,6 +93,9 @@ _RULES: Final[Mapping[type, Rule]] = {
     SubmitUpdate: rounds.submit,
     ExcludeSite: rounds.exclude,
     SealRound: rounds.seal,
+    MeasureRound: weighing.measure,
+    WeighRound: weighing.weigh,
+    PartitionRound: weighing.partition,
     ReleaseOpening: rounds.release,
     CommitRound: rounds.commit,
     CloseRun: runs.close,
@@ -179,9 +203,9 @@ def check_signature(state: State, signed: SignedTransaction, transaction: Transa
         )
     account = state.read(Account, transaction.author)
     author = None if account is None else state.read(Identity, account.name)
-    if account is None or author is None:
+    if account is None or author is None or author.public_key != transaction.author:
         key = transaction.author.hex()[:16]
-        checks.refuse("X4", UnknownAuthorError, f"key {key} is not registered; an administrator has to register it first")
+        checks.refuse("X4", UnknownAuthorError, f"key {key} is nobody's, or was replaced; an administrator has to register it first")
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
     return author, account

@@ -31,12 +31,15 @@ from ledger.state.entries import (
     Network,
     Origin,
     Outcome,
+    Partition,
     Release,
     Round,
     Run,
     ScheduledSet,
+    Statistics,
     Submission,
     ValidatorSets,
+    Weighing,
     path_of,
 )
 from ledger.state.tree import StateProof, Tree, verify_absence, verify_presence
@@ -50,7 +53,7 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """A round with its submissions, exclusions and releases, each in ascending order of site.
+    """A round with its submissions, exclusions, statistics and releases, each in ascending order of site.
 
     status: ``open``, ``sealed`` or ``committed``.
     """
@@ -65,6 +68,9 @@ class RoundView:
     exclusions: tuple[Exclusion, ...]
     sealed_sites: tuple[str, ...]
     sealed: Origin | None
+    statistics: tuple[Statistics, ...]
+    weighing: Weighing | None
+    partition: Partition | None
     outcome: Outcome | None
     releases: tuple[Release, ...]
 
@@ -130,13 +136,14 @@ class State:
         return self.read(Run, run)
 
     def round(self, run: str, number: int) -> RoundView | None:
-        """Round `number` of `run`, with its submissions, exclusions and releases: three look-ups per site of the run."""
+        """Round `number` of `run`, with its submissions, exclusions, statistics and releases: four look-ups per site of the run."""
         declared, leaf = self.run(run), self.read(Round, run, number)
         if declared is None or leaf is None:
             return None
         sites = sorted(use.site for use in declared.datasets)
         submissions = (self.submission(run, number, site) for site in sites)
         exclusions = (self.read(Exclusion, run, number, site) for site in sites)
+        statistics = (self.read(Statistics, run, number, site) for site in sites)
         releases = (self.release(run, number, site) for site in sites)
         return RoundView(
             run=run,
@@ -149,6 +156,9 @@ class State:
             exclusions=tuple(found for found in exclusions if found is not None),
             sealed_sites=leaf.sealed_sites,
             sealed=leaf.sealed,
+            statistics=tuple(found for found in statistics if found is not None),
+            weighing=self.weighing(run, number),
+            partition=self.read(Partition, run, number),
             outcome=leaf.outcome,
             releases=tuple(found for found in releases if found is not None),
         )
@@ -164,6 +174,10 @@ class State:
     def release(self, run: str, number: int, site: str) -> Release | None:
         """What `site` released to open round `number`."""
         return self.read(Release, run, number, site)
+
+    def weighing(self, run: str, number: int) -> Weighing | None:
+        """What each submission to round `number` counts in its sum."""
+        return self.read(Weighing, run, number)
 
     def encryption_key(self, site: str) -> EncryptionKey | None:
         """The key under which others encrypt to `site` now."""

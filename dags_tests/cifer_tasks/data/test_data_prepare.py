@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks import files
-from cifer_tasks.config import Settings, load
+from cifer_tasks.config import Aggregation, Settings, load
 from cifer_tasks.data import load_scenario, prepare, read_preprocessing, read_table
-from cifer_tasks.data.prepare import _Rows, _standardisation
+from cifer_tasks.data.prepare import Rows, _standardisation
 from cifer_tasks.errors import CiferError, ConfigError, DataError, IntegrityError, StorageError, UsageError
 from cifer_tasks.records import Scenario
 
@@ -151,7 +151,7 @@ def test_rows_are_kept_once_and_nobody_trains_on_the_holdout(base: Path, tmp_pat
 @settings(max_examples=150, deadline=None)
 def test_standardisation_is_the_pooled_mean_and_deviation(per_site: list[list[float]], offset: float) -> None:
     """Oracle: exact rational arithmetic over the pooled column, also far from zero where sums of squares cancel."""
-    sites = [_Rows(np.array(values)[:, None] + offset, np.zeros(len(values), np.int64)) for values in per_site]
+    sites = [Rows(np.array(values)[:, None] + offset, np.zeros(len(values), np.int64)) for values in per_site]
     mean, scale = _standardisation(sites)
     pooled = [Fraction(float(value)) for rows in sites for value in rows.features[:, 0]]
     exact_mean = sum(pooled) / len(pooled)
@@ -169,7 +169,7 @@ def test_the_sums_of_squares_formula_would_be_wrong() -> None:
     """Mutant: E[x^2] - E[x]^2 loses the deviation of values near 1e8 that the two-step sums keep."""
     values = 1e8 + np.array([0.0, 0.5, 1.0, 1.5])
     naive = abs((values**2).mean() - values.mean() ** 2) ** 0.5
-    _, scale = _standardisation([_Rows(values[:, None], np.zeros(4, np.int64))])
+    _, scale = _standardisation([Rows(values[:, None], np.zeros(4, np.int64))])
     assert scale[0] == pytest.approx(values.std(), rel=1e-12)
     assert naive != pytest.approx(values.std(), rel=1e-2)
 
@@ -330,6 +330,23 @@ def test_a_full_disk_leaves_no_half_written_table(file: str, base: Path, tmp_pat
     with pytest.raises(CiferError):
         load_scenario("own", tmp_path)
     assert prepare(own(), base, tmp_path) == load_scenario("own", tmp_path)
+
+
+def test_the_root_set_comes_out_of_the_held_out_rows(base: Path, tmp_path: Path) -> None:
+    """Held-out and root rows together are the held-out rows without a root set; no site's rows change; an empty one is refused."""
+    without = prepare(own(), base, tmp_path / "without")
+    split = prepare(own().model_copy(update={"aggregation": Aggregation(root_fraction=0.5)}), base, tmp_path / "with")
+    assert without.root is None
+    assert split.root is not None
+    assert split.datasets != ()
+    assert [table.sha256 for table in split.datasets] == [table.sha256 for table in without.datasets]
+    lines = [Path(table.path).read_text().splitlines()[1:] for table in (split.holdout, split.root, without.holdout)]
+    assert sorted(lines[0] + lines[1]) == sorted(lines[2])
+    assert lines[0]
+    assert lines[1]
+    assert load_scenario("own", tmp_path / "with") == split
+    with pytest.raises(DataError, match=r"aggregation\.root_fraction"):
+        prepare(own().model_copy(update={"aggregation": Aggregation(root_fraction=0.001)}), base, tmp_path / "none")
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(base: Path, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_without_the_smallest_set_one_update_would_open(monkeypatch: pytest.Monk
     """The mutant without that rule opens a single site's update in full: what the rule is for."""
     made = group(4)
     value = vectors(1, 1, 20, 2**14)[0]
-    monkeypatch.setattr(threshold, "_check_set", lambda submissions, roster: None)
+    monkeypatch.setattr(threshold, "_check_set", lambda submissions, roster, fewest: None)
     assert np.array_equal(made.open(made.submissions([value], ["site-02"]), made.names), value)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.encryption import Binding, Ciphertext, Opening
-from cifer_tasks.encryption._wire import CIPHERTEXT_MAGIC
+from cifer_tasks.encryption._wire import CIPHERTEXT_MAGIC, frames
 from cifer_tasks.errors import IntegrityError
 
 BINDING = Binding("ab" * 32, "run-1", 3, 10, 2**23 + 4)
@@ -148,3 +148,17 @@ def test_arbitrary_bytes_are_refused(data: bytes) -> None:
     for candidate in (data, CIPHERTEXT_MAGIC + data):
         with pytest.raises(IntegrityError):
             Ciphertext.from_bytes(candidate, "ckks", BINDING)
+
+
+def test_frames_one_after_the_other_read_back_and_a_part_of_one_does_not() -> None:
+    """Any number of frames joined gives each back; cut anywhere but between two, or empty, they are refused."""
+    written = [CIPHERTEXT.to_bytes(), replace(CIPHERTEXT, data=b"").to_bytes(), OPENING.to_bytes()]
+    joined = b"".join(written)
+    assert frames(joined) == written
+    ends = {sum(map(len, written[:count])) for count in (1, 2, 3)}
+    for cut in range(len(joined)):
+        if cut in ends:
+            assert len(frames(joined[:cut])) < 3
+        else:
+            with pytest.raises(IntegrityError, match="frame"):
+                frames(joined[:cut])

@@ -16,10 +16,13 @@ from ledger.codec import encode
 from ledger.consensus.blocks import build_block, extend, genesis_tip
 from ledger.consensus.messages import VoteContent
 from ledger.crypto import VERIFIER, Domain, SigningKey
+from ledger.digests import network_id
 from ledger.state import checks
+from ledger.state.identities import joining
 from ledger.state.transition import apply_transaction
 from ledger.state.view import State
 from ledger.types import (
+    AcceptInvitation,
     AppendLineage,
     ApproveModel,
     Certificate,
@@ -32,6 +35,7 @@ from ledger.types import (
     Genesis,
     GrantConsent,
     Header,
+    InviteIdentity,
     Metric,
     OpenRound,
     OpenRun,
@@ -183,6 +187,27 @@ def _nobody_asks(rule: str) -> Iterator[None]:
 
 def _people(sites: Sequence[str]) -> list[tuple[str, str]]:
     return [("coordinator", "coordinator"), ("auditor", "auditor"), ("approver", "approver"), *((site, "site") for site in sites)]
+
+
+def invitation(name: str) -> InviteIdentity:
+    """Lets whoever holds the key of ``invitation`` join as this site."""
+    return InviteIdentity(name, "site", key("invitation").public, 100)
+
+
+def accepting(name: str) -> list[list[tuple[str, Any]]]:
+    """The block in which a site that was invited to `tiny`'s network names its own key."""
+    network = network_id(Chain("tiny", 1).genesis)
+    proof = key(name).sign(Domain.JOINING, joining(network, name))
+    return [[("invitation", AcceptInvitation(key(name).public, proof))]]
+
+
+def invited() -> Chain:
+    """`tiny`, whose one site was invited and named its own key."""
+    people = [
+        ("administrator", RegisterIdentity("coordinator", "coordinator", key("coordinator").public)),
+        ("administrator", invitation("hospital-a")),
+    ]
+    return tiny(people=[people, *accepting("hospital-a")])
 
 
 def x25519(label: str) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from bundle_chains import EVENTS, Chain, digest, key, tiny
+from bundle_chains import EVENTS, Chain, accepting, digest, invitation, key, tiny
 from msgspec.structs import replace
 
 from ledger.codec import decode, encode
@@ -412,6 +412,10 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
                 _by("coordinator", RegisterIdentity(SITE, "site", key(SITE).public), without="I1"),
             ]
         },
+    ),
+    "an_invitation_by_no_administrator": (
+        "Z11",
+        {"people": [_people(coordinator="coordinator"), _by("coordinator", invitation(SITE), without="I1"), *accepting(SITE)]},
     ),
     "a_consent_by_another": ("Z11", {"table": [_by(SITE, _REGISTER), _by("coordinator", _GRANT, without="P2")]}),
     "a_seal_by_a_site": ("Z11", {"seal": [_by(SITE, SealRound("run-1", 1, (SITE,)), without="R9")]}),

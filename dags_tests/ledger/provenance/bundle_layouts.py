@@ -16,7 +16,17 @@ from ledger.state import entries
 SPEC = Path(__file__).parents[3] / "ledger" / "SPEC.md"
 MARKS = ("<!-- layouts -->", "<!-- end of layouts -->")
 PLAIN = {str: "text", bytes: "bin", int: "int", bool: "bool", type(None): "nil"}
-PARTS = (types.DatasetUse, types.Metric, types.Statement, types.Validator, entries.Origin, entries.Outcome, entries.ScheduledSet)
+PARTS = (
+    types.DatasetUse,
+    types.Metric,
+    types.SiteStatistics,
+    types.SiteWeight,
+    types.Statement,
+    types.Validator,
+    entries.Origin,
+    entries.Outcome,
+    entries.ScheduledSet,
+)
 WHOLE = (types.Genesis, types.Transaction, types.SignedTransaction, types.Header, types.Signature, types.Certificate)
 BUNDLE = (bundle.Bundle, bundle.ShownBlock, bundle.ShownTransaction, StateWalk, bundle.Artifact)
 

@@ -293,9 +293,10 @@ class Story:
             self.ask("state.consent", use["dataset"], run["purpose"])
         for number in range(model["round"] + 1):
             if number:
-                self.ask("state.round", run["run"], number)
+                for tag in ("state.round", "state.weighing", "state.partition"):
+                    self.ask(tag, run["run"], number)
                 for use in run["datasets"]:
-                    for tag in ("submission", "exclusion", "release"):
+                    for tag in ("submission", "exclusion", "statistics", "release"):
                         self.ask(f"state.{tag}", run["run"], number, use["site"])
             count = self.ask("state.lineage-count", run["run"], number)
             for batch in range(count["batches"] if count else 0):
@@ -304,6 +305,8 @@ class Story:
             account = self.ask("state.account", item["author"])
             if account:
                 self.ask("state.identity", account["name"])
+            if account and item["body"]["tag"] == "identity.accept":
+                self.ask("state.invitation", account["name"])
         made = self.said.get(model["origin"]["transaction"])
         if made and made["body"]["tag"] == "model.register" and made["body"]["alias"]:
             self.ask("state.alias", name, made["body"]["alias"])
@@ -327,6 +330,9 @@ class Story:
             "state.encryption-key": ("key.register", entry.get("site")),
             "state.dataset": ("dataset.register", entry.get("owner")),
             "state.exclusion": ("round.exclude", entry.get("by")),
+            "state.statistics": ("round.measure", entry.get("site")),
+            "state.weighing": ("round.weigh", run["coordinator"]),
+            "state.partition": ("round.partition", run["coordinator"]),
             "state.release": ("round.release", entry.get("site")),
             "state.submission": ("round.submit", entry.get("site")),
             "state.model": ("model.register", self.head["owner"]),
@@ -338,7 +344,13 @@ class Story:
         }
         found = [(entry, origin, {simple[tag][0]}, simple[tag][1], {})] if tag in simple else []
         if tag == "state.identity" and origin["height"]:
-            found.append((entry, origin, {"identity.register", "validator.change"}, None, {}))
+            said = self.said.get(origin["transaction"])
+            if said and said["body"]["tag"] == "identity.accept":
+                invitation = self.must("state.invitation", entry["name"])
+                found.append((entry, origin, {"identity.accept"}, entry["name"], {}))
+                found.append((entry, invitation["origin"], {"identity.invite"}, None, {}))
+            else:
+                found.append((entry, origin, {"identity.register", "validator.change"}, None, {}))
         if tag == "state.submission":
             found.append((entry, entry["consent"], {"consent.grant"}, entry["site"], {"purpose": run["purpose"]}))
         if tag == "state.consent":
@@ -422,7 +434,13 @@ class Story:
                 entry, out, released = (
                     self.ask(f"state.{tag}", run["run"], number, site) for tag in ("submission", "exclusion", "release")
                 )
-                for found, start, end in ((entry, opened, sealed), (out, opened, sealed), (released, sealed, done)):
+                measured = self.ask("state.statistics", run["run"], number, site)
+                decided = self.ask("state.weighing", run["run"], number) or self.ask("state.partition", run["run"], number)
+                if decided:
+                    need("Z13", sealed < self.place(decided["origin"]) < done)
+                first = self.place(decided["origin"]) if decided else sealed
+                steps = ((entry, opened, sealed), (out, opened, sealed), (measured, sealed, done), (released, first, done))
+                for found, start, end in steps:
                     need("Z13", not found or start < self.place(found["origin"]) < end)
                 if entry:
                     submitted.add(site)
@@ -469,6 +487,7 @@ class Story:
         """Z16 but for the bytes themselves, Z17."""
         run, sizes = self.run, {entry["ciphertext"]: entry["size_bytes"] for entry in self.entries("state.submission")}
         named = {run["config_digest"], run["initial_model"], self.model["model"], *sizes}
+        named |= {entry[field] for entry in self.entries("state.statistics") for field in ("reference", "measured")}
         named |= {entry["opening"] for entry in self.entries("state.release")}
         for entry in self.entries("state.round"):
             named |= {entry["public_context"], entry["base_model"]}

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bundle_chains import Chain, story, tiny
+from bundle_chains import Chain, invited, story, tiny
 from bundle_forgeries import CHAINS, EDITS, Case, chain_of
 
 from ledger.provenance import Artifact, genesis_to_json, make_bundle, verify_bundle
@@ -59,8 +59,9 @@ def applied(data: bytes, changes: list[Any]) -> bytes:
 def files() -> dict[str, bytes]:
     """Every file of the folder by name."""
     stories = {"story": (story(), 2, True), "early": (story(until="first version"), 1, False), "tiny": (tiny(), 1, False)}
+    stories["invited"] = (invited(), 1, False)
     cases = {name: case_of(chain, version, with_artifacts=artifacts) for name, (chain, version, artifacts) in stories.items()}
-    genesis = {"story": "genesis.json", "early": "genesis.json", "tiny": "tiny-genesis.json"}
+    genesis = {"story": "genesis.json", "early": "genesis.json", "tiny": "tiny-genesis.json", "invited": "tiny-genesis.json"}
     found = {f"{name}.cifer": case.file() for name, case in cases.items()}
     found |= {genesis[name]: genesis_to_json(case.chain.genesis).encode() for name, case in cases.items()}
     invalid: list[dict[str, Any]] = []

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from ledger import merkle
 from ledger.codec import encode
-from ledger.crypto import VERIFIER
+from ledger.crypto import VERIFIER, verify
 from ledger.errors import BundleError, GenesisError, NotOnRecordError, StorageError
 from ledger.provenance import (
     bundle,
@@ -39,9 +39,9 @@ from ledger.provenance import (
     verify_bundle,
     write_bundle,
 )
-from ledger.provenance.claims import OF_A_SITE_IN_A_ROUND
+from ledger.provenance.claims import OF_A_ROUND, OF_A_SITE_IN_A_ROUND
 from ledger.provenance.multiproof import ShownState, block_root, block_siblings, join_proofs
-from ledger.state.entries import Alias, Lineage, LineageCount, ModelName, Round, StateEntry, path_of
+from ledger.state.entries import Alias, Lineage, LineageCount, ModelName, StateEntry, path_of
 from ledger.state.tree import Tree
 
 FOLDER = bundle_vectors.FOLDER
@@ -139,7 +139,7 @@ def test_there_are_enough_ways_and_each_rule_has_one() -> None:
 def test_whatever_the_state_holds_of_a_round_is_in_a_bundle() -> None:
     """A kind of entry that is added to a round has to be added to what a bundle asks for, or bundles could leave it out."""
     of_rounds = {kind for kind in get_args(StateEntry) if kind.key_fields[:2] == ("run", "round")}
-    assert of_rounds == {*OF_A_SITE_IN_A_ROUND, Round, LineageCount, Lineage}
+    assert of_rounds == {*OF_A_SITE_IN_A_ROUND, *OF_A_ROUND, LineageCount, Lineage}
 
 
 def test_the_generator_still_gives_the_golden_bundles() -> None:
@@ -325,6 +325,29 @@ def test_a_bundle_of_a_real_ledger_shows_the_history_the_ledger_tells(story: Any
     assert verified.head == story.ledger.head()
     assert any("hospital-a WITHDRAWN" in sentence for sentence in verified.checked)
     assert bundle_stranger.verify(framed(encode(made.bundle)), bundle_stranger.genesis_of(genesis_to_json(story.ledger.genesis)))
+
+
+def test_each_signature_is_verified_once() -> None:
+    """Verifying costs one check for each transaction and for each validator of a quorum, however often an entry names a transaction."""
+    shown = read_bundle(FOLDER / "story.cifer").bundle
+    asked: list[tuple[bytes, bytes]] = []
+
+    def counting(public: bytes, domain: bytes, data: bytes, signature: bytes) -> bool:
+        asked.append((data, signature))
+        return verify(public, domain, data, signature)
+
+    verify_bundle(shown, ours_of("genesis.json"), counting)
+    assert len(asked) == len(set(asked)) == sum(len(block.certificate.signatures) + len(block.transactions) for block in shown.blocks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(record=st.binary(max_size=300), more=st.binary(max_size=40), framed_=st.booleans())
+def test_no_bytes_make_it_stumble(record: bytes, more: bytes, framed_: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Arbitrary bytes, framed as a bundle or not, are refused by a rule and by nothing else."""
+    path = tmp_path_factory.getbasetemp() / "arbitrary.cifer"
+    path.write_bytes((framed(record) if framed_ else record) + more)
+    with pytest.raises(BundleError):
+        verify_bundle(read_bundle(path).bundle, ours_of("genesis.json"))
 
 
 def test_what_is_not_there_is_not_exported(story: Any) -> None:

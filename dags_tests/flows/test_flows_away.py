@@ -1,0 +1,91 @@
+"""The coordinator's side of sites elsewhere, against a real Prefect server and no site that answers: who does not submit is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cifer_tasks import tasks
+from cifer_tasks.errors import SiteStepError
+from cifer_tasks.records import Exclusion, RunRef, Submission
+from cifer_tasks.workspace import Workspace
+from flows.away import ROUND, Away, Reply, _leave_out
+from ledger import SubmitUpdate
+
+SITES = ("east", "north", "west")
+
+
+@pytest.fixture
+def opened(trainer: Any) -> Iterator[Any]:
+    """A run whose first round is open, and nobody at work."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    def make(**changes: Any) -> tuple[RunRef, Any]:
+        ref = trainer.open(trainer.settings(sites__deadline_seconds=0.3, **changes))
+        plain = {name: getattr(tasks, name).fn for name in ("prepare", "enrol", "open_run", "open_round")}
+        scenario = plain["prepare"](ref)
+        plain["open_run"](ref, scenario, plain["enrol"](ref, scenario))
+        return ref, plain["open_round"](ref, 1)
+
+    import os
+
+    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}):
+        yield make
+    Workspace.close_all()
+
+
+def deploy(site: str) -> None:
+    """A site's deployments, without anybody who serves them: a site that has died."""
+    from prefect.client.orchestration import get_client
+
+    from cifer_tasks.site_home import SiteHome
+    from flows.runner import Runner
+
+    with get_client(sync_client=True) as client:
+        Runner(SiteHome(site, "/"), print)._register(client)
+
+
+def submit(ref: RunRef, site: str) -> None:
+    """What a site signs onto the ledger."""
+    workspace = Workspace.of(ref)
+    table = workspace.dataset(site)
+    stored = workspace.store.put("ciphertext", site.encode())
+    body = SubmitUpdate(ref.run, 1, bytes.fromhex(table.sha256), table.rows, bytes.fromhex(stored.digest), stored.size_bytes)
+    workspace.author(site).send(body)
+
+
+def test_dead_and_absent_sites_are_left_out_with_the_reason_on_record(opened: Any) -> None:
+    """A site that never started, and one that does not answer by the deadline, are excluded; one that submitted before counts."""
+    from prefect.client.orchestration import get_client
+
+    ref, opening = opened()
+    submit(ref, "west")
+    deploy("north")
+    east, north, west = Away().contribute(ref, 1, opening)
+    assert isinstance(east, Exclusion) and "has never been here" in east.reason
+    assert isinstance(north, Exclusion) and north.reason == f"north did not finish {ROUND} within 0.3 s" and north.step == "deadline"
+    assert isinstance(west, Submission)
+    recorded = Workspace.of(ref).record.exclusions(1)
+    assert [item.site for item in recorded] == ["east", "north"] and all(item.committed.height for item in recorded)
+    with get_client(sync_client=True) as client:
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        runs = [run for run in client.read_flow_runs(sort=FlowRunSort.ID_DESC, limit=20) if run.parameters.get("run") == ref.run]
+    assert [run.state.name for run in runs if run.state] == ["Cancelled"]  # who comes back does not begin it
+
+
+def test_a_submission_at_the_last_moment_counts(opened: Any) -> None:
+    """The ledger decides between a submission and the deadline's exclusion: what is there first stands, and the round takes it."""
+    ref, _ = opened()
+    submit(ref, "east")
+    found = _leave_out(ref, 1, Reply("east", False, "east did not finish in time"))
+    assert isinstance(found, Submission) and Workspace.of(ref).record.exclusion(1, "east") is None
+
+
+def test_under_abort_a_silent_site_ends_the_run(opened: Any) -> None:
+    """`sites.on_error: abort` holds for sites elsewhere, too."""
+    ref, opening = opened(sites__on_error="abort")
+    with pytest.raises(SiteStepError, match="has never been here"):
+        Away().contribute(ref, 1, opening)

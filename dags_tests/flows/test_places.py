@@ -1,0 +1,333 @@
+"""The README's "From demo to production", executed: a coordinator, four validators, and three sites that are processes and users with
+folders of their own; one is killed in the middle of a round and comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CIFER = [sys.executable, "-m", "flows.cli"]
+CANARIES = runpy.run_path(str(Path(__file__).with_name("test_canaries.py")), run_name="canaries")
+SITES = {"north": 60001, "south": 60002, "east": 60003}
+RARE = "0.48271653912"
+ROUNDS = 2
+LONGEST_SECONDS = 400
+
+HELD = '''
+
+import time
+from pathlib import Path
+
+from cifer_tasks.artifacts import SiteFolder
+
+_step, _put = Net.training_step, SiteFolder.put
+
+
+def waiting(self, batch, batch_index):
+    """Stop while there is a file `hold`, so that a test knows that training is under way."""
+    while Path("hold").exists():
+        Path("held").touch()
+        time.sleep(0.02)
+    return _step(self, batch, batch_index)
+
+
+def spying(self, name, data):
+    """Keep a copy of every private file, in the site's own folder."""
+    Path("captured").mkdir(exist_ok=True)
+    data = data if isinstance(data, bytes) else b"".join(data)
+    (Path("captured") / name).write_bytes(data)
+    return _put(self, name, data)
+
+
+Net.training_step, SiteFolder.put = waiting, spying
+'''
+
+
+def blocks() -> list[list[str]]:
+    """The commands of the README's section, block by block."""
+    section = README.split("## From demo to production")[1].split("\n## ")[0]
+    return [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)]
+
+
+def free_ports(count: int) -> list[int]:
+    """Consecutive ports that nobody listens on now."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            start = int(first.getsockname()[1])
+        try:
+            held = [socket.create_server(("127.0.0.1", start + number)) for number in range(count)]
+        except OSError:
+            continue
+        for one in held:
+            one.close()
+        return list(range(start, start + count))
+
+
+def as_user(user: int, words: list[str], spare: Path) -> list[str]:
+    """A command as another operating-system user. spare: an empty folder.
+
+    Where Python itself lies in a folder that only root may enter, the command gets a view of the file system of its own in which just that
+    is open to it (mount_namespaces(7)); nothing changes for anybody else.
+    """
+    base = Path(sys.base_prefix)
+    closed = next((path for path in reversed(base.parents) if not path.stat().st_mode & 0o001), None)
+    drop = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", *words]
+    if closed is None:
+        return drop
+    view = f"mount --bind {base} {spare} && mount -t tmpfs -o mode=755 tmpfs {closed} && mkdir -p {base} && mount --bind {spare} {base}"
+    return ["unshare", "--mount", "sh", "-c", f'{view} && cd "$PWD" && exec "$@"', "sh", *drop]
+
+
+def users_apart(spare: Path) -> bool:
+    """Whether sites can be users of their own here: this is root, it may change to others, and they can read Python and this package."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        return False
+    words = as_user(60001, [sys.executable, "-c", "import flows, yaml"], spare)
+    return subprocess.run(words, cwd="/", env=environment(spare), capture_output=True, check=False).returncode == 0
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """As a newcomer's, with a home in `folder`."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "CIFER_"))}
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "USER": folder.name,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+@dataclass
+class Production:
+    """A machine on which the README was followed."""
+
+    root: Path
+    apart: bool
+    ports: list[int]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+
+    def folder(self, who: str) -> Path:
+        return self.root / who
+
+    def start(self, who: str, line: str) -> subprocess.Popen[bytes]:
+        """Run a line of the README as `who`, its output going to a log in that folder."""
+        words = shlex.split(line.removesuffix("&"))
+        words = [*CIFER, *words[1:]] if words[0] == "cifer" else words
+        if self.apart and who in SITES:
+            words = as_user(SITES[who], words, self.root / "spare")
+        with (self.folder(who) / "log").open("ab") as log:
+            return subprocess.Popen(
+                words, cwd=self.folder(who), env=environment(self.folder(who)), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def do(self, who: str, line: str) -> None:
+        """Run a line to its end; it has to succeed."""
+        assert self.start(who, line).wait(LONGEST_SECONDS) == 0, f"{who}: {line}\n{self.log(who)}"
+
+    def log(self, who: str) -> str:
+        return (self.folder(who) / "log").read_text(errors="replace")[-4000:]
+
+    def here(self, line: str) -> str:
+        """The coordinator's line with ports that are free, and few rounds."""
+        prefect, mlflow, artifacts, first = self.ports[:4]
+        line = line.replace("cifer up", f"cifer up --prefect-port {prefect} --mlflow-port {mlflow} --artifacts-port {artifacts}")
+        line = line.replace("--validators 4", f"--validators 4 --port {first}")
+        return line.replace("--set execution=sites", f"--set execution=sites --set training.rounds={ROUNDS}")
+
+    def serve(self, site: str) -> None:
+        """`cifer site start`, in the background as in the README."""
+        self.running[site] = self.start(site, "cifer site start &")
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something that another process does."""
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen\n" + "\n".join(self.log(who) for who in ("coordinator", *SITES))
+            assert all(process.poll() is None for process in self.running.values()), "\n".join(self.log(who) for who in SITES)
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Stop everything that was started."""
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+        for line in ("cifer down", "cifer ledger stop network"):
+            self.start("coordinator", line).wait(60)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study as `cifer init` writes it, whose northern table holds a value that is nowhere else."""
+    from flows.scaffold import scaffold
+
+    folder = tmp_path_factory.mktemp("study") / "study"
+    scaffold(folder)
+    lines = (folder / "data" / "north.csv").read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[1] = RARE
+    lines[1] = ",".join(cells)
+    (folder / "data" / "north.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def production(tables: Path) -> Iterator[Production]:
+    """The README followed to the end of a run, with `north` killed while it trains in round 1, and started again."""
+    root = Path(tempfile.mkdtemp(prefix="cifer-places-"))
+    root.chmod(0o755)
+    (root / "spare").mkdir()
+    made = Production(root, users_apart(root / "spare"), free_ports(11))
+    try:
+        follow(made, tables)
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def follow(made: Production, tables: Path) -> None:
+    """Every command of the three blocks, in order."""
+    founding, joining, running = blocks()
+    coordinator = made.folder("coordinator")
+    for who in ("coordinator", *SITES):
+        made.folder(who).mkdir(mode=0o755 if who == "coordinator" else 0o700)
+        if made.apart and who in SITES:
+            os.chown(made.folder(who), SITES[who], SITES[who])
+    for line in founding:
+        made.do("coordinator", made.here(line).replace("invite", f"invite --prefect http://127.0.0.1:{made.ports[0]}"))
+    with (coordinator / "study" / "model.py").open("a") as model:
+        model.write(HELD)
+    for site, user in SITES.items():
+        table = made.folder(site) / f"{site}.csv"
+        shutil.copy(tables / "data" / f"{site}.csv", table)
+        (coordinator / "study" / "data" / f"{site}.csv").unlink()  # tables are where their sites are, and nowhere else
+        if made.apart:
+            for handed in (table, coordinator / f"{site}.invitation"):
+                os.chown(handed, user, user)
+        for line in (one.replace("north", site).replace(f"../coordinator/study/data/{site}.csv", f"{site}.csv") for one in joining):
+            made.serve(site) if line.endswith("&") else made.do(site, line)
+    north = made.folder("north")
+    (north / "hold").touch()
+    run = made.start("coordinator", made.here(running[0]))
+    made.until((north / "held").exists, "training at north")
+    os.killpg(made.running["north"].pid, signal.SIGKILL)
+    made.running.pop("north").wait()
+    (north / "hold").unlink()
+    made.serve("north")
+    assert run.wait(LONGEST_SECONDS) == 0, "\n".join(made.log(who) for who in ("coordinator", *SITES))
+    for line in running[1:]:
+        made.do("coordinator", line)
+    made.said["coordinator"] = (coordinator / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def history(production: Production) -> Any:
+    """What the coordinator's copy of the ledger holds about the run, verified."""
+    from ledger.backends.reader import open_readonly
+    from ledger.provenance import run_history
+
+    home = production.folder("coordinator") / ".cifer"
+    ledger = open_readonly(home / "ledger")
+    try:
+        (run,) = (path.name for path in (home / "runs").iterdir())
+        return run_history(ledger, run)
+    finally:
+        ledger.close()
+
+
+def test_a_killed_site_comes_back_and_nobody_is_left_out(production: Production, history: Any) -> None:
+    """SIGKILL while a site trains: started again it takes the same round up, and every round has every site's one submission."""
+    assert (production.folder("north") / "held").exists()
+    assert "taking up round-1 again" in (production.folder("north") / "log").read_text()
+    assert len(history.rounds) == ROUNDS
+    for found in history.rounds:
+        assert (sorted(item.site for item in found.submissions), found.exclusions) == (sorted(SITES), ())
+
+
+def test_the_model_is_the_one_that_one_process_makes(production: Production, tables: Path, shared_trainer: Any) -> None:
+    """The same settings, seed and tables in one process, with an embedded ledger: the same SHA-256."""
+    from cifer_tasks.config import load
+
+    settings = load(tables / "scenario.yaml", [f"training.rounds={ROUNDS}", "baselines=false"])
+    lab = shared_trainer
+    ref = lab.open(settings, tables)
+    here = lab.train(ref)
+    assert f"sha256 {here.model.digest}" in production.said["coordinator"]
+    sys.modules.pop("model", None)
+
+
+def test_sites_are_users_of_their_own(production: Production) -> None:
+    """Each site's process runs as its own user, owns what is in its folder, and shows no other user what is private there."""
+    if not production.apart:
+        pytest.skip("not root, or other users cannot read this Python: all sites ran as this user")
+    for site, user in SITES.items():
+        process = psutil.Process(production.running[site].pid)
+        assert set(process.uids()) == {user}
+        assert not production.folder(site).stat().st_mode & 0o077
+        assert {path.stat().st_uid for path in (production.folder(site) / ".cifer").rglob("*")} == {user}
+
+
+def test_rows_updates_and_keys_of_a_site_are_nowhere_else(production: Production) -> None:
+    """North's rows, raw and prepared, its plaintext updates and its secrets are in no file that another party holds, in any encoding."""
+    from cifer_tasks.encryption.keys import Keystore
+
+    north = production.folder("north")
+    (prepared,) = (north / ".cifer" / "data").glob("*/north.csv")
+    (own,) = json.loads((north / ".cifer" / "site.json").read_text())["offers"]
+    assert own["table"] == str(north / "north.csv") and RARE in (north / "north.csv").read_text()
+    canaries: dict[str, set[bytes]] = {"a raw value": {RARE.encode()}}
+    canaries["prepared rows"] = {line.encode() for line in prepared.read_text().splitlines()[1:]}
+    captured = CANARIES["update_canaries"](north / "captured")
+    assert {f"round-{number}.update" for number in range(1, ROUNDS + 1)} <= set(captured)
+    canaries |= captured
+    os.environ.pop("CIFER_PASSPHRASE", None)
+    keys = Keystore(north / ".cifer" / "keys", (north / ".cifer" / "keys" / "passphrase").read_bytes().strip())
+    network = json.loads((north / ".cifer" / "site.json").read_text())["network"]
+    names = [tuple(path.name.removesuffix(".secret").rsplit(".", 1)) for path in keys.folder.glob("*.secret")]
+    assert {kind for _, kind in names} == {"signing", "encryption"}
+    for name, kind in names:
+        canaries[f"{kind} secret of {name}"] = CANARIES["encodings"](keys.get(name, kind, network)[-32:])
+    elsewhere = {
+        str(path): path.read_bytes()
+        for who in ("coordinator", "south", "east")
+        for path in production.folder(who).rglob("*")
+        if path.is_file()
+    }
+    assert any(path.endswith("prefect.db") for path in elsewhere) and any("validator-1" in path for path in elsewhere)
+    canaries = {name: {form for form in forms if len(set(form)) > 4} for name, forms in canaries.items()}  # zeros give nothing away
+    assert all(canaries.values()) and not CANARIES["leaks"](elsewhere, canaries)
+    key = keys.get("north", "signing", network).hex().encode()
+    planted = {"a store that keeps a row": prepared.read_bytes(), "a log that prints a key": key}
+    assert len(CANARIES["leaks"](planted, canaries)) >= 2  # the search finds what it looks for
+
+
+def test_the_coordinator_holds_no_table_and_no_key_of_a_site(production: Production) -> None:
+    """What lies at the coordinator is the held-out table, its own keys, and nothing of a site's folder."""
+    home = production.folder("coordinator") / ".cifer"
+    assert [path.name for path in (home / "data" / "wine").glob("*.csv")] == ["holdout.csv"]
+    assert not [path.name for path in (home / "keys").glob("*.secret") if path.name.split(".")[0] in SITES]
+    assert not [path for path in (home / "runs").rglob("*") if "sites" in path.parts and path.is_file()]
