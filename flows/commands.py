@@ -139,7 +139,7 @@ def runs(*, as_json: bool) -> None:
             state = ledger.state()
             for name in names:
                 found = state.run(name)
-                status = _standing_of(state, found) if found else "not declared"
+                status = standing_of(state, found) if found else "not declared"
                 rows.append(
                     {"run": name, "status": status, "rounds": found.rounds_committed if found else 0, "of": found.rounds if found else 0}
                 )
@@ -153,7 +153,7 @@ def runs(*, as_json: bool) -> None:
         click.echo(f"{row['run']:<44} {row['status']:<13} round {row['rounds']} of {row['of']}{hint}")
 
 
-def _standing_of(state: State, run: Run) -> str:
+def standing_of(state: State, run: Run) -> str:
     """``open``, ``completed`` or ``aborted`` as the ledger says, or that an open run only lacks somebody's approval."""
     trained = run.status == "open" and run.rounds_committed == run.rounds
     awaits = trained and state.approval_required(run.run) is not None and state.approval(run.run, run.current_model) is None

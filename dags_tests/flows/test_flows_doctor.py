@@ -146,9 +146,10 @@ def test_a_fault_is_named_with_its_remedy(
 def test_a_port_that_another_program_has_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run works without the default ports, so one in use is said with the flag to use, and is not wrong."""
     from flows.services import control
+    from flows.services.kinds import KINDS
 
     with listen(0) as taken:
-        monkeypatch.setattr(control, "DEFAULT_PORTS", {"prefect": taken.getsockname()[1], "mlflow": 0})
+        monkeypatch.setattr(control, "DEFAULT_PORTS", dict.fromkeys(KINDS, 0) | {"prefect": taken.getsockname()[1]})
         findings = [item for item in doctor.examine(home, home.parent) if item.check == "ports"]
-    assert [item.grade for item in findings] == ["warning", "ok"]
+    assert [item.grade for item in findings] == ["warning", *["ok"] * (len(KINDS) - 1)]
     assert "is in use" in findings[0].found and "--prefect-port" in findings[0].remedy

@@ -1,4 +1,4 @@
-"""`cifer doctor | approve | upgrade`: what an operator does before and after runs."""
+"""`cifer doctor | top | approve | upgrade`: what an operator does before and after runs."""
 
 from __future__ import annotations
 
@@ -50,3 +50,18 @@ def upgrade_command(as_json: bool) -> None:
     done = upgrade(home)
     lines = done or (f"{home} is up to date: format {FORMAT}",)
     print_report(Report({"home": str(home), "format": FORMAT, "done": list(done)}, lines), as_json)
+
+
+@command(cli, "top", "cifer top\ncifer top --once\ncifer top --json")
+@click.option("--once", is_flag=True, help="Print one frame and end.")
+@click.option("--interval", default=2.0, show_default=True, type=click.FloatRange(min=0.2), help="Seconds between looks, at least.")
+@click.option("--runs", "most_runs", default=20, show_default=True, type=click.IntRange(min=1), help="How many runs, open ones first.")
+@as_json
+def top_command(once: bool, interval: float, most_runs: int, as_json: bool) -> None:
+    """Watch the runs of this folder: round, step, who is waited for, accuracy, ledger height and throughput."""
+    from flows.top import follow, look, report
+
+    if once or as_json:
+        print_report(report(look(most_runs)), as_json)
+    else:
+        follow(interval, most_runs)
