@@ -46,6 +46,7 @@ OTHER_VALUES: dict[str, Any] = {
     "aggregation.args": {"radius": 3},
     "aggregation.bucket_size": 3,
     "ledger.backend": "processes",
+    "ledger.store": "lmdb",
     "gate.metric": "loss",
     "data.holdout_fraction": 0.3,
 }
