@@ -168,9 +168,20 @@ class Gate(_Section):
     margin: float = Field(default=0.05, ge=0.0)
 
 
+class Notify(_Section):
+    """webhook: an http(s) address that is told by POST when a run failed or its model waits for approval; `env:NAME` reads it from there.
+
+    Settings are published with the run: an address that is itself a secret belongs in the environment.
+    """
+
+    webhook: str = ""
+
+
 class Settings(_Section):
     """Everything that fixes a training's outcome, together with the data and the code.
 
+    approval: `required` has a trained model wait until an approver or an administrator lets it be published (`cifer approve`).
+    notify: who is told of a run that failed or waits.
     execution: `local` runs every site in this process, from tables that lie here; `sites` asks each site, a process of its own beside its
     own data (`cifer site start`), and gives the same model.  artifacts: URL of the store that all parties reach, e.g. s3://bucket/cifer;
     empty: this folder's own, which `cifer up` serves to sites.
@@ -189,6 +200,8 @@ class Settings(_Section):
     aggregation: Aggregation = Aggregation()
     ledger: LedgerSettings = LedgerSettings()
     gate: Gate = Gate()
+    approval: Literal["none", "required"] = "none"
+    notify: Notify = Notify()
     baselines: bool = False
     execution: Literal["local", "sites"] = "local"
     artifacts: str = ""

@@ -7,6 +7,7 @@
     └── FailureError      the request was fine and something went wrong (exit code 1)
         ├── SiteStepError     a step raised at a site: names site, round, step, file, line and cause
         ├── TooFewSitesError  a round kept fewer sites than its minimum
+        ├── ModelDeclinedError  somebody who may decide declined the run's model
         ├── StorageError      a folder that cannot be read or written, a full disk
         ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
@@ -58,6 +59,10 @@ class SiteStepError(FailureError):
 
 class TooFewSitesError(FailureError):
     """A round kept fewer sites than its configured minimum."""
+
+
+class ModelDeclinedError(FailureError):
+    """An approver declined the run's model: it is not published."""
 
 
 class RuleError(FailureError):

@@ -14,6 +14,7 @@ from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.config import LedgerSettings, Settings
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import KeyMismatchError, TooFewSitesError, UsageError
+from cifer_tasks.home import mark
 from cifer_tasks.records import Dataset, Enrolment, Scenario
 from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey, State
 from ledger.backends import open_ledger
@@ -54,6 +55,7 @@ def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
         raise UsageError(msg)
     if not has_ledger(folder):
         made = _validator_keys(settings.validators, keys)
+        mark(home)
         return open_ledger(settings.backend, folder, made, genesis=_found(settings, keys), store=settings.store)
     count = len(read_genesis(folder).validators)
     if count != settings.validators:

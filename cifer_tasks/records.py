@@ -254,6 +254,13 @@ class RegisteredModel(Record, frozen=True):
     committed: Committed
 
 
+class Awaiting(Record, frozen=True):
+    """A run whose rounds are done and whose model nobody has approved yet."""
+
+    run: str
+    model: ArtifactRef
+
+
 class Enrolment(Record, frozen=True):
     """Who takes part in a run: sites whose table is registered under live consent, and those left out with the reason."""
 

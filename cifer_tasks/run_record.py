@@ -21,8 +21,8 @@ from cifer_tasks.records import (
     Submission,
 )
 from ledger import RoundView, State
+from ledger.state.entries import Approval, Origin, Run
 from ledger.state.entries import Exclusion as ExclusionEntry
-from ledger.state.entries import Origin, Run
 from ledger.state.entries import Submission as SubmissionEntry
 
 
@@ -202,6 +202,15 @@ class RunRecord:
             if outcome is not None and outcome.accepted:
                 return number
         return None
+
+    @property
+    def approval_required(self) -> bool:
+        """Whether somebody has to approve the run's model before it is published."""
+        return self.state.approval_required(self.run) is not None
+
+    def approval(self, model: bytes) -> Approval | None:
+        """What was decided about a model of the run, given by its digest."""
+        return self.state.approval(self.run, model)
 
     def next_version(self) -> int:
         """The version the next model of this name gets."""

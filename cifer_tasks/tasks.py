@@ -18,7 +18,7 @@ from cifer_tasks.encryption.plain import read_submission
 from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
-from cifer_tasks.errors import FailureError, IntegrityError, TooFewSitesError
+from cifer_tasks.errors import FailureError, IntegrityError, ModelDeclinedError, TooFewSitesError
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.weights import apply_update, flatten
@@ -28,6 +28,7 @@ from cifer_tasks.planning import add_part, plan_of, release_part
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import (
     ArtifactRef,
+    Awaiting,
     Candidate,
     Comparison,
     Dataset,
@@ -64,6 +65,7 @@ from ledger import (
     OpenRun,
     RegisterModel,
     ReleaseOpening,
+    RequireApproval,
     SealRound,
     SubmitUpdate,
 )
@@ -100,6 +102,7 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     if not workspace.scheme.key_per_site:
         workspace.encryption_key(run.run)  # before the declaration: a run on the ledger has its key
     if workspace.record.exists:
+        _require_approval(workspace)
         return initial
     taking_part = [dataset for dataset in scenario.datasets if dataset.site in enrolment.sites]
     minimum = max(settings.sites.minimum, workspace.scheme.smallest_set(len(taking_part)))
@@ -123,7 +126,15 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
             datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
         )
     )
+    _require_approval(workspace)
     return initial
+
+
+def _require_approval(workspace: Workspace) -> None:
+    """Bind the coordinator to what the settings say, before the first round; an administrator may have done so already."""
+    record = workspace.record
+    if workspace.settings.approval == "required" and not record.closed and not record.approval_required:
+        workspace.author(COORDINATOR).send(RequireApproval(record.run))
 
 
 @step("start_tracking", retries=1)
@@ -446,8 +457,11 @@ def track(run: RunRef, number: int, result: RoundResult) -> RoundResult:
 
 
 @step("register", retries=1)
-def register(run: RunRef) -> RegisteredModel | None:
-    """Publish the run's current model under the scenario's name, on the ledger and in MLflow; None when no candidate was accepted."""
+def register(run: RunRef) -> RegisteredModel | Awaiting | None:
+    """Publish the run's current model under the scenario's name, on the ledger and in MLflow; None when no candidate was accepted.
+
+    `Awaiting` where approval is required and nobody has decided yet: nothing is published. Raises `ModelDeclinedError`.
+    """
     workspace = Workspace.of(run)
     accepted = workspace.record.accepted_round()
     if accepted is None:
@@ -456,6 +470,10 @@ def register(run: RunRef) -> RegisteredModel | None:
     found = workspace.record.registered_model()
     if found is None:
         model, version = workspace.record.declared.current_model, workspace.record.next_version()
+        if workspace.record.approval_required and not _approved(workspace, model):
+            awaiting = Awaiting(run.run, workspace.store.find("model", model.hex()))
+            workspace.announce(awaiting)
+            return awaiting
         workspace.author(COORDINATOR).send(RegisterModel(name, version, CHAMPION, model, run.run, accepted))
         found = workspace.record.registered_model()
     if found is None:
@@ -464,6 +482,15 @@ def register(run: RunRef) -> RegisteredModel | None:
     workspace.tracker.register(found, workspace.store.get(found.model), workspace.settings, workspace.scenario)
     workspace.announce(found)
     return found
+
+
+def _approved(workspace: Workspace, model: bytes) -> bool:
+    """Whether the model may be published; False while nobody has decided."""
+    decision = workspace.record.approval(model)
+    if decision is not None and not decision.approved:
+        msg = f"{decision.by} declined model {model.hex()[:16]} in block {decision.origin.height}: {decision.reason}"
+        raise ModelDeclinedError(msg)
+    return decision is not None
 
 
 @step("compare")

@@ -3,7 +3,7 @@
 Tasks receive a `RunRef`, two short strings, and open what they need here; nothing heavy or secret travels through Prefect. A process opens
 each run once and shares it between its threads, as a connection pool would.
 
-    .cifer/                     CIFER_HOME, below the folder `cifer` was started in
+    .cifer/                     CIFER_HOME, below the folder `cifer` was started in; `home.py`
         data/<scenario>/        a table per site
         keys/                   signing keys and encryption secrets, sealed
         ledger/                 the embedded ledger's validators
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -36,9 +35,11 @@ from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
+from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
 from cifer_tasks.network import COORDINATOR, author, connect, store_at
 from cifer_tasks.records import (
     ArtifactRef,
+    Awaiting,
     Comparison,
     Dataset,
     Enrolment,
@@ -61,11 +62,6 @@ if TYPE_CHECKING:
     from ledger import Ledger
 
 
-def home_folder() -> Path:
-    """The folder that holds everything generated: CIFER_HOME, or `.cifer` below the current directory."""
-    return Path(os.environ.get("CIFER_HOME", ".cifer")).resolve()
-
-
 @dataclass(frozen=True, slots=True)
 class StepStarted:
     """Progress: a step has begun. site is empty for the coordinator's steps, round 0 outside a round."""
@@ -84,7 +80,7 @@ class SiteFailed:
     detail: str
 
 
-Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Comparison
+Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Awaiting | Comparison
 
 
 @dataclass(frozen=True, slots=True)

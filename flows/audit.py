@@ -175,8 +175,17 @@ def _model_lines(history: ModelHistory) -> list[str]:
         f"Model    {history.name} version {history.version}{aliases}",
         f"         sha256 {history.model.hex()}",
         f"         registered {_where(history.registered)}, made by round {history.round}",
+        *_approval_lines(history),
         *_run_lines(history.run),
     ]
+
+
+def _approval_lines(history: ModelHistory) -> list[str]:
+    if history.run.approval_required is None:
+        return []
+    if history.approval is None:
+        return ["         not approved; that was required after it was registered"]
+    return [f"         approved by {history.approval.by}, {_where(history.approval.origin)}: {history.approval.reason}"]
 
 
 def _run_lines(run: RunHistory) -> list[str]:

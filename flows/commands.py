@@ -14,12 +14,15 @@ import click
 
 from cifer_tasks.config import Settings, load
 from cifer_tasks.errors import FailureError
-from cifer_tasks.records import RunRef, to_plain
+from cifer_tasks.records import RegisteredModel, RunRef, to_plain
 from cifer_tasks.workspace import Workspace, home_folder
 from flows.documents import Report
-from ledger import LedgerError
+from ledger import LedgerError, State
 from ledger.backends.network import GENESIS_FILE
 from ledger.state.entries import Run
+
+AWAITS = "for approval"
+"""How a run stands whose model somebody has to approve."""
 
 
 def start(settings: Settings, base: Path, *, report: Path | None = None, as_json: bool = False) -> int:
@@ -41,7 +44,7 @@ def resume(run: str, *, report: Path | None = None, as_json: bool = False) -> in
 
 
 def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) -> int:
-    """Train the run that `choose` gives, showing its rounds. Returns 0, 1 when it failed or no candidate passed the gate, 130 on Ctrl-C.
+    """Train the run that `choose` gives, showing its rounds. Returns 0, 1 when it failed or published no model, 130 on Ctrl-C.
 
     Raises what `main` knows to show: mistakes in what was asked for.
     """
@@ -67,7 +70,7 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
         if as_json:
             click.echo(found.json())
         view.say(*lines)
-        return 0 if model is not None else 1
+        return 0 if isinstance(model, RegisteredModel) else 1
     except KeyboardInterrupt:
         click.echo("", err=True)
         click.echo(_interrupted(ref), err=True)
@@ -119,6 +122,7 @@ def _document(workspace: Workspace, view: Any) -> dict[str, Any]:
         "rounds": to_plain(view.results),
         "comparison": to_plain(view.comparison),
         "model": to_plain(view.model),
+        "awaiting": to_plain(view.awaiting),
         "holdout_rows": workspace.scenario.holdout.rows,
     }
 
@@ -135,7 +139,7 @@ def runs(*, as_json: bool) -> None:
             state = ledger.state()
             for name in names:
                 found = state.run(name)
-                status = found.status if found else "not declared"
+                status = standing_of(state, found) if found else "not declared"
                 rows.append(
                     {"run": name, "status": status, "rounds": found.rounds_committed if found else 0, "of": found.rounds if found else 0}
                 )
@@ -145,7 +149,15 @@ def runs(*, as_json: bool) -> None:
         click.echo(f"No runs under {home}. Start one with: cifer run configs/quickstart.yaml")
     for row in () if as_json else rows:
         hint = f"   cifer run --resume {row['run']}" if row["status"] in {"open", "not declared"} else ""
+        hint = f"   cifer approve {row['run']}" if row["status"] == AWAITS else hint
         click.echo(f"{row['run']:<44} {row['status']:<13} round {row['rounds']} of {row['of']}{hint}")
+
+
+def standing_of(state: State, run: Run) -> str:
+    """``open``, ``completed`` or ``aborted`` as the ledger says, or that an open run only lacks somebody's approval."""
+    trained = run.status == "open" and run.rounds_committed == run.rounds
+    awaits = trained and state.approval_required(run.run) is not None and state.approval(run.run, run.current_model) is None
+    return AWAITS if awaits else run.status
 
 
 def prepare(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
-from cifer_tasks.records import Comparison, Enrolment, Measured, RegisteredModel, RoundResult
+from cifer_tasks.records import Awaiting, Comparison, Enrolment, Measured, RegisteredModel, RoundResult
 from cifer_tasks.workspace import Progress, SiteFailed, StepStarted, Workspace
 
 COLUMNS = (("round", 5), ("accuracy", 9), ("loss", 8), ("sites", 6), ("update bytes", 13), ("block", 7), ("seconds", 8))
@@ -24,6 +24,7 @@ class RunView:
         self.results: list[RoundResult] = []
         self.comparison: Comparison | None = None
         self.model: RegisteredModel | None = None
+        self.awaiting: Awaiting | None = None
         self._status = self.console.status("starting")
         self._since: float | None = None
         self._header_shown = False
@@ -67,6 +68,8 @@ class RunView:
                 self._row(progress)
             case Comparison():
                 self.comparison = progress
+            case Awaiting():
+                self.awaiting = progress
             case RegisteredModel():
                 self.model = progress
 
@@ -107,7 +110,12 @@ def closing_lines(workspace: Workspace, view: RunView) -> list[str]:
             scores.append(f"plain FedAvg {_number(view.comparison.fedavg, 'accuracy')}")
         lines.append(f"Score    {'   '.join(scores)}   on {workspace.scenario.holdout.rows} held-out rows no site trained on")
     model = view.model
-    if model is None:
+    if view.awaiting is not None:
+        lines.append(f"Model    sha256 {view.awaiting.model.digest}")
+        lines.append(
+            f"Waiting  for approval: cifer approve {workspace.ref.run} --reason '...', then cifer run --resume {workspace.ref.run}"
+        )
+    elif model is None:
         lines.append("Model    none: the gate accepted no candidate, and the initial model stays")
     else:
         lines.append(f"Model    {model.name} version {model.version} @{model.alias}, block {model.committed.height}")

@@ -10,10 +10,12 @@ from importlib import import_module
 from pathlib import Path
 
 from cifer_tasks.config import Settings
-from cifer_tasks.errors import ConfigError, RuleError, UsageError
-from cifer_tasks.records import RegisteredModel, RunRef
+from cifer_tasks.errors import CiferError, ConfigError, RuleError, UsageError
+from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
+from flows.notify import notify, webhook_of
 from flows.services import lone_authority, prefect_server
+from ledger import LedgerError
 
 Listener = Callable[[Progress], None]
 
@@ -50,6 +52,7 @@ def preflight(settings: Settings, base: Path, home: Path) -> None:
     from cifer_tasks.learning.building import initial_model
     from cifer_tasks.learning.evaluation import evaluate
 
+    webhook_of(settings)
     make_importable(base)
     scenario = data.prepare(settings, base, home)
     if len(scenario.datasets) < settings.sites.minimum:
@@ -115,8 +118,11 @@ def engine(home: Path) -> Iterator[None]:
 _engines: list[Callable[[], None]] = []
 
 
-def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
-    """Run the training flow of `run` in this process, inside `engine`. Returns the published model, None when the gate accepted none."""
+def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | Awaiting | None:
+    """Run the training flow of `run` in this process, inside `engine`. Returns the published model.
+
+    None when the gate accepted no candidate, `Awaiting` when somebody has to approve it first.
+    """
     workspace = Workspace.of(run)
     workspace.listeners.extend(listeners)
     _warm_up(workspace)
@@ -139,7 +145,16 @@ def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | None:
             PREFECT_API_SSL_CERT_FILE: str(lone_authority(workspace.home)),
         }
         with temporary_settings(settings):
-            return training(run)
+            outcome = training(run)
+        if isinstance(outcome, Awaiting):
+            notify(workspace.settings, run.run, "awaiting-approval", f"model {outcome.model.digest}; cifer approve {run.run} --reason ...")
+        return outcome
+    except (CiferError, LedgerError) as error:
+        notify(workspace.settings, run.run, "failed", str(error))
+        raise
+    except Exception as error:
+        notify(workspace.settings, run.run, "failed", type(error).__name__)  # its message may quote data
+        raise
     finally:
         if workspace.record.closed:
             record_lineage(run, 0)  # how the training itself ended

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cifer_tasks import tasks
-from cifer_tasks.errors import SiteStepError, TooFewSitesError
-from cifer_tasks.records import RegisteredModel, RunRef
+from cifer_tasks.errors import ModelDeclinedError, SiteStepError, TooFewSitesError
+from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
 from flows.flow import flow
 from flows.places import places
@@ -13,8 +13,11 @@ from flows.ui import publish_training
 
 
 @flow("training", run_name="{run.run}")
-def training(run: RunRef) -> RegisteredModel | None:
-    """Prepare, enrol, declare the run, train its rounds, publish the model. Returns None when the gate accepted no candidate."""
+def training(run: RunRef) -> RegisteredModel | Awaiting | None:
+    """Prepare, enrol, declare the run, train its rounds, publish the model. Returns None when the gate accepted no candidate.
+
+    `Awaiting` where approval is required and nobody has decided: the run stays open, and goes on here when it is taken up again.
+    """
     scenario, enrolment = places(run).enrol(run)
     initial = tasks.open_run(run, scenario, enrolment)
     tasks.start_tracking(run, scenario, initial)
@@ -26,12 +29,16 @@ def training(run: RunRef) -> RegisteredModel | None:
         for number in workspace.record.remaining_rounds():
             results.append(federated_round(run, number))
             tasks.mirror_lineage(run, number)
-    except (TooFewSitesError, SiteStepError) as error:
+        model = tasks.register(run)
+    except (TooFewSitesError, SiteStepError, ModelDeclinedError) as error:
         tasks.close_run(run, "aborted", str(error))
         tasks.mirror_lineage(run, 0)
         raise
 
-    model = tasks.register(run)
+    if isinstance(model, Awaiting):
+        publish_training(run, results, model)
+        tasks.mirror_lineage(run, 0)
+        return model
     if workspace.settings.baselines:
         tasks.compare(run)
     tasks.close_run(run, "completed")

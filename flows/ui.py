@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from cifer_tasks.aggregation.rules import WEIGHT_ONE
 from cifer_tasks.data.validation import report_markdown
-from cifer_tasks.records import Exclusion, RegisteredModel, RoundResult, RunRef, Submission
+from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.workspace import Workspace
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
@@ -39,7 +39,7 @@ def _publish_validation(run: RunRef) -> None:
     create_markdown_artifact(report_markdown(found), key=_key(run, "validation"))
 
 
-def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | None) -> None:
+def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | Awaiting | None) -> None:
     """The metrics over rounds, and where the model is."""
     create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
 
@@ -90,10 +90,12 @@ def _where(run: RunRef, result: RoundResult) -> str:
     )
 
 
-def _model_text(run: RunRef, model: RegisteredModel | None) -> str:
+def _model_text(run: RunRef, model: RegisteredModel | Awaiting | None) -> str:
     workspace = Workspace.of(run)
     if model is None:
         return "The gate accepted no candidate."
+    if isinstance(model, Awaiting):
+        return f"Model sha256 `{model.model.digest}` waits for approval: `cifer approve {run.run} --reason ...`."
     return (
         f"{model.name} version {model.version} @{model.alias}, sha256 `{model.model.digest}`, block {model.committed.height}. "
         f"`cifer audit model {model.name}@{model.alias}`. [Portal]({PORTAL}/models/{model.name}/{model.version}), "

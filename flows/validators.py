@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import UsageError
+from cifer_tasks.home import mark
 from cifer_tasks.network import ADMINISTRATOR
 from cifer_tasks.records import to_plain
 from cifer_tasks.workspace import home_folder
@@ -51,6 +52,7 @@ def join(client: Path) -> Report:
     found = read_client(client)
     target = home / "ledger"
     copy_client(client, target)
+    mark(home)
     text = f"{target} is a client of network {found.network.hex()[:16]}; use it with ledger.backend: processes"
     return Report({"network": found.network.hex(), "folder": str(target)}, (text,))
 

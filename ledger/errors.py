@@ -35,6 +35,7 @@ LedgerError
     +-- RowsError                    rows other than the registered number
     +-- QuorumOfSitesError           fewer submissions than the run's minimum
     +-- ModelMismatchError           another model than the one on record
+    +-- ApprovalError                the run requires approval of its model, and it has none
     +-- LineageError                 a batch that does not match its count or digest
     +-- EvidenceError                evidence that does not show what it says
 """
@@ -263,6 +264,12 @@ class ModelMismatchError(RejectedError):
     """Another model, or another version, than the one on record."""
 
     code = "model-mismatch"
+
+
+class ApprovalError(RejectedError):
+    """The run's models need approval, and this one has none."""
+
+    code = "approval"
 
 
 class LineageError(RejectedError):

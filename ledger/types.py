@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class RegisterIdentity(Record, frozen=True, tag="identity.register"):
-    """An administrator admits `public_key` under a unique `name` with a role: site, coordinator, aggregator, auditor."""
+    """An administrator admits `public_key` under a unique `name` with a role: site, coordinator, aggregator, auditor, approver."""
 
     name: str
     role: str
@@ -268,6 +268,21 @@ class RegisterModel(Record, frozen=True, tag="model.register"):
     round: int
 
 
+class RequireApproval(Record, frozen=True, tag="approval.require"):
+    """A run's coordinator, or an administrator, has no model of the run registered before somebody approves it."""
+
+    run: str
+
+
+class ApproveModel(Record, frozen=True, tag="model.approve"):
+    """An approver or an administrator decides about the current model of a run, and says why. approved: False declines it."""
+
+    run: str
+    model: bytes
+    approved: bool
+    reason: str
+
+
 class AppendLineage(Record, frozen=True, tag="lineage.append"):
     """A batch of OpenLineage events: zlib-compressed newline-delimited JSON, with its count and plain digest.
 
@@ -357,6 +372,8 @@ Body = (
     | CommitRound
     | CloseRun
     | RegisterModel
+    | RequireApproval
+    | ApproveModel
     | AppendLineage
     | Anchor
     | RestoreReputation

@@ -36,6 +36,8 @@ OTHER_VALUES: dict[str, Any] = {
     "model.path": "my.Net",
     "model.args": {"width": 3},
     "sites.on_error": "abort",
+    "approval": "required",
+    "notify.webhook": "https://example.org/hook",
     "execution": "sites",
     "artifacts": "s3://bucket/cifer",
     "encryption.scheme": "plain",

@@ -29,6 +29,7 @@ from ledger.types import (
     AcceptInvitation,
     Anchor,
     AppendLineage,
+    ApproveModel,
     Block,
     Body,
     ChangeValidator,
@@ -52,6 +53,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RequireApproval,
     RestoreReputation,
     SealRound,
     SignedTransaction,
@@ -177,6 +179,7 @@ def exchange_key(number: int) -> RegisterKey:
 
 
 RELEASE = ReleaseOpening("run-1", 1, digest("sum"), digest("share of site-a"))
+APPROVE = ApproveModel("run-1", digest("model 1"), True, "reviewed with the hospitals")
 MEASURED = MeasureRound(
     "run-1",
     1,
@@ -233,6 +236,9 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "released-a", "site-a", RELEASE
     yield "released-c", "site-c", msgspec.structs.replace(RELEASE, opening=digest("share of site-c"))
     yield "committed-1", "coordinator-a", commit()
+    yield "approver", "administrator-0", register("approver-a", "approver")
+    yield "required", "coordinator-a", RequireApproval("run-1")
+    yield "approved", "approver-a", APPROVE
     yield "model", "coordinator-a", MODEL
     yield "lineage-0", "coordinator-a", lineage(EVENTS, 0)
     yield "lineage-1", "coordinator-a", lineage(EVENTS)
@@ -405,7 +411,7 @@ def refused_invitations() -> Iterator[Case]:
     yield "invite_key_small_order", "I5", "coordinator", [], admin, invite("site-e", invitation=b"\x01" + bytes(31))
     yield "invite_ended", "I6", "invited", [], admin, invite("site-f", last_height=1)
     yield "accept_as_a_site", "I7", "identity-site-a", [], "site-a", accept("site-f", as_="site-a")
-    short = [(admin, invite("site-f", last_height=50)), *((admin, register(f"site-x{n}", "site")) for n in range(12))]
+    short = [(admin, invite("site-f", last_height=55)), *((admin, register(f"site-x{n}", "site")) for n in range(12))]
     yield "accept_too_late", "I8", "joined", short, "invitation of site-f", accept("site-f")
     yield "accept_key_of_another", "I4", "invited-again", [], guest, accept("site-a", as_="site-e")
     yield "accept_key_of_the_invitation", "I4", "invited-again", [], guest, accept("site-e", public_key=key(guest).public)
@@ -585,6 +591,22 @@ def refused_outcomes() -> Iterator[Case]:
     yield "model_version_skipped", "V5", "committed-1", [], lead, replace(MODEL, version=2)
     yield "model_alias_number", "V6", "committed-1", [], lead, replace(MODEL, alias="7")
     yield "model_alias_name", "F1", "committed-1", [], lead, replace(MODEL, alias="Champion")
+    yield "approval_required_by_a_site", "V7", "committed-1", [], "site-a", RequireApproval("run-1")
+    yield "approval_required_by_another", "V7", "committed-1", [], "coordinator-b", RequireApproval("run-1")
+    yield "approval_required_by_an_approver", "V7", "approver", [], "approver-a", RequireApproval("run-1")
+    yield "approval_required_twice", "V8", "required", [], "administrator-0", RequireApproval("run-1")
+    yield "approval_required_of_unknown_run", "R8", "committed-1", [], lead, RequireApproval("run-9")
+    yield "approval_required_of_closed_run", "R10", "committed-1", [(lead, ABORT)], lead, RequireApproval("run-1")
+    yield "approval_by_coordinator", "V9", "required", [], lead, APPROVE
+    yield "approval_by_site", "V9", "required", [], "site-a", APPROVE
+    yield "approval_of_another_model", "V10", "required", [], "approver-a", replace(APPROVE, model=digest("model 0"))
+    yield "approval_twice", "V11", "approved", [], "administrator-0", APPROVE
+    yield "approval_after_declining", "V11", "required", [("approver-a", replace(APPROVE, approved=False))], "approver-a", APPROVE
+    yield "approval_without_reason", "V12", "required", [], "approver-a", replace(APPROVE, reason="")
+    yield "approval_reason_long", "F3", "required", [], "approver-a", replace(APPROVE, reason="x" * 501)
+    yield "approval_of_unknown_run", "R8", "required", [], "approver-a", replace(APPROVE, run="run-9")
+    yield "model_without_approval", "V13", "required", [], lead, MODEL
+    yield "model_declined", "V13", "required", [("administrator-0", replace(APPROVE, approved=False))], lead, MODEL
     yield "lineage_by_site", "R9", "committed-1", [], "site-a", lineage(EVENTS)
     yield "lineage_of_later_round", "A1", "committed-1", [], lead, lineage(EVENTS, 2)
     yield "lineage_of_negative_round", "A1", "committed-1", [], lead, lineage(EVENTS, -1)

@@ -21,6 +21,7 @@ from cifer_tasks.config import SMALLEST_BUCKET
 from cifer_tasks.encryption.encoding import MICRO, Encoding
 from cifer_tasks.encryption.statistics import Query, Weighting, as_reference, longest_of, measurement
 from flows.bench_robustness.worlds import World
+from ledger.state.reputation import ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class _Statistics:
         measured = {name: measurement(float(square), float(inner), 0j, query) for name, (square, inner) in zip(names, numbers, strict=True)}
         length = round(float(np.linalg.norm(direction)) / encoding.clip_norm * MICRO)
         rule = resolve(self.name, self.args, "ckks")
-        decision = decide(rule, measured, rows, self.scores, reference, length, encoding)
+        decision = decide(rule, measured, rows, self.scores, dict.fromkeys(names, ONE), reference, length, encoding)
         self.scores |= {item.site: item.score for item in decision.sites}
         weights = np.array([item.weight for item in decision.sites], dtype=np.int64)
         total = Weighting(tuple(map(int, weights)), WEIGHT_ONE).rounded(weights @ received.submitted)

@@ -15,6 +15,6 @@ from __future__ import annotations
 
 from flows.services.control import Service, down, status, up
 from flows.services.kinds import DEFAULT_PORTS
-from flows.services.private import PrefectServer, lone_authority, prefect_server
+from flows.services.private import PrefectServer, lone_authority, prefect_server, use_running_server
 
-__all__ = ["DEFAULT_PORTS", "PrefectServer", "Service", "down", "lone_authority", "prefect_server", "status", "up"]
+__all__ = ["DEFAULT_PORTS", "PrefectServer", "Service", "down", "lone_authority", "prefect_server", "status", "up", "use_running_server"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -113,6 +114,16 @@ class PrefectServer:
     @property
     def _log(self) -> Path:
         return services_folder(self.home) / "prefect-private.log"
+
+
+def use_running_server(home: Path) -> str:
+    """Have this process, before it imports Prefect, use `cifer up`'s server. Returns its page; raises `FailureError` when there is none."""
+    (found,) = (service for service in status(home) if service.name == _KIND.name)
+    if found.state != "running":
+        msg = "schedules need the Prefect server, and it does not run; start it with: cifer up"
+        raise FailureError(msg)
+    os.environ.update(prefect_client_environment(home, found.port))
+    return found.url
 
 
 def lone_authority(home: Path) -> Path:

@@ -21,6 +21,8 @@ DECISIONS: Final = (
     "round.commit",
     "run.close",
     "model.register",
+    "approval.require",
+    "model.approve",
     "validator.change",
     "validator.report",
 )

@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol, TypeVar
 from ledger.state.entries import (
     Account,
     Alias,
+    Approval,
+    ApprovalRequired,
     Consent,
     Dataset,
     EncryptionKey,
@@ -37,6 +39,7 @@ from ledger.state.entries import (
 from ledger.types import (
     AcceptInvitation,
     AppendLineage,
+    ApproveModel,
     ChangeValidator,
     CloseRun,
     CommitRound,
@@ -52,6 +55,7 @@ from ledger.types import (
     RegisterKey,
     RegisterModel,
     ReleaseOpening,
+    RequireApproval,
     SealRound,
     SubmitUpdate,
     Transaction,
@@ -115,6 +119,8 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
         case Model() | Alias():
             head = entries.read(ModelName, entry.name)
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
+        case ApprovalRequired() | Approval():
+            yield _claim(entry, entry.origin, entry.by, RequireApproval if isinstance(entry, ApprovalRequired) else ApproveModel)
         case Lineage():
             yield _claim(entry, entry.origin, entry.author, AppendLineage)
         case Round() | Weighing() | Partition():
@@ -220,6 +226,8 @@ class _Walk:
         if model is None or run is None:
             return
         self.take(Identity, run.coordinator)
+        if self.take(ApprovalRequired, run.run) is not None:
+            self.take(Approval, run.run, model.model)
         for use in run.datasets:
             self.take(Identity, use.site)
             self.take(EncryptionKey, use.site)

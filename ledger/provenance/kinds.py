@@ -10,6 +10,7 @@ from ledger.state.entries import SITE, VALIDATOR
 from ledger.types import (
     AcceptInvitation,
     Anchor,
+    ApproveModel,
     Body,
     ChangeValidator,
     CloseRun,
@@ -28,6 +29,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RequireApproval,
     RestoreReputation,
     SealRound,
     SubmitUpdate,
@@ -289,6 +291,23 @@ def _register_model(slice_: Slice, body: RegisterModel) -> tuple[str, str]:
     return version, f"{body.name} version {body.version} is registered{alias}, the model of round {body.round}"
 
 
+def _require_approval(slice_: Slice, body: RequireApproval) -> tuple[str, str]:
+    run = slice_.node(run_id(body.run), "run", "", None, approval="required")
+    slice_.link(run, "approval_required_by", slice_.author)
+    return run, f"models of run {body.run} need approval before they are registered"
+
+
+def _approve_model(slice_: Slice, body: ApproveModel) -> tuple[str, str]:
+    verdict = "approved" if body.approved else "declined"
+    label = f"model {body.model.hex()[:16]} of run {body.run} is {verdict}"
+    approval = slice_.node(
+        f"approval/{body.run}/{body.model.hex()}", "approval", label, None, run=body.run, approved=body.approved, reason=body.reason
+    )
+    slice_.link(approval, "about", slice_.current(body.run))
+    slice_.link(approval, "by", slice_.author)
+    return approval, f"{label}: {body.reason}"
+
+
 def _change_validator(slice_: Slice, body: ChangeValidator) -> tuple[str, str]:
     party = party_id(body.name)
     if body.power:
@@ -351,6 +370,8 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     CommitRound: _commit,
     CloseRun: _close,
     RegisterModel: _register_model,
+    RequireApproval: _require_approval,
+    ApproveModel: _approve_model,
     ChangeValidator: _change_validator,
     RestoreReputation: _restore,
     OperateValidator: _operate,

@@ -34,6 +34,7 @@ KINDS: Final = (
     "lineage-dataset",
     "lineage-version",
     "anchor",
+    "approval",
 )
 """Every kind of node; a new one goes to the end."""
 

@@ -11,6 +11,7 @@ from ledger.backends.base import Ledger
 from ledger.errors import NotOnRecordError
 from ledger.state.entries import (
     Alias,
+    Approval,
     Exclusion,
     Lineage,
     Model,
@@ -71,7 +72,10 @@ class RoundHistory:
 
 @dataclass(frozen=True, slots=True)
 class RunHistory:
-    """A run: what was declared, who took part, what each round came to. `lineage`: of the run as a whole."""
+    """A run: what was declared, who took part, what each round came to. `lineage`: of the run as a whole.
+
+    approval_required: where that was said, None when nobody has.
+    """
 
     run: str
     coordinator: str
@@ -93,6 +97,7 @@ class RunHistory:
     sites: tuple[SiteHistory, ...]
     rounds: tuple[RoundHistory, ...]
     lineage: tuple[Lineage, ...]
+    approval_required: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,7 @@ class ModelHistory:
     """A registered model and the run that made it, up to the model's own round: later rounds had no part in it.
 
     aliases: those that point to this version now.  model: SHA-256 of its safetensors bytes.
+    approval: what was decided about it, None when the run required nobody's approval.
     """
 
     name: str
@@ -109,6 +115,7 @@ class ModelHistory:
     registered: Origin
     round: int
     run: RunHistory
+    approval: Approval | None = None
 
 
 def model_history(ledger: Ledger, name: str, version: int | str) -> ModelHistory:
@@ -124,7 +131,8 @@ def history_in(state: State, name: str, version: int | str) -> ModelHistory:
         raise NotOnRecordError(f"model {name!r} version {model.version} names run {model.run!r}, which is not on this ledger")
     aliases = tuple(sorted(alias.alias for alias in state.all(Alias) if (alias.name, alias.version) == (name, model.version)))
     history = _run_history(state, run, model.round)
-    return ModelHistory(name, model.version, aliases, model.model, model.origin, model.round, history)
+    approval = state.approval(run.run, model.model) if history.approval_required else None
+    return ModelHistory(name, model.version, aliases, model.model, model.origin, model.round, history, approval)
 
 
 def run_history(ledger: Ledger, run: str) -> RunHistory:
@@ -153,6 +161,7 @@ def _model(state: State, name: str, version: int | str) -> Model:
 
 
 def _run_history(state: State, run: Run, last_round: int) -> RunHistory:
+    required = state.approval_required(run.run)
     return RunHistory(
         run=run.run,
         coordinator=run.coordinator,
@@ -174,6 +183,7 @@ def _run_history(state: State, run: Run, last_round: int) -> RunHistory:
         sites=tuple(_site_history(state, run.purpose, use) for use in run.datasets),
         rounds=tuple(_round_history(state, run.run, number) for number in range(1, last_round + 1)),
         lineage=state.lineage(run.run, 0),
+        approval_required=required.origin if required else None,
     )
 
 

@@ -15,9 +15,12 @@ from typing import Any, NoReturn, TypeVar, cast
 from ledger.errors import BundleError, RejectedError
 from ledger.provenance.bundle import Artifact
 from ledger.state import lineage as lineage_rules
+from ledger.state.approvals import DECIDERS
 from ledger.state.entries import (
     Account,
     Alias,
+    Approval,
+    ApprovalRequired,
     Consent,
     Dataset,
     Entry,
@@ -103,6 +106,7 @@ def check_story(entries: Sequence[Entry], shown: Sequence[Shown]) -> Told:
     record = _Record(entries, shown)
     silent = _check_sequences(record)
     _check_rounds(record)
+    _check_approval(record)
     _check_consents(record)
     events = _check_lineage(record)
     return Told(_checked(record, events), _unchecked(record, silent))
@@ -182,6 +186,20 @@ def _check_rounds(record: _Record) -> None:
         _refuse("Z13", "the model was registered before its round was committed")
     if record.get(ModelName, model.name).latest_version < model.version:
         _refuse("Z14", f"the latest version of {model.name} is below {model.version}")
+
+
+def _check_approval(record: _Record) -> None:
+    """Z14: where approval was required before the model was registered, somebody who may had approved it by then."""
+    run, model = record.run, record.model
+    required = record.find(ApprovalRequired, run.run)
+    registered = record.place(model.origin)
+    if required is None or record.place(required.origin) > registered:
+        return
+    approval = record.find(Approval, run.run, model.model)
+    if approval is None or not approval.approved or record.place(approval.origin) > registered:
+        _refuse("Z14", "the run required approval, and the model was registered without")
+    elif record.get(Identity, approval.by).role not in DECIDERS:
+        _refuse("Z14", f"the model was approved by {approval.by}, who may not decide about models")
 
 
 def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcome, Position]:
@@ -298,8 +316,16 @@ def _checked(record: _Record, events: int) -> tuple[str, ...]:
         f"{made[2]} releases; of all others the state shows that there is none",
         f"every consent stood when the run was declared, at each submission and at each seal; now: {_consents(record)}",
         f"{events} lineage events, the bytes of their digests",
+        _approval(record),
         *([f"as of this block, {', '.join(sorted(alias))}"] if alias else []),
     )
+
+
+def _approval(record: _Record) -> str:
+    found = record.find(Approval, record.run.run, record.model.model)
+    if found is None:
+        return "the run required nobody's approval of its model"
+    return f"the model was {'approved' if found.approved else 'declined'} by {found.by} in block {found.origin.height}: {found.reason}"
 
 
 def _consents(record: _Record) -> str:

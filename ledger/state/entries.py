@@ -17,6 +17,7 @@ SITE = "site"
 COORDINATOR = "coordinator"
 AGGREGATOR = "aggregator"
 AUDITOR = "auditor"
+APPROVER = "approver"
 VALIDATOR = "validator"
 INVITED = "invited"
 
@@ -292,6 +293,27 @@ class Alias(Entry, frozen=True, tag="state.alias"):
     origin: Origin
 
 
+class ApprovalRequired(Entry, frozen=True, tag="state.approval-required"):
+    """Models of the run are registered only when approved, and who said so."""
+
+    key_fields: ClassVar = ("run",)
+    run: str
+    by: str
+    origin: Origin
+
+
+class Approval(Entry, frozen=True, tag="state.approval"):
+    """What somebody decided about a model of a run, and why."""
+
+    key_fields: ClassVar = ("run", "model")
+    run: str
+    model: bytes
+    by: str
+    approved: bool
+    reason: str
+    origin: Origin
+
+
 class LineageCount(Entry, frozen=True, tag="state.lineage-count"):
     """How many batches a round has; round 0 stands for the run as a whole."""
 
@@ -414,6 +436,8 @@ StateEntry = (
     | ModelName
     | Model
     | Alias
+    | ApprovalRequired
+    | Approval
     | LineageCount
     | Lineage
     | Network

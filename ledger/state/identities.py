@@ -6,11 +6,23 @@ from ledger import crypto
 from ledger.crypto import Domain, is_public_key
 from ledger.errors import BadSignatureError, DuplicateError, FieldError, RoleError
 from ledger.state import checks
-from ledger.state.entries import ADMINISTRATOR, AGGREGATOR, AUDITOR, COORDINATOR, INVITED, SITE, Account, Identity, Invitation, Origin
+from ledger.state.entries import (
+    ADMINISTRATOR,
+    AGGREGATOR,
+    APPROVER,
+    AUDITOR,
+    COORDINATOR,
+    INVITED,
+    SITE,
+    Account,
+    Identity,
+    Invitation,
+    Origin,
+)
 from ledger.state.view import State
 from ledger.types import AcceptInvitation, InviteIdentity, RegisterIdentity
 
-ROLES = (SITE, COORDINATOR, AGGREGATOR, AUDITOR)
+ROLES = (SITE, COORDINATOR, AGGREGATOR, AUDITOR, APPROVER)
 
 
 def register(state: State, author: Identity, origin: Origin, body: RegisterIdentity) -> State:

@@ -1,10 +1,10 @@
-"""Which models are published: versions of a name, and its aliases. Rules V1-V6 of SPEC.md."""
+"""Which models are published: versions of a name, and its aliases. Rules V1-V6 and V13 of SPEC.md."""
 
 from __future__ import annotations
 
-from ledger.errors import FieldError, ModelMismatchError, RoleError, RoundStateError
+from ledger.errors import ApprovalError, FieldError, ModelMismatchError, RoleError, RoundStateError
 from ledger.state import checks
-from ledger.state.entries import Alias, Identity, Model, ModelName, Origin
+from ledger.state.entries import Alias, Approval, ApprovalRequired, Identity, Model, ModelName, Origin
 from ledger.state.view import State
 from ledger.types import RegisterModel
 
@@ -24,6 +24,7 @@ def register(state: State, author: Identity, origin: Origin, body: RegisterModel
     if outcome.candidate != body.model:
         have, made = body.model.hex()[:16], outcome.candidate.hex()[:16]
         checks.refuse("V3", ModelMismatchError, f"{where}: {have} is not {made}, the model that {source} made; publish that one")
+    _approved(state, where, body)
     head = state.read(ModelName, body.name)
     if head is not None and head.owner != author.name:
         checks.refuse("V4", RoleError, f"{where}: the name belongs to {head.owner!r}, not to {author.name!r}; choose another name")
@@ -35,6 +36,15 @@ def register(state: State, author: Identity, origin: Origin, body: RegisterModel
         Model(body.name, body.version, body.model, body.run, body.round, origin),
     )
     return state.put(_alias(where, body, origin)) if body.alias else state
+
+
+def _approved(state: State, where: str, body: RegisterModel) -> None:
+    if state.read(ApprovalRequired, body.run) is None:
+        return
+    approval = state.read(Approval, body.run, body.model)
+    if approval is None or not approval.approved:
+        why = f"{approval.by!r} declined it: {approval.reason}" if approval else "nobody has decided about it; ask an approver"
+        checks.refuse("V13", ApprovalError, f"{where}: run {body.run!r} requires approval, and {why}")
 
 
 def _alias(where: str, body: RegisterModel, origin: Origin) -> Alias:

@@ -28,6 +28,7 @@ from ledger.errors import (
 )
 from ledger.state import (
     anchors,
+    approvals,
     checks,
     consents,
     datasets,
@@ -48,6 +49,7 @@ from ledger.types import (
     AcceptInvitation,
     Anchor,
     AppendLineage,
+    ApproveModel,
     Block,
     ChangeValidator,
     CloseRun,
@@ -67,6 +69,7 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     ReportEquivocation,
+    RequireApproval,
     RestoreReputation,
     SealRound,
     SignedTransaction,
@@ -100,6 +103,8 @@ _RULES: Final[Mapping[type, Rule]] = {
     CommitRound: rounds.commit,
     CloseRun: runs.close,
     RegisterModel: models.register,
+    RequireApproval: approvals.require,
+    ApproveModel: approvals.decide,
     AppendLineage: lineage.append,
     Anchor: anchors.put,
     RestoreReputation: reputation.restore,

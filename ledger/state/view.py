@@ -16,6 +16,8 @@ from ledger.state.entries import (
     VALIDATOR,
     Account,
     Alias,
+    Approval,
+    ApprovalRequired,
     Consent,
     Dataset,
     EncryptionKey,
@@ -197,6 +199,14 @@ class State:
     def alias(self, name: str, alias: str) -> Alias | None:
         """Where `alias` of `name` points now."""
         return self.read(Alias, name, alias)
+
+    def approval_required(self, run: str) -> ApprovalRequired | None:
+        """Who has said that models of `run` need approval."""
+        return self.read(ApprovalRequired, run)
+
+    def approval(self, run: str, model: bytes) -> Approval | None:
+        """What was decided about `model`, the digest of a model of `run`."""
+        return self.read(Approval, run, model)
 
     def lineage(self, run: str, number: int) -> tuple[Lineage, ...]:
         """The batches of events of round `number` in the order they were appended; 0 for the run as a whole."""

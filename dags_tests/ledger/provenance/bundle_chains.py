@@ -24,6 +24,7 @@ from ledger.state.view import State
 from ledger.types import (
     AcceptInvitation,
     AppendLineage,
+    ApproveModel,
     Certificate,
     ChangeValidator,
     CloseRun,
@@ -43,6 +44,7 @@ from ledger.types import (
     RegisterKey,
     RegisterModel,
     ReleaseOpening,
+    RequireApproval,
     SealRound,
     Signature,
     SignedTransaction,
@@ -184,7 +186,7 @@ def _nobody_asks(rule: str) -> Iterator[None]:
 
 
 def _people(sites: Sequence[str]) -> list[tuple[str, str]]:
-    return [("coordinator", "coordinator"), ("auditor", "auditor"), *((site, "site") for site in sites)]
+    return [("coordinator", "coordinator"), ("auditor", "auditor"), ("approver", "approver"), *((site, "site") for site in sites)]
 
 
 def invitation(name: str) -> InviteIdentity:
@@ -277,8 +279,10 @@ def story(until: str = "") -> Chain:
     chain.block(("hospital-a", WithdrawConsent(table, "breast-cancer", "patient asked")))
     chain.block(("administrator", ChangeValidator("validator-2", key("validator-2").public, 0)))
     chain.block(("hospital-a", GrantConsent(table, "breast-cancer")), ("hospital-a", RegisterKey(x25519("hospital-a 2"))))
+    chain.block(("administrator", RequireApproval("run-1")))
     chain.round(2, "model 1", accepted=False)
     chain.round(3, "model 1")
+    chain.block(("approver", ApproveModel("run-1", digest("model 3"), True, "reviewed with the hospitals")))
     chain.block(
         ("coordinator", RegisterModel("breast-cancer", 2, "champion", digest("model 3"), "run-1", 3)),
         ("coordinator", CloseRun("run-1", "completed", "")),

@@ -22,9 +22,23 @@ from ledger.provenance.bundle import Artifact, Bundle, ShownBlock, ShownTransact
 from ledger.provenance.claims import walk_history
 from ledger.provenance.collecting import _Reading
 from ledger.provenance.multiproof import BRANCH, ENTRY, OTHER_LEAF, SUBTREE, ShownState, StateWalk, block_siblings, join_proofs
-from ledger.state.entries import Consent, Dataset, Entry, Exclusion, Lineage, ModelName, Release, StateEntry, Submission, path_of
+from ledger.state.entries import (
+    Approval,
+    ApprovalRequired,
+    Consent,
+    Dataset,
+    Entry,
+    Exclusion,
+    Lineage,
+    ModelName,
+    Release,
+    StateEntry,
+    Submission,
+    path_of,
+)
 from ledger.types import (
     AppendLineage,
+    ApproveModel,
     Certificate,
     CommitRound,
     DatasetUse,
@@ -35,6 +49,7 @@ from ledger.types import (
     RegisterIdentity,
     RegisterModel,
     ReleaseOpening,
+    RequireApproval,
     SealRound,
     Signature,
     SubmitUpdate,
@@ -319,6 +334,9 @@ EDITS: dict[str, tuple[str, Callable[[Case], bytes]]] = {
     "a_release_hidden": ("Z8", lambda case: case.hidden(_is(Release))),
     "a_withdrawal_hidden": ("Z8", lambda case: case.hidden(lambda entry: _is(Consent)(entry) and entry.withdrawn is not None)),
     "a_lineage_batch_hidden": ("Z8", lambda case: case.hidden(_is(Lineage))),
+    "an_approval_hidden": ("Z8", lambda case: case.hidden(_is(Approval))),
+    "a_required_approval_hidden": ("Z8", lambda case: case.hidden(_is(ApprovalRequired))),
+    "an_approval_left_out": ("Z10", lambda case: case.without(ApproveModel)),
     "an_absence_hidden": ("Z8", lambda case: case.hidden(lambda entry: entry is None)),
     "another_version_of_the_model": ("Z8", lambda case: case.file(replace(case.bundle, version=1))),
     "another_model": ("Z8", lambda case: case.file(replace(case.bundle, name="lung"))),
@@ -353,6 +371,8 @@ _REGISTER = RegisterDataset("table", TABLE, "md5:a", 100, digest("schema"))
 _SUBMIT = SubmitUpdate("run-1", 1, TABLE, 100, digest("ciphertext"), 10)
 _COMMIT = CommitRound("run-1", 1, digest("sum"), digest("opened"), digest("m1"), True, "", ())
 _MODEL = RegisterModel("breast-cancer", 1, "champion", digest("m1"), "run-1", 1)
+_REQUIRE = RequireApproval("run-1")
+_APPROVE = ApproveModel("run-1", digest("m1"), True, "reviewed")
 _RELEASE = ReleaseOpening("run-1", 1, digest("sum"), digest("opening"))
 _RUN = OpenRun(
     "run-1",
@@ -423,6 +443,31 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
             "commit": [_by("coordinator", replace(_COMMIT, accepted=False, reason="worse"))],
             "register": [_by("coordinator", _MODEL, without="V2")],
         },
+    ),
+    "a_model_that_nobody_approved": ("Z14", {"register": [_by("coordinator", _REQUIRE), _by("coordinator", _MODEL, without="V13")]}),
+    "a_model_that_was_declined": (
+        "Z14",
+        {
+            "register": [
+                _by("coordinator", _REQUIRE),
+                _by("administrator", replace(_APPROVE, approved=False)),
+                _by("coordinator", _MODEL, without="V13"),
+            ]
+        },
+    ),
+    "a_model_approved_afterwards": (
+        "Z14",
+        {
+            "register": [
+                _by("coordinator", _REQUIRE),
+                _by("coordinator", _MODEL, without="V13"),
+                _by("administrator", _APPROVE),
+            ]
+        },
+    ),
+    "a_model_approved_by_its_coordinator": (
+        "Z14",
+        {"register": [_by("coordinator", _REQUIRE), _by("coordinator", _APPROVE, without="V9"), _by("coordinator", _MODEL)]},
     ),
     "a_model_that_no_round_made": ("Z14", {"register": [_by("coordinator", replace(_MODEL, model=digest("m2")), without="V3")]}),
     "no_consent_when_the_run_was_opened": (

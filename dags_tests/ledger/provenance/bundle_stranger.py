@@ -285,6 +285,8 @@ class Story:
         self.model = model = self.must("state.model", name, version)
         self.run = run = self.must("state.run", model["run"])
         self.ask("state.identity", run["coordinator"])
+        self.required = self.ask("state.approval-required", run["run"])
+        self.approval = self.ask("state.approval", run["run"], model["model"]) if self.required else None
         for use in run["datasets"]:
             for tag, key in (("identity", (use["site"],)), ("encryption-key", (use["site"],)), ("dataset", (use["dataset"],))):
                 self.ask(f"state.{tag}", *key)
@@ -336,6 +338,8 @@ class Story:
             "state.model": ("model.register", self.head["owner"]),
             "state.alias": ("model.register", self.head["owner"]),
             "state.lineage": ("lineage.append", entry.get("author")),
+            "state.approval-required": ("approval.require", entry.get("by")),
+            "state.approval": ("model.approve", entry.get("by")),
             "state.run": ("run.open", entry.get("coordinator")),
         }
         found = [(entry, origin, {simple[tag][0]}, simple[tag][1], {})] if tag in simple else []
@@ -447,6 +451,10 @@ class Story:
         need("Z14", outcome and outcome["accepted"] and outcome["candidate"] == model["model"])
         need("Z13", before < self.place(model["origin"]))
         need("Z14", self.head["latest_version"] >= model["version"])
+        registered, decided = self.place(model["origin"]), self.approval
+        if self.required and self.place(self.required["origin"]) < registered:
+            need("Z14", decided and decided["approved"] and self.place(decided["origin"]) < registered)
+            need("Z14", self.must("state.identity", decided["by"])["role"] in ("approver", "administrator"))
 
     def check_consents(self) -> None:
         """Z15."""
