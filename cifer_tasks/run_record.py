@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.errors import FailureError
@@ -34,6 +34,7 @@ class RunRecord:
     name: str
     state: State
     store: ArtifactStore
+    _rounds: dict[int, RoundView] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def exists(self) -> bool:
@@ -70,11 +71,12 @@ class RunRecord:
         return self.state.round(self.run, number) is not None
 
     def round(self, number: int) -> RoundView:
-        """Round `number`. Raises `FailureError` when it is not open."""
-        found = self.state.round(self.run, number)
+        """Round `number`, put together once a record: it takes several look-ups per site. Raises `FailureError` when it is not open."""
+        found = self._rounds.get(number) or self.state.round(self.run, number)
         if found is None:
             msg = f"round {number} of run {self.run} is not on the ledger"
             raise FailureError(msg)
+        self._rounds[number] = found
         return found
 
     def submission(self, number: int, site: str) -> Submission | None:

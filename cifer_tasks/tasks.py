@@ -272,9 +272,15 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     are the sums over exactly its parts, and they are the first that it opens in this round, which it writes down in its own folder before
     anything else.
     """
+    return sign_release(run, number, site, total, answer(run, number, site, sealed, total))
+
+
+@at_site
+def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
+    """What a key holder releases, in the store; the ledger knows nothing of it yet."""
     workspace = Workspace.of(run)
     if (done := workspace.record.release(number, site)) is not None:
-        return done
+        return done.opening
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
     _promise(workspace, number, site, sealed, plan)
@@ -283,8 +289,15 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
-    opening = workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
-    workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
+    return workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
+
+
+@at_site
+def sign_release(run: RunRef, number: int, site: str, total: ArtifactRef, opening: ArtifactRef) -> Release:
+    """Sign a key holder's opening onto the ledger, unless it is there."""
+    workspace = Workspace.of(run)
+    if workspace.record.release(number, site) is None:
+        workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
     found = workspace.record.release(number, site)
     if found is None:
         msg = f"round {number}: the ledger acknowledged the release of {site} but does not show it"

@@ -112,6 +112,8 @@ class Workspace:
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
         self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
+        self._record: RunRecord | None = None
+        self._checked: tuple[RunRecord, int, PublicContext] | None = None
         record = self.folder / "run.json"
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
@@ -207,8 +209,11 @@ class Workspace:
 
     @property
     def record(self) -> RunRecord:
-        """What the ledger says about this run, after its last block."""
-        return RunRecord(self.ref.run, self.settings.name, self.ledger.state(), self.store)
+        """What the ledger says about this run, after its last block: the same record until there is another block."""
+        state, held = self.ledger.state(), self._record
+        if held is None or held.state is not state:
+            held = self._record = RunRecord(self.ref.run, self.settings.name, state, self.store)
+        return held
 
     def author(self, name: str) -> Author:
         """Somebody who signs transactions from this machine: a site, the coordinator or the administrator."""
@@ -245,7 +250,16 @@ class Workspace:
         return PublicContext(self.scheme.name, self.store.get(self.store.find("public-context", recorded)))
 
     def checked_context(self, number: int) -> PublicContext:
-        """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`."""
+        """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`.
+
+        Looked at once for all sites of this process while the ledger stays as it is: it reads every site's key.
+        """
+        record, held = self.record, self._checked
+        if held is None or held[0] is not record or held[1] != number:
+            held = self._checked = record, number, self._check_context(number)
+        return held[2]
+
+    def _check_context(self, number: int) -> PublicContext:
         public = self.round_context(number)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
