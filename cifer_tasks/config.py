@@ -153,11 +153,13 @@ class LedgerSettings(_Section):
     """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail.
 
     store: what an embedded ledger's validators keep the chain in, `sqlite` or `lmdb`, when it is founded.
+    patience_seconds: how long a step waits for validators that run elsewhere and do not answer, before the run ends, to be resumed.
     """
 
     backend: str = "embedded"
     store: Literal["sqlite", "lmdb"] = "sqlite"
     validators: int = Field(default=4, ge=1, le=100)
+    patience_seconds: float = Field(default=120.0, ge=0.0)
 
 
 class Gate(_Section):

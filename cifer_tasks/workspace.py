@@ -84,7 +84,15 @@ class SiteFailed:
     detail: str
 
 
-Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Comparison
+@dataclass(frozen=True, slots=True)
+class LedgerAway:
+    """Progress: `step` found no quorum of validators, and tries again for `seconds_left`."""
+
+    step: str
+    seconds_left: float
+
+
+Progress = StepStarted | SiteFailed | LedgerAway | Enrolment | RoundResult | RegisteredModel | Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +150,11 @@ class Workspace:
     @classmethod
     def ledger_of(cls, home: Path, settings: LedgerSettings, keys: Keystore) -> Ledger:
         """The connection that this process shares to the network that `home` belongs to, founding it on first use."""
+        same = home, settings.model_copy(update={"patience_seconds": 0.0})  # how long a run waits makes no other network of it
         with cls._guard:
-            if (home, settings) not in cls._ledgers:
-                cls._ledgers[home, settings] = connect(settings, home, keys)
-            return cls._ledgers[home, settings]
+            if same not in cls._ledgers:
+                cls._ledgers[same] = connect(settings, home, keys)
+            return cls._ledgers[same]
 
     # ------------------------------------------------------------------------------------------ what is where
 
