@@ -103,12 +103,14 @@ class Sites(_Section):
 
     `retry` tries the step again up to `retries` times, then leaves the site out.  deadline_seconds: under `execution: sites`, how long a
     site has for its part of a round, and for each step of preparing; a site that has not submitted by then is left out of the round.
+    fraction: share of the sites that train in a round, drawn anew for each from `seed`; the ledger says who was not drawn.
     """
 
     minimum: int = Field(default=2, ge=1)
     on_error: Literal["leave-out", "retry", "abort"] = "leave-out"
     retries: int = Field(default=2, ge=1, le=10)
     deadline_seconds: float = Field(default=600.0, gt=0.0)
+    fraction: float = Field(default=1.0, gt=0.0, le=1.0)
 
 
 class Privacy(_Section):

@@ -20,6 +20,7 @@ from cifer_tasks.records import (
     StatisticsOpened,
     Submission,
 )
+from cifer_tasks.sampling import NOT_DRAWN
 from ledger import RoundView, State
 from ledger.state.entries import Exclusion as ExclusionEntry
 from ledger.state.entries import Origin, Run
@@ -120,8 +121,8 @@ class RunRecord:
         return None if found is None else _exclusion(found)
 
     def exclusions(self, number: int) -> tuple[Exclusion, ...]:
-        """Every site left out of the round, ascending."""
-        return tuple(_exclusion(found) for found in self.round(number).exclusions)
+        """Every site left out of the round, ascending; not those that were never drawn for it."""
+        return tuple(_exclusion(found) for found in self.round(number).exclusions if found.step != NOT_DRAWN)
 
     def consent_refusal(self, site: str) -> str:
         """Why `site` may not train on its table, "" while its consent for the run's purpose is live."""

@@ -51,6 +51,7 @@ from cifer_tasks.records import (
     Verdict,
 )
 from cifer_tasks.run_record import committed
+from cifer_tasks.sampling import NOT_DRAWN, draw_size
 from cifer_tasks.steps import at_site, step
 from cifer_tasks.workspace import SiteFailed, Workspace
 from ledger import (
@@ -69,6 +70,8 @@ from ledger import (
 )
 
 CHAMPION = "champion"
+MOST_AT_ONCE = 100
+"""What one author sends in one go: the ledger bounds what may wait of each."""
 
 
 # ---------------------------------------------------------------------------------------------- before the first round
@@ -105,6 +108,9 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     minimum = max(settings.sites.minimum, workspace.scheme.smallest_set(len(taking_part)))
     if minimum > len(taking_part):
         msg = f"encryption.scheme={settings.encryption.scheme} needs {minimum} sites, and {len(taking_part)} can take part; add sites"
+        raise TooFewSitesError(msg)
+    if (size := draw_size(len(taking_part), settings.sites.fraction)) < minimum:
+        msg = f"sites.fraction={settings.sites.fraction} draws {size} of {len(taking_part)} sites, and a round needs {minimum}; raise it"
         raise TooFewSitesError(msg)
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
     workspace.author(COORDINATOR).send(
@@ -145,7 +151,19 @@ def open_round(run: RunRef, number: int) -> Opening:
     public = workspace.public_context()
     if not workspace.record.has_round(number):
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
-    return workspace.opening(number)
+    opening = workspace.opening(number)
+    _leave_undrawn(workspace, opening)
+    return opening
+
+
+def _leave_undrawn(workspace: Workspace, opening: Opening) -> None:
+    """Record whom this round does without from the start, so that the ledger refuses what they might send."""
+    record, number = workspace.record, opening.round
+    absent = [site for site in record.sites if site not in set(opening.sites) and record.exclusion(number, site) is None]
+    reason = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
+    for start in range(0, len(absent), MOST_AT_ONCE):
+        some = absent[start : start + MOST_AT_ONCE]
+        workspace.author(COORDINATOR).send_all([ExcludeSite(workspace.ref.run, number, site, NOT_DRAWN, reason) for site in some])
 
 
 @step("validate_data[{site}]")

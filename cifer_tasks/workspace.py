@@ -53,6 +53,7 @@ from cifer_tasks.records import (
     Validation,
 )
 from cifer_tasks.run_record import RunRecord, committed
+from cifer_tasks.sampling import drawn
 from ledger import Author, header_digest
 from ledger.state.entries import Origin
 
@@ -284,13 +285,13 @@ class Workspace:
     # ---------------------------------------------------------------------------------------------- the round
 
     def opening(self, number: int) -> Opening:
-        """Round `number` as the ledger has it opened."""
+        """Round `number` as the ledger has it opened, with the sites that are to train in it."""
         opened = self.record.round(number)
         return Opening(
             number,
             base=self.store.find("model", opened.base_model.hex()),
             public_context=self.store.find("public-context", opened.public_context.hex()),
-            sites=self.record.sites,
+            sites=drawn(self.record.sites, self.settings.sites.fraction, self.settings.seed, number),
             committed=committed(opened.opened),
         )
 
