@@ -282,7 +282,6 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
 
 
 @step("release[{site}]", retries=1)
-@at_site
 def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> Release:
     """A key holder's one contribution to opening this one sealed set, signed onto the ledger.
 

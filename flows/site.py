@@ -147,10 +147,10 @@ def release_together(
     run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: tuple[str, ...]
 ) -> tuple[Release | SiteStepError, ...]:
     """The releases of many key holders as one task; they are sent at the same time, so that the ledger takes them in few blocks."""
-    answers = {site: _attempt(lambda site=site: tasks.answer(run, number, site, sealed, aggregate)) for site in openers}  # type: ignore[misc]
-    ready = [site for site, answer in answers.items() if not isinstance(answer, SiteStepError)]
-    sent = dict(zip(ready, _at_once(ready, lambda site: tasks.sign_release(run, number, site, aggregate, answers[site])), strict=True))
-    return tuple(sent.get(site) or answers[site] for site in openers)
+    answers = [_attempt(lambda site=site: tasks.answer(run, number, site, sealed, aggregate)) for site in openers]  # type: ignore[misc]
+    ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
+    sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1])))
+    return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
 
 
 def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepError) -> Release | None:
