@@ -103,12 +103,14 @@ class Sites(_Section):
 
     `retry` tries the step again up to `retries` times, then leaves the site out.  deadline_seconds: under `execution: sites`, how long a
     site has for its part of a round, and for each step of preparing; a site that has not submitted by then is left out of the round.
+    fraction: share of the sites that train in a round, drawn anew for each from `seed`; the ledger says who was not drawn.
     """
 
     minimum: int = Field(default=2, ge=1)
     on_error: Literal["leave-out", "retry", "abort"] = "leave-out"
     retries: int = Field(default=2, ge=1, le=10)
     deadline_seconds: float = Field(default=600.0, gt=0.0)
+    fraction: float = Field(default=1.0, gt=0.0, le=1.0)
 
 
 class Privacy(_Section):
@@ -153,11 +155,13 @@ class LedgerSettings(_Section):
     """backend: `embedded`, or one that an installed package offers.  validators: N; floor((N-1)/3) of them may fail.
 
     store: what an embedded ledger's validators keep the chain in, `sqlite` or `lmdb`, when it is founded.
+    patience_seconds: how long a step waits for validators that run elsewhere and do not answer, before the run ends, to be resumed.
     """
 
     backend: str = "embedded"
     store: Literal["sqlite", "lmdb"] = "sqlite"
     validators: int = Field(default=4, ge=1, le=100)
+    patience_seconds: float = Field(default=120.0, ge=0.0)
 
 
 class Gate(_Section):

@@ -8,6 +8,7 @@
         ├── SiteStepError     a step raised at a site: names site, round, step, file, line and cause
         ├── TooFewSitesError  a round kept fewer sites than its minimum
         ├── ModelDeclinedError  somebody who may decide declined the run's model
+        ├── UnreachableError  the ledger did not answer for as long as a run waits
         ├── StorageError      a folder that cannot be read or written, a full disk
         ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
@@ -67,6 +68,10 @@ class ModelDeclinedError(FailureError):
 
 class RuleError(FailureError):
     """An aggregation rule cannot work with the updates or statistics that it is given."""
+
+
+class UnreachableError(FailureError):
+    """The ledger did not answer for as long as a run waits; nothing is wrong with the run, which can be resumed."""
 
 
 class StorageError(FailureError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.errors import FailureError
@@ -20,6 +20,7 @@ from cifer_tasks.records import (
     StatisticsOpened,
     Submission,
 )
+from cifer_tasks.sampling import NOT_DRAWN
 from ledger import RoundView, State
 from ledger.state.entries import Approval, Origin, Run
 from ledger.state.entries import Exclusion as ExclusionEntry
@@ -34,6 +35,7 @@ class RunRecord:
     name: str
     state: State
     store: ArtifactStore
+    _rounds: dict[int, RoundView] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def exists(self) -> bool:
@@ -70,11 +72,12 @@ class RunRecord:
         return self.state.round(self.run, number) is not None
 
     def round(self, number: int) -> RoundView:
-        """Round `number`. Raises `FailureError` when it is not open."""
-        found = self.state.round(self.run, number)
+        """Round `number`, put together once a record: it takes several look-ups per site. Raises `FailureError` when it is not open."""
+        found = self._rounds.get(number) or self.state.round(self.run, number)
         if found is None:
             msg = f"round {number} of run {self.run} is not on the ledger"
             raise FailureError(msg)
+        self._rounds[number] = found
         return found
 
     def submission(self, number: int, site: str) -> Submission | None:
@@ -126,8 +129,8 @@ class RunRecord:
         return None if found is None else _exclusion(found)
 
     def exclusions(self, number: int) -> tuple[Exclusion, ...]:
-        """Every site left out of the round, ascending."""
-        return tuple(_exclusion(found) for found in self.round(number).exclusions)
+        """Every site left out of the round, ascending; not those that were never drawn for it."""
+        return tuple(_exclusion(found) for found in self.round(number).exclusions if found.step != NOT_DRAWN)
 
     def consent_refusal(self, site: str) -> str:
         """Why `site` may not train on its table, "" while its consent for the run's purpose is live."""

@@ -1,7 +1,8 @@
 """What makes a function a step of a training: a Prefect task with a readable name, a line of progress, and errors that are safe to record.
 
 A step that raises at a site becomes one `SiteStepError`: the message of a foreign exception may quote data, so it stays in the site's own
-folder.
+folder. A ledger that does not answer is nobody's failure: the step waits for it, and after `ledger.patience_seconds` the run ends, to be
+resumed.
 """
 
 from __future__ import annotations
@@ -13,21 +14,24 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from prefect import Task, task
+from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 
 from cifer_tasks.config import Settings
-from cifer_tasks.errors import CiferError, SiteStepError
+from cifer_tasks.errors import CiferError, SiteStepError, UnreachableError
 from cifer_tasks.lineage import instrument
-from cifer_tasks.workspace import StepStarted, Workspace
-from ledger import LedgerError
+from cifer_tasks.workspace import LedgerAway, StepStarted, Workspace
+from ledger import LedgerError, UnavailableError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRY_SECONDS = 0.2
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 15.0
 
 
 def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -44,8 +48,9 @@ def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Cal
         def announced(*args: P.args, **kwargs: P.kwargs) -> R:
             arguments = signature.bind(*args, **kwargs).arguments
             progress = StepStarted(function.__name__, arguments.get("number", 0), arguments.get("site", ""))
-            Workspace.of(arguments["run"]).announce(progress)
-            return function(*args, **kwargs)
+            workspace = Workspace.of(arguments["run"])
+            workspace.announce(progress)
+            return patiently(workspace, function.__name__, lambda: function(*args, **kwargs))
 
         made = task(
             task_run_name=name,
@@ -53,6 +58,7 @@ def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Cal
             persist_result=False,
             retries=retries,
             retry_delay_seconds=RETRY_SECONDS,
+            retry_condition_fn=_worth_repeating,
             log_prints=False,
         )(announced)
         return cast(Callable[P, R], instrument(made) if recorded else made)
@@ -60,15 +66,50 @@ def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Cal
     return decorate
 
 
-def at_site(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn whatever a site's step raises into one `SiteStepError` line that names site, round, step, file, line and cause."""
+def _worth_repeating(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whoever has waited for the ledger as long as is asked waits no second time."""
+    return not isinstance(state.data, UnreachableError)
 
+
+def patiently(workspace: Workspace, name: str, attempt: Callable[[], R]) -> R:
+    """Repeat an attempt that finds no quorum of validators, with growing pauses, for `ledger.patience_seconds`.
+
+    Repeating is harmless: the attempt looks first at what is on record, and what it signs anew while nothing was added is the very same
+    transaction. An embedded ledger is not waited for: nobody else can bring it back. Raises `UnreachableError`.
+    """
+    settings, pause = workspace.settings.ledger, FIRST_PAUSE_SECONDS
+    if settings.backend == "embedded":
+        return attempt()
+    deadline = time.monotonic() + settings.patience_seconds
+    while True:
+        try:
+            return attempt()
+        except UnavailableError as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                msg = (
+                    f"{name}: the ledger did not answer for {settings.patience_seconds:g} s (ledger.patience_seconds); "
+                    f"nothing that it acknowledged is lost: {error}"
+                )
+                raise UnreachableError(msg) from None
+            workspace.announce(LedgerAway(name, left))
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def at_site(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn whatever a site's step raises into one `SiteStepError` line that names site, round, step, file, line and cause.
+
+    A ledger that does not answer is no failure of the site's: that goes to whoever waits for it.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
+        except UnavailableError:
+            raise
         except Exception as error:
             arguments = signature.bind(*args, **kwargs).arguments
             workspace = Workspace.of(arguments["run"])
@@ -109,6 +150,8 @@ def bare(made: Callable[P, R]) -> Callable[P, R]:
         for _ in range(unit.retries):
             try:
                 return unit.fn(*args, **kwargs)
+            except UnreachableError:
+                raise
             except Exception:
                 time.sleep(RETRY_SECONDS)
         return unit.fn(*args, **kwargs)

@@ -52,6 +52,7 @@ from cifer_tasks.records import (
     Verdict,
 )
 from cifer_tasks.run_record import committed
+from cifer_tasks.sampling import NOT_DRAWN, draw_size
 from cifer_tasks.steps import at_site, step
 from cifer_tasks.workspace import SiteFailed, Workspace
 from ledger import (
@@ -71,6 +72,8 @@ from ledger import (
 )
 
 CHAMPION = "champion"
+MOST_AT_ONCE = 100
+"""What one author sends in one go: the ledger bounds what may wait of each."""
 
 
 # ---------------------------------------------------------------------------------------------- before the first round
@@ -108,6 +111,9 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     minimum = max(settings.sites.minimum, workspace.scheme.smallest_set(len(taking_part)))
     if minimum > len(taking_part):
         msg = f"encryption.scheme={settings.encryption.scheme} needs {minimum} sites, and {len(taking_part)} can take part; add sites"
+        raise TooFewSitesError(msg)
+    if (size := draw_size(len(taking_part), settings.sites.fraction)) < minimum:
+        msg = f"sites.fraction={settings.sites.fraction} draws {size} of {len(taking_part)} sites, and a round needs {minimum}; raise it"
         raise TooFewSitesError(msg)
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
     workspace.author(COORDINATOR).send(
@@ -156,7 +162,19 @@ def open_round(run: RunRef, number: int) -> Opening:
     public = workspace.public_context()
     if not workspace.record.has_round(number):
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
-    return workspace.opening(number)
+    opening = workspace.opening(number)
+    _leave_undrawn(workspace, opening)
+    return opening
+
+
+def _leave_undrawn(workspace: Workspace, opening: Opening) -> None:
+    """Record whom this round does without from the start, so that the ledger refuses what they might send."""
+    record, number = workspace.record, opening.round
+    absent = [site for site in record.sites if site not in set(opening.sites) and record.exclusion(number, site) is None]
+    reason = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
+    for start in range(0, len(absent), MOST_AT_ONCE):
+        some = absent[start : start + MOST_AT_ONCE]
+        workspace.author(COORDINATOR).send_all([ExcludeSite(workspace.ref.run, number, site, NOT_DRAWN, reason) for site in some])
 
 
 @step("validate_data[{site}]")
@@ -275,7 +293,6 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
 
 
 @step("release[{site}]", retries=1)
-@at_site
 def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> Release:
     """A key holder's one contribution to opening this one sealed set, signed onto the ledger.
 
@@ -283,9 +300,15 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     are the sums over exactly its parts, and they are the first that it opens in this round, which it writes down in its own folder before
     anything else.
     """
+    return sign_release(run, number, site, total, answer(run, number, site, sealed, total))
+
+
+@at_site
+def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
+    """What a key holder releases, in the store; the ledger knows nothing of it yet."""
     workspace = Workspace.of(run)
     if (done := workspace.record.release(number, site)) is not None:
-        return done
+        return done.opening
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
     _promise(workspace, number, site, sealed, plan)
@@ -294,8 +317,15 @@ def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artif
     if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
-    opening = workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
-    workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
+    return workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
+
+
+@at_site
+def sign_release(run: RunRef, number: int, site: str, total: ArtifactRef, opening: ArtifactRef) -> Release:
+    """Sign a key holder's opening onto the ledger, unless it is there."""
+    workspace = Workspace.of(run)
+    if workspace.record.release(number, site) is None:
+        workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
     found = workspace.record.release(number, site)
     if found is None:
         msg = f"round {number}: the ledger acknowledged the release of {site} but does not show it"

@@ -54,6 +54,7 @@ from cifer_tasks.records import (
     Validation,
 )
 from cifer_tasks.run_record import RunRecord, committed
+from cifer_tasks.sampling import drawn
 from ledger import Author, header_digest
 from ledger.state.entries import Origin
 
@@ -80,7 +81,15 @@ class SiteFailed:
     detail: str
 
 
-Progress = StepStarted | SiteFailed | Enrolment | RoundResult | RegisteredModel | Awaiting | Comparison
+@dataclass(frozen=True, slots=True)
+class LedgerAway:
+    """Progress: `step` found no quorum of validators, and tries again for `seconds_left`."""
+
+    step: str
+    seconds_left: float
+
+
+Progress = StepStarted | SiteFailed | LedgerAway | Enrolment | RoundResult | RegisteredModel | Awaiting | Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,8 @@ class Workspace:
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
         self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
+        self._record: RunRecord | None = None
+        self._checked: tuple[RunRecord, int, PublicContext] | None = None
         record = self.folder / "run.json"
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
@@ -136,10 +147,11 @@ class Workspace:
     @classmethod
     def ledger_of(cls, home: Path, settings: LedgerSettings, keys: Keystore) -> Ledger:
         """The connection that this process shares to the network that `home` belongs to, founding it on first use."""
+        same = home, settings.model_copy(update={"patience_seconds": 0.0})  # how long a run waits makes no other network of it
         with cls._guard:
-            if (home, settings) not in cls._ledgers:
-                cls._ledgers[home, settings] = connect(settings, home, keys)
-            return cls._ledgers[home, settings]
+            if same not in cls._ledgers:
+                cls._ledgers[same] = connect(settings, home, keys)
+            return cls._ledgers[same]
 
     # ------------------------------------------------------------------------------------------ what is where
 
@@ -203,8 +215,11 @@ class Workspace:
 
     @property
     def record(self) -> RunRecord:
-        """What the ledger says about this run, after its last block."""
-        return RunRecord(self.ref.run, self.settings.name, self.ledger.state(), self.store)
+        """What the ledger says about this run, after its last block: the same record until there is another block."""
+        state, held = self.ledger.state(), self._record
+        if held is None or held.state is not state:
+            held = self._record = RunRecord(self.ref.run, self.settings.name, state, self.store)
+        return held
 
     def author(self, name: str) -> Author:
         """Somebody who signs transactions from this machine: a site, the coordinator or the administrator."""
@@ -241,7 +256,16 @@ class Workspace:
         return PublicContext(self.scheme.name, self.store.get(self.store.find("public-context", recorded)))
 
     def checked_context(self, number: int) -> PublicContext:
-        """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`."""
+        """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`.
+
+        Looked at once for all sites of this process while the ledger stays as it is: it reads every site's key.
+        """
+        record, held = self.record, self._checked
+        if held is None or held[0] is not record or held[1] != number:
+            held = self._checked = record, number, self._check_context(number)
+        return held[2]
+
+    def _check_context(self, number: int) -> PublicContext:
         public = self.round_context(number)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
@@ -257,13 +281,13 @@ class Workspace:
     # ---------------------------------------------------------------------------------------------- the round
 
     def opening(self, number: int) -> Opening:
-        """Round `number` as the ledger has it opened."""
+        """Round `number` as the ledger has it opened, with the sites that are to train in it."""
         opened = self.record.round(number)
         return Opening(
             number,
             base=self.store.find("model", opened.base_model.hex()),
             public_context=self.store.find("public-context", opened.public_context.hex()),
-            sites=self.record.sites,
+            sites=drawn(self.record.sites, self.settings.sites.fraction, self.settings.seed, number),
             committed=committed(opened.opened),
         )
 

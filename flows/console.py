@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cifer_tasks.records import Awaiting, Comparison, Enrolment, Measured, RegisteredModel, RoundResult
-from cifer_tasks.workspace import Progress, SiteFailed, StepStarted, Workspace
+from cifer_tasks.workspace import LedgerAway, Progress, SiteFailed, StepStarted, Workspace
 
 COLUMNS = (("round", 5), ("accuracy", 9), ("loss", 8), ("sites", 6), ("update bytes", 13), ("block", 7), ("seconds", 8))
 
@@ -58,6 +58,8 @@ class RunView:
                     self._since = time.monotonic()
                 place = f" {site}" if site else ""
                 self.note(f"round {number} of {self.rounds}: {step}{place}" if number else step)
+            case LedgerAway(step, left):
+                self.note(f"{step}: waiting for the ledger, for {left:.0f} s more")
             case Enrolment(_, left_out):
                 for site, reason in left_out:
                     self.console.print(f"[yellow]left out of the run[/]  {site}: {escape(reason)}")

@@ -8,7 +8,7 @@ from typing import Protocol
 from cifer_tasks import tasks
 from cifer_tasks.records import ArtifactRef, Enrolment, Exclusion, Opening, Release, RunRef, Scenario, SealedSet, Submission
 from cifer_tasks.workspace import Workspace
-from flows.site import site_release, site_round
+from flows.site import site_releases, site_rounds
 
 
 class Places(Protocol):
@@ -34,11 +34,11 @@ class Here:
 
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
         """See `Places`."""
-        return [site_round(run, number, site, opening) for site in opening.sites]
+        return site_rounds(run, number, opening, opening.sites)
 
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `Places`."""
-        return present([site_release(run, number, site, sealed, aggregate) for site in openers])
+        return site_releases(run, number, sealed, aggregate, openers)
 
 
 def places(run: RunRef) -> Places:
@@ -48,8 +48,3 @@ def places(run: RunRef) -> Places:
     from flows.away import Away
 
     return Away()
-
-
-def present(answers: Sequence[Release | None]) -> tuple[Release, ...]:
-    """The releases among the answers."""
-    return tuple(item for item in answers if item is not None)

@@ -1,9 +1,11 @@
-"""What one site does in one round. Only references, digests and metrics come back."""
+"""What sites do in one round. Only references, digests and metrics come back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cifer_tasks import tasks
 from cifer_tasks.config import Sites
@@ -25,8 +27,13 @@ from cifer_tasks.records import (
 from cifer_tasks.steps import bare, step
 from cifer_tasks.workspace import SiteFailed, Workspace
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 MOST_SITES_IN_FULL = 8
-"""Up to this many sites the Prefect page shows every step of every site; with more its labels overlap, and a site is one task."""
+"""Up to this many sites the Prefect page shows every step of every site; with more its labels overlap, and sites are tasks."""
+MOST_GROUPS = 16
+"""A round of more sites than this has so many tasks for them, each of a group of sites: what Prefect costs grows no further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +51,49 @@ SHOWN = Steps(tasks.validate_data, tasks.train, tasks.protect, tasks.encrypt, ta
 FUSED = Steps(bare(tasks.validate_data), bare(tasks.train), bare(tasks.protect), bare(tasks.encrypt), bare(tasks.submit))
 
 
-def site_round(run: RunRef, number: int, site: str, opening: Opening) -> Submission | Exclusion:
-    """A site's part in a round: as steps of their own, or as one task `site[NAME]` in a round of many sites.
+def site_rounds(run: RunRef, number: int, opening: Opening, sites: Sequence[str]) -> list[Submission | Exclusion]:
+    """The parts of `sites` in a round, in their order: as steps of their own, or in groups, as tasks `sites[...]`, in a round of many.
 
     What the ledger holds of this round already is taken as it is.
     """
-    workspace = Workspace.of(run)
-    done = workspace.record.submission(number, site) or workspace.record.exclusion(number, site)
-    if done is not None:
-        return done
-    table = workspace.dataset(site)
+    workspace, record = Workspace.of(run), Workspace.of(run).record
+    outcomes = {site: record.submission(number, site) or record.exclusion(number, site) for site in sites}
+    waiting = [workspace.dataset(site) for site in sites if outcomes[site] is None]
     if len(opening.sites) <= MOST_SITES_IN_FULL:
-        return contribute(run, number, site, table, opening, SHOWN)
-    return fused_site(run, number, site, table, opening)
+        outcomes |= {table.site: contribute(run, number, table, opening) for table in waiting}
+    else:
+        for group in _groups(waiting):
+            found = contribute_together(run, number, _label(group), group, opening)
+            outcomes |= dict(zip((table.site for table in group), found, strict=True))
+    return [found for found in outcomes.values() if found is not None]
 
 
-@step("site[{site}]")
-def fused_site(run: RunRef, number: int, site: str, table: Dataset, opening: Opening) -> Submission | Exclusion:
-    """All steps of one site as one task."""
-    return contribute(run, number, site, table, opening, FUSED)
-
-
-def contribute(run: RunRef, number: int, site: str, table: Dataset, opening: Opening, steps: Steps) -> Submission | Exclusion:
+def contribute(run: RunRef, number: int, table: Dataset, opening: Opening) -> Submission | Exclusion:
     """validate -> train -> protect -> encrypt -> submit; a site whose consent, table or step fails is left out, and the ledger says why.
 
     Under `sites.on_error: abort` the site's error ends the run instead.
     """
-    workspace = Workspace.of(run)
+    update = _update(run, number, table, opening, SHOWN)
+    if isinstance(update, Exclusion):
+        return update
+    return _settled(run, number, table.site, _attempt(lambda: SHOWN.submit(run, number, table.site, update)))
+
+
+@step("sites[{label}]")
+def contribute_together(
+    run: RunRef, number: int, label: str, tables: tuple[Dataset, ...], opening: Opening
+) -> tuple[Submission | Exclusion, ...]:
+    """All steps of several sites as one task. They submit at the same time, so that the ledger takes them in few blocks."""
+    updates = [_update(run, number, table, opening, FUSED) for table in tables]
+    ready = [item for item in updates if isinstance(item, EncryptedUpdate)]
+    sent = _at_once(ready, lambda update: FUSED.submit(run, number, update.site, update))
+    outcomes = {update.site: _settled(run, number, update.site, found) for update, found in zip(ready, sent, strict=True)}
+    return tuple(item if isinstance(item, Exclusion) else outcomes[item.site] for item in updates)
+
+
+def _update(run: RunRef, number: int, table: Dataset, opening: Opening, steps: Steps) -> EncryptedUpdate | Exclusion:
+    """A site's work up to the update that it submits."""
+    workspace, site = Workspace.of(run), table.site
     policy = workspace.settings.sites
     if refusal := workspace.record.consent_refusal(site):
         return tasks.exclude(run, number, site, "consent", refusal)
@@ -80,13 +103,21 @@ def contribute(run: RunRef, number: int, site: str, table: Dataset, opening: Ope
             return tasks.exclude(run, number, site, "validate_data", "; ".join(validation.failures))
         update = _again(policy, lambda: steps.train(run, number, site, table, opening, validation))
         protected = steps.protect(run, number, site, update)
-        encrypted = steps.encrypt(run, number, site, protected, opening)
-        return steps.submit(run, number, site, encrypted)
+        return steps.encrypt(run, number, site, protected, opening)
     except SiteStepError as error:
-        workspace.announce(SiteFailed(number, site, error.detail))
-        if policy.on_error == "abort":
-            raise
-        return tasks.exclude(run, number, site, error.step, str(error))
+        return _leave_out(run, number, site, error)
+
+
+def _settled(run: RunRef, number: int, site: str, found: Submission | SiteStepError) -> Submission | Exclusion:
+    return _leave_out(run, number, site, found) if isinstance(found, SiteStepError) else found
+
+
+def _leave_out(run: RunRef, number: int, site: str, error: SiteStepError) -> Exclusion:
+    workspace = Workspace.of(run)
+    workspace.announce(SiteFailed(number, site, error.detail))
+    if workspace.settings.sites.on_error == "abort":
+        raise error
+    return tasks.exclude(run, number, site, error.step, str(error))
 
 
 def _again(policy: Sites, step: Callable[[], LocalUpdate]) -> LocalUpdate:
@@ -99,16 +130,57 @@ def _again(policy: Sites, step: Callable[[], LocalUpdate]) -> LocalUpdate:
     return step()
 
 
-def site_release(run: RunRef, number: int, site: str, sealed: SealedSet, aggregate: ArtifactRef) -> Release | None:
-    """A key holder's part in opening a sealed set. None, and announced, when it does not answer: others may be enough.
+def site_releases(run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
+    """What those key holders that answer release for a sealed set: as tasks `release[SITE]`, or as one task where they are many.
 
-    Under `sites.on_error: abort` the site's error ends the run instead.
+    Who does not answer is announced: others may be enough. Under `sites.on_error: abort` the site's error ends the run instead.
     """
+    if len(openers) <= MOST_SITES_IN_FULL:
+        answers = [_attempt(lambda site=site: tasks.release(run, number, site, sealed, aggregate)) for site in openers]  # type: ignore[misc]
+    else:
+        answers = list(release_together(run, number, sealed, aggregate, tuple(openers)))
+    return tuple(item for item in (_released(run, number, *pair) for pair in zip(openers, answers, strict=True)) if item is not None)
+
+
+@step("releases[{number}]")
+def release_together(
+    run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: tuple[str, ...]
+) -> tuple[Release | SiteStepError, ...]:
+    """The releases of many key holders as one task; they are sent at the same time, so that the ledger takes them in few blocks."""
+    answers = [_attempt(lambda site=site: tasks.answer(run, number, site, sealed, aggregate)) for site in openers]  # type: ignore[misc]
+    ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
+    sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1])))
+    return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
+
+
+def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepError) -> Release | None:
+    if isinstance(answer, Release):
+        return answer
     workspace = Workspace.of(run)
+    workspace.announce(SiteFailed(number, site, answer.detail))
+    if workspace.settings.sites.on_error == "abort":
+        raise answer
+    return None
+
+
+def _at_once(items: Sequence[T], send: Callable[[T], R]) -> list[R | SiteStepError]:
+    """What `send` makes of each, all at the same time: they wait for the ledger, not for this machine."""
+    with ThreadPoolExecutor(max_workers=max(len(items), 1), thread_name_prefix="cifer-send") as pool:
+        return list(pool.map(lambda item: _attempt(lambda: send(item)), items))
+
+
+def _attempt(step: Callable[[], R]) -> R | SiteStepError:
     try:
-        return tasks.release(run, number, site, sealed, aggregate)
+        return step()
     except SiteStepError as error:
-        workspace.announce(SiteFailed(number, site, error.detail))
-        if workspace.settings.sites.on_error == "abort":
-            raise
-        return None
+        return error
+
+
+def _groups(tables: Sequence[Dataset]) -> list[tuple[Dataset, ...]]:
+    """At most `MOST_GROUPS` groups of neighbours of one size, the last one smaller."""
+    size = -(-len(tables) // MOST_GROUPS) or 1
+    return [tuple(tables[start : start + size]) for start in range(0, len(tables), size)]
+
+
+def _label(group: Sequence[Dataset]) -> str:
+    return group[0].site if len(group) == 1 else f"{group[0].site} to {group[-1].site}"

@@ -36,7 +36,7 @@ from cifer_tasks.site_home import Offer, SiteHome, the_site
 from cifer_tasks.statements import Order
 from cifer_tasks.workspace import Workspace, create_run, home_folder
 from flows.away import PREPARE, RELEASE, ROUND
-from flows.site import site_release, site_round
+from flows.site import site_releases, site_rounds
 from ledger import Ledger, LedgerError, State
 from ledger.backends.network import read_genesis
 
@@ -190,7 +190,7 @@ def contribute(run: str, number: int) -> str:
     opened = station.seen(lambda state: state.round(run, number))
     if opened is not None and opened.sealed is not None:
         return "the round is sealed already"
-    found = site_round(workspace.ref, number, station.site.name, workspace.opening(number))
+    (found,) = site_rounds(workspace.ref, number, workspace.opening(number), [station.site.name])
     if isinstance(found, Exclusion):
         return f"left out at {found.step}: {found.reason}"
     return f"submitted {found.ciphertext.digest} of {found.rows} rows, block {found.committed.height}"
@@ -203,11 +203,11 @@ def release(run: str, number: int, aggregate: str) -> str:
     workspace = station.declared(run)
     station.seen(lambda state: (opened := state.round(run, number)) and opened.sealed)
     total = station.store.find("aggregate", aggregate)
-    found = site_release(workspace.ref, number, station.site.name, workspace.record.sealed_set(number), total)
-    if found is None:
+    released = site_releases(workspace.ref, number, workspace.record.sealed_set(number), total, [station.site.name])
+    if not released:
         msg = f"{station.site.name} did not release in round {number}; its log says why"
         raise FailureError(msg)
-    return f"released {found.opening.digest}, block {found.committed.height}"
+    return f"released {released[0].opening.digest}, block {released[0].committed.height}"
 
 
 def _flow(name: str, run_name: str, function: Callable[..., Any]) -> prefect.Flow[..., Any]:

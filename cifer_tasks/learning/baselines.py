@@ -15,6 +15,7 @@ from cifer_tasks.learning._determinism import derive_seed
 from cifer_tasks.learning.evaluation import evaluate
 from cifer_tasks.learning.training import apply_update, fit, initial_model, train
 from cifer_tasks.records import Scenario
+from cifer_tasks.sampling import drawn
 
 
 def central(settings: Settings, scenario: Scenario) -> dict[str, float]:
@@ -31,11 +32,15 @@ def central(settings: Settings, scenario: Scenario) -> dict[str, float]:
 
 
 def plain_fedavg(settings: Settings, scenario: Scenario, rounds: int) -> list[dict[str, float]]:
-    """Held-out metrics after each round of FedAvg: w <- w + sum_i n_i delta_i / sum_i n_i, in float64 (McMahan et al. 2017)."""
+    """Held-out metrics after each round of FedAvg: w <- w + sum_i n_i delta_i / sum_i n_i, in float64 (McMahan et al. 2017).
+
+    Over the sites that are drawn for the round, as in a real one.
+    """
     tables = _tables(settings, scenario)
     model, metrics = initial_model(settings, scenario), []
     for round_number in range(1, rounds + 1):
-        updates = [train(settings, model, table, site, round_number) for site, table in tables.items()]
+        asked = drawn([dataset.site for dataset in scenario.datasets], settings.sites.fraction, settings.seed, round_number)
+        updates = [train(settings, model, tables[site], site, round_number) for site in asked if site in tables]
         total = sum(update.rows * update.delta.astype(np.float64) for update in updates)
         model = apply_update(model, np.asarray(total) / sum(update.rows for update in updates))
         metrics.append(evaluate(settings, model, scenario))

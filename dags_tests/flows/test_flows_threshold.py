@@ -68,8 +68,14 @@ def lying(release: Callable[..., Any], liar: str, number: int) -> Callable[..., 
     return released
 
 
-def test_a_run_survives_lost_keys_lying_holders_and_being_resumed(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of four holders gone: the round waits. One gone: it completes on resuming. One lies: it is named. The model is plain's."""
+@pytest.mark.parametrize("most_in_full", [8, 0], ids=["shown", "together"])
+def test_a_run_survives_lost_keys_lying_holders_and_being_resumed(trainer: Any, monkeypatch: pytest.MonkeyPatch, most_in_full: int) -> None:
+    """Two of four holders gone: the round waits. One gone: it completes on resuming. One lies: it is named. The model is plain's.
+
+    Sites as steps of their own, and as tasks of several, which send together.
+    """
+    monkeypatch.setattr("flows.site.MOST_SITES_IN_FULL", most_in_full)
+    monkeypatch.setattr("flows.site.MOST_GROUPS", 2)
     plain = trainer.train_all(settings_of(trainer, "plain"))
     expected = trainer.history(plain.run).current_model
 

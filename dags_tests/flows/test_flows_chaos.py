@@ -1,0 +1,43 @@
+"""The chaos run of chaos_runs.py, briefly and with a seed; and that what it would find, it finds."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHAOS = Path(__file__).with_name("chaos_runs.py")
+
+
+def test_killed_runs_end_as_the_undisturbed_one(tmp_path: Path) -> None:
+    """Two runs, each killed with SIGKILL once or twice and taken up again: same model, same record, nothing acknowledged is lost."""
+    words = [sys.executable, str(CHAOS), "--runs", "2", "--seed", "2", "--scheme", "threshold"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"^2 runs, 2 of them killed, [2-4] kills at [1-4] places; 2 ended as the undisturbed run, 0 did not", done.stdout, re.M
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"model": "bb" * 32}, "model bbbbbbbbbbbbbbbb, undisturbed aaaaaaaaaaaaaaaa"),
+        ({"status": "open"}, "the run is open"),
+        ({"transactions": {"SubmitUpdate": 7}}, "7 x SubmitUpdate on record, undisturbed 6"),
+        ({"transactions": {"SubmitUpdate": 6, "RegisterModel": 1}}, "1 x RegisterModel on record, undisturbed 0"),
+        ({"lost": ["cc" * 32]}, f"acknowledged and not on record: {'cc' * 32}"),
+    ],
+)
+def test_another_ending_is_a_fault(change: dict[str, Any], fault: str) -> None:
+    """Mutants of an ending: another model, a run left open, something done twice or lost; each is told, and an equal ending is not."""
+    chaos = runpy.run_path(str(CHAOS))
+    given = {"status": "completed", "model": "aa" * 32, "transactions": {"SubmitUpdate": 6}, "lost": []}
+    expected = chaos["Ending"](**given)
+    assert chaos["judge"](expected, expected) == []
+    assert chaos["judge"](chaos["Ending"](**{**given, **change}), expected) == [fault]
