@@ -21,6 +21,7 @@ TOPICS = (
     "keys",
     "ledger",
     "lineage",
+    "predict",
     "robustness",
     "services",
     "site",

@@ -46,6 +46,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             Kind("prefect", "Prefect", 4200, "--prefect-port", "flows.services.prefect_app:create", "/api/health"),
             Kind("mlflow", "MLflow", 5000, "--mlflow-port", "cifer_tasks.tracking.server:create", "/health"),
             Kind("artifacts", "Artifacts", 7300, "--artifacts-port", "flows.services.artifacts_app:create", "/health", "https"),
+            Kind("predict", "Encrypted inference", 4210, "--predict-port", "cifer_tasks.inference.server:create", "/health"),
         )
     }
 )
