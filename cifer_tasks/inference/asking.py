@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -55,13 +56,13 @@ class InferenceClient:
     """
 
     def __init__(self, url: str, http: httpx.Client | None = None) -> None:
-        try:
-            local = httpx.URL(url).host in _LOOPBACK
-            # A proxy of the environment has no business between two processes of one machine.
-            self._http = http or httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=not local)
-        except httpx.InvalidURL as error:
-            msg = f"{url!r} is no URL ({error}); give one such as http://127.0.0.1:4210"
-            raise UsageError(msg) from None
+        parsed = urlsplit(url)
+        if parsed.scheme not in {"http", "https"} or not parsed.netloc:
+            msg = f"{url!r} is no URL of a server; give one such as http://127.0.0.1:4210"
+            raise UsageError(msg)
+        # A proxy of the environment has no business between two processes of one machine.
+        local = parsed.hostname in _LOOPBACK
+        self._http = http or httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=not local)
         self._url = url
         self._keys: dict[Parameters, ClientKeys] = {}
 

@@ -51,7 +51,8 @@ class ClientKeys:
         self.parameters = parameters
         self._encryptor = seal.Encryptor(made, secret)
         self._decryptor = seal.Decryptor(made, secret)
-        rotation = saved(generator.create_galois_keys(list(parameters.rotations)))
+        elements = [galois_element(step, parameters.degree) for step in parameters.rotations]
+        rotation = saved(generator.create_galois_keys(elements))
         relinearisation = saved(generator.create_relin_keys()) if parameters.levels > 1 else b""
         self.public = EvaluationKeys(parameters.levels, parameters.width, rotation, relinearisation).to_bytes()
         self.digest = hashlib.sha256(self.public).hexdigest()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -27,8 +29,7 @@ def network(widths: Sequence[int], polynomials: Sequence[tuple[float, ...]], see
     """A network with normal weights scaled by their number."""
     random = np.random.default_rng(seed)
     affine = [
-        (random.normal(size=(after, before)) / np.sqrt(before), random.normal(size=after))
-        for before, after in zip(widths, widths[1:], strict=False)
+        (random.normal(size=(after, before)) / np.sqrt(before), random.normal(size=after)) for before, after in itertools.pairwise(widths)
     ]
     return folded(affine, polynomials)
 
@@ -108,7 +109,7 @@ def test_what_is_uploaded_holds_no_secret() -> None:
     plain = seal.Plaintext()
     seal.CKKSEncoder(context(parameters)).encode([1.0], 2.0**30, plain)
     seal.Encryptor(context(parameters), generator.secret_key()).encrypt_symmetric(plain, opened)
-    with pytest.raises(IntegrityError, match="wrong|another key"):
+    with pytest.raises(IntegrityError, match="under another key"):
         client.decrypt((saved(opened),), 1, 1)
     for leak in (lambda: pickle.dumps(client), lambda: copy.deepcopy(client)):
         with pytest.raises(TypeError, match="do not leave"):
@@ -137,16 +138,12 @@ def test_damaged_bytes_are_refused_or_do_not_open(position: int, cut: bool, bit:
     (sent,) = client.encrypt(rows)
     expected = evaluator.network.in_the_clear(rows)
     bound = error_bound(evaluator.network, evaluator.parameters, 1.0)
-    try:
+    with suppress(IntegrityError):
         found = client.decrypt((evaluator.evaluate(damaged(sent), galois, relinearisation),), 1, 2)
         assert np.abs(found - expected).max() <= bound  # a bit that carries nothing, such as padding of SEAL's header
-    except IntegrityError:
-        pass
     back = evaluator.evaluate(sent, galois, relinearisation)
-    try:
+    with suppress(IntegrityError):
         assert np.abs(client.decrypt((damaged(back),), 1, 2) - expected).max() <= bound
-    except IntegrityError:
-        pass
 
 
 @lru_cache(maxsize=1)
@@ -167,7 +164,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
         evaluator.evaluate(result, galois, relinearisation)
     with pytest.raises(IntegrityError, match="2 results came back for 1 rows"):
         client.decrypt((result, result), 1, 2)
-    lacking = saved(seal.KeyGenerator(context(evaluator.parameters)).create_galois_keys([1]))
+    lacking = saved(seal.KeyGenerator(context(evaluator.parameters)).create_galois_keys([galois_element(1, 8192)]))
     with pytest.raises(IntegrityError, match=r"lack .*rotations \[-4"):
         read_keys(EvaluationKeys(evaluator.parameters.levels, evaluator.parameters.width, lacking, b"").to_bytes())
     with pytest.raises(IntegrityError, match="no evaluation keys"):
@@ -191,7 +188,15 @@ def test_what_wraps_around_is_noticed() -> None:
 @given(step=st.integers(-2000, 2000).filter(bool))
 @settings(deadline=None, max_examples=10)
 def test_galois_elements_are_seals(step: int) -> None:
-    """SEAL's key for a rotation is under the automorphism that the server looks for."""
-    made = seal.GaloisKeys()
-    seal.KeyGenerator(context(Parameters(1, 4))).create_galois_keys([step], made)
-    assert made.has_key(galois_element(step, 8192))
+    """A key for `galois_element(step)` is the one that SEAL takes to rotate by `step`."""
+    parameters = Parameters(1, 4)
+    made = context(parameters)
+    generator, encoder, rotation = seal.KeyGenerator(made), seal.CKKSEncoder(made), seal.GaloisKeys()
+    generator.create_galois_keys([galois_element(step, parameters.degree)], rotation)
+    slots = np.arange(parameters.slots) / parameters.slots
+    plain, ciphertext = seal.Plaintext(), seal.Ciphertext()
+    encoder.encode(slots.tolist(), 2.0**30, plain)
+    seal.Encryptor(made, generator.secret_key()).encrypt_symmetric(plain, ciphertext)
+    seal.Evaluator(made).rotate_vector_inplace(ciphertext, step, rotation)
+    seal.Decryptor(made, generator.secret_key()).decrypt(ciphertext, plain)
+    assert np.allclose(encoder.decode_double(plain), np.roll(slots, -step), atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import lightning.pytorch as pl
@@ -39,7 +40,7 @@ def chains(draw: st.DrawFn) -> tuple[list[Any], list[tuple[float, ...]], Any]:
     widths = draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))
     affine = [
         (draw(hnp.arrays(np.float64, (after, before), elements=NUMBERS)), draw(hnp.arrays(np.float64, after, elements=NUMBERS)))
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in itertools.pairwise(widths)
     ]
     leading = st.floats(0.05, 2).flatmap(lambda size: st.sampled_from([size, -size]))
     polynomial = st.integers(0, 3).flatmap(lambda degree: st.tuples(*[NUMBERS] * degree, leading if degree else NUMBERS))
@@ -50,7 +51,7 @@ def chains(draw: st.DrawFn) -> tuple[list[Any], list[tuple[float, ...]], Any]:
 @given(chains())
 @settings(deadline=None, max_examples=150)
 def test_folding_changes_no_value(chain: tuple[list[Any], list[tuple[float, ...]], Any]) -> None:
-    """Completed squares and depressed cubics give what the polynomials give, for any coefficients, with a level per square and two per cubic."""
+    """Completed squares and depressed cubics give what the polynomials give; a square costs one level, a cubic two."""
     affine, polynomials, rows = chain
     values = rows
     for number, (weight, bias) in enumerate(affine):
