@@ -74,13 +74,13 @@ def invert(module: nn.Module, view: View, features: int, *, seed: int, restarts:
 
 def _match(module: nn.Module, rows: Tensor, logits: Tensor, visible: Tensor, observed: Tensor, size: Tensor, iterations: int) -> float:
     """Move `rows` and `logits` in place; the final squared distance relative to the observed gradient."""
-    optimiser = torch.optim.LBFGS([rows, logits], max_iter=iterations, history_size=50, line_search_fn="strong_wolfe")
+    optimiser: Any = torch.optim.LBFGS([rows, logits], max_iter=iterations, history_size=50, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
         found = gradient_of(module, rows, logits.softmax(dim=1), create_graph=True)[visible] / size.sqrt()
         loss = (found - observed).square().sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
     optimiser.step(closure)
