@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifer_tasks.learning.polynomials import Activation, Polynomial, coefficients_of
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -61,6 +63,28 @@ class MLP(_Classifier):
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
+        super().__init__(nn.Sequential(*layers, nn.Linear(widths[-1], classes)), learning_rate, momentum)
+
+
+class PolynomialMLP(_Classifier):
+    """A multilayer perceptron whose activations are polynomials, so that encrypted rows will do (`cifer predict --encrypted`).
+
+    activation: ``square``, or ``relu`` or ``sigmoid`` as fitted by `coefficients_of`; up to three layers of squares, two of cubics.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        hidden: tuple[int, ...] = (16,),
+        activation: Activation = "relu",
+        learning_rate: float = 0.02,
+        momentum: float = 0.9,
+    ) -> None:
+        widths = (features, *hidden)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), Polynomial(coefficients_of(activation))]
         super().__init__(nn.Sequential(*layers, nn.Linear(widths[-1], classes)), learning_rate, momentum)
 
 

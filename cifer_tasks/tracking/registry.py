@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cifer_tasks.data.tables import PREPROCESSING, Preprocessing, read_preprocessing
 from cifer_tasks.errors import IntegrityError, UsageError
 from cifer_tasks.tracking._store import connect
 
@@ -41,7 +42,8 @@ class LoadedModel:
     """A version of a registered model, checked against its digest.
 
     model_bytes: safetensors.  digest: their hex SHA-256.  module: the LightningModule with these weights, in evaluation mode.
-    tags: run, block height, transaction and model digest under ``cifer.*``.
+    tags: run, block height, transaction and model digest under ``cifer.*``.  preprocessing: from source rows to the module's, None when its
+    scenario had none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class LoadedModel:
     model_bytes: bytes = field(repr=False)
     module: LightningModule = field(repr=False)
     tags: Mapping[str, str]
+    preprocessing: Preprocessing | None
 
 
 def register(
@@ -114,7 +117,8 @@ def load_registered(project: Path, name: str, alias_or_version: str = "champion"
         registered = found.tags.get("cifer.model_digest")
         msg = f"{data / WEIGHTS}: has SHA-256 {digest}, but version {found.version} was registered as {registered}; register it again"
         raise IntegrityError(msg)
-    return LoadedModel(name, int(found.version), digest, model_bytes, restore(data, model_bytes), dict(found.tags))
+    preprocessing = read_preprocessing(data) if (data / PREPROCESSING).exists() else None
+    return LoadedModel(name, int(found.version), digest, model_bytes, restore(data, model_bytes), dict(found.tags), preprocessing)
 
 
 def restore(data: Path, model_bytes: bytes) -> LightningModule:
@@ -138,7 +142,7 @@ def _save(folder: Path, model_id: str, run_id: str, model_bytes: bytes, settings
     (data / WEIGHTS).write_bytes(model_bytes)
     (data / SETTINGS).write_bytes(settings.canonical())
     (data / SHAPE).write_text(json.dumps({"features": scenario.features, "classes": scenario.classes}), encoding="utf-8")
-    preprocessing = Path(scenario.holdout.path).parent / "preprocessing.json"
+    preprocessing = Path(scenario.holdout.path).parent / PREPROCESSING
     if preprocessing.exists():
         shutil.copy(preprocessing, data)
     pyfunc.save_model(

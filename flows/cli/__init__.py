@@ -25,6 +25,7 @@ TOPICS = (
     "lineage",
     "reputation",
     "operations",
+    "predict",
     "robustness",
     "services",
     "site",

@@ -83,3 +83,23 @@ def bench_audit(events: str, as_json: bool) -> None:
     if not sizes or min(sizes) < 1:
         raise click.BadParameter(f"{events!r} is not a list of numbers such as 10000,100000", param_hint="--events")
     print_report(audit_costs(sizes), as_json)
+
+
+@command(bench, "leakage", "cifer bench leakage\ncifer bench leakage --sites 8 --fractions 0.1,0.3 --json")
+@click.option("--sites", default=16, show_default=True, type=click.IntRange(3, 64), help="Sites in the sum, a row each.")
+@click.option("--fractions", default="0.1,0.3,0.5,0.9", show_default=True, metavar="F,F", help="Shares of an update that are hidden.")
+@click.option("--victims", default=3, show_default=True, type=click.IntRange(1), help="Sites whose rows are sought.")
+@as_json
+def bench_leakage(sites: int, fractions: str, victims: int, as_json: bool) -> None:
+    """Gradient inversion on plain updates, on the sum that the default opens, and on partly hidden updates."""
+    from flows.bench_leakage import leakage
+
+    try:
+        shares = [float(part) for part in fractions.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or not all(0 <= share <= 1 for share in shares):
+        raise click.BadParameter(f"{fractions!r} is not a list of shares such as 0.1,0.3", param_hint="--fractions")
+    if victims > sites:
+        raise click.BadParameter(f"{victims} victims are more than {sites} sites", param_hint="--victims")
+    print_report(leakage(sites, shares, victims, progress=lambda text: click.echo(text, err=True)), as_json)

@@ -47,6 +47,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             Kind("mlflow", "MLflow", 5000, "--mlflow-port", "cifer_tasks.tracking.server:create", "/health"),
             Kind("artifacts", "Artifacts", 7300, "--artifacts-port", "flows.services.artifacts_app:create", "/health", "https"),
             Kind("portal", "Portal", 4220, "--portal-port", "flows.portal.app:create", "/health"),
+            Kind("predict", "Encrypted inference", 4210, "--predict-port", "cifer_tasks.inference.server:create", "/health"),
         )
     }
 )
