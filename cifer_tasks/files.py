@@ -106,7 +106,7 @@ def write_pieces(
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Create `path` with mode 0600 and these bytes, whole or not at all; False, and nothing written, when it exists."""
+    """Create `path` with mode 0600 and these bytes, whole, durable, or not at all; False, and nothing written, when it exists."""
     if path.exists():
         return False
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -120,6 +120,7 @@ def write_once(path: Path, data: bytes) -> bool:
             os.link(temporary, path)
         finally:
             os.unlink(temporary)
+        _flush_folder(path.parent)  # a promise that a power cut forgets is none
     except FileExistsError:
         return False
     except OSError as error:
