@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 
 from cifer_tasks.config import Settings
+from cifer_tasks.data.tables import PREPROCESSING, Preprocessing
 from cifer_tasks.errors import IntegrityError, StorageError, UsageError
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.records import (
@@ -35,6 +36,7 @@ from cifer_tasks.tracking._store import connect
 
 ROOT = Path(__file__).parents[3]
 RUN = "scn-20260101-000000"
+PREPARED = Preprocessing(("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, "y", ("0", "1"))
 SETTINGS = Settings(name="scn", data={"table": "breast_cancer", "target": "y", "partition": {"sites": 3}}, training={"rounds": 2})
 
 
@@ -89,7 +91,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
     project = tmp_path_factory.mktemp("project")
     data = project / ".cifer" / "data" / "scn"
     data.mkdir(parents=True)
-    (data / "preprocessing.json").write_text('{"mean": [0, 0, 0]}')
+    (data / PREPROCESSING).write_bytes(PREPARED.to_json())
     scenario = Scenario("scn", tuple(_dataset(data, site) for site in ("a", "b", "c")), _dataset(data, "holdout"), "y", 3, 2)
     first = initial_model(SETTINGS, scenario)
     weights = {"network.weight": torch.arange(6.0).reshape(2, 3), "network.bias": torch.ones(2)}
@@ -191,6 +193,7 @@ def test_the_registered_model_is_the_one_on_the_ledger(training: Training) -> No
         loaded = load_registered(training.project, "scn", which)
         assert hashlib.sha256(loaded.model_bytes).hexdigest() == loaded.digest == training.registered.model.digest
         assert (loaded.version, training.version) == (1, 1)
+        assert loaded.preprocessing == PREPARED
         expected = {"cifer.run": RUN, "cifer.block_height": "99", "cifer.transaction": "e" * 64, "cifer.model_digest": loaded.digest}
         assert expected.items() <= loaded.tags.items()
     rows = np.float32([[1, 2, 3], [0, 0, 1]])
