@@ -46,7 +46,7 @@ def format_of(home: Path) -> int | None:
     path = home / _MARK
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["format"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError):
         found = None

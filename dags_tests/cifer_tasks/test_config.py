@@ -36,6 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.path": "my.Net",
     "model.args": {"width": 3},
     "sites.on_error": "abort",
+    "sites.fraction": 0.5,
     "approval": "required",
     "notify.webhook": "https://example.org/hook",
     "execution": "sites",
