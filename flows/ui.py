@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -18,8 +20,26 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
+_aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cifer-pages")
+_under_way: list[Future[None]] = []
+
+
 def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
-    """The sites of a round as a table, and the rounds so far as another; both keep their history under one key per run."""
+    """The sites of a round as a table, and their reputations; both keep their history under one key per run.
+
+    The next round does not wait for the page: what went wrong with it is raised when the next one is published.
+    """
+    _settle()
+    _under_way.append(_aside.submit(copy_context().run, _publish_round, run, result, outcomes))
+
+
+def _settle() -> None:
+    """Wait for what is being published. Raises what it raised."""
+    while _under_way:
+        _under_way.pop().result()
+
+
+def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
     create_table_artifact(
         [{**_site_row(outcome), **_weight_row(outcome, result)} for outcome in outcomes],
         key=_key(run, "sites"),
@@ -41,6 +61,7 @@ def _publish_validation(run: RunRef) -> None:
 
 def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | Awaiting | None) -> None:
     """The metrics over rounds, and where the model is."""
+    _settle()
     create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
 
 
