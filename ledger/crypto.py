@@ -173,14 +173,12 @@ class VerificationCache:
 
     def verify(self, public: bytes, domain: bytes, data: bytes, signature: bytes) -> bool:
         """What `crypto.verify` says, computed at most once while remembered."""
-        if len(public) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
-            return False
         if _cache_key(public, domain, data, signature) in self._accepted:
             return True
-        if not verify(public, domain, data, signature):
-            return False
-        self.remember(public, domain, data, signature)
-        return True
+        accepted = verify(public, domain, data, signature)
+        if accepted:
+            self.remember(public, domain, data, signature)
+        return accepted
 
     def remember(self, public: bytes, domain: bytes, data: bytes, signature: bytes) -> None:
         """Keep an acceptance: `crypto.verify` said yes to exactly this, here or in a process of ours (`ledger.verifying`)."""
