@@ -13,13 +13,16 @@ from ledger.errors import LedgerError
 from ledger.node.folder import read_validator
 from ledger.node.server import ValidatorServer
 
+SELDOM = (50_000, 20, 20)
+"""For `gc.set_threshold`."""
+
 
 async def run(folder: Path) -> None:
     """Serve until a signal comes. Raises `LedgerError`."""
-    server = ValidatorServer(read_validator(folder))
     # Nearly all that a validator makes is records without cycles, which reference counting frees: look for cycles seldom.
+    gc.set_threshold(*SELDOM)
+    server = ValidatorServer(read_validator(folder))
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)

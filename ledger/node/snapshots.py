@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final
 
 from ledger.codec import decode, encode
@@ -24,7 +23,7 @@ from ledger.crypto import Verify
 from ledger.digests import header_digest, network_id, validators_hash
 from ledger.errors import CorruptionError, InvalidBlockError, MalformedError, RejectedError, SnapshotError
 from ledger.state.entries import Entry, StateEntry
-from ledger.state.tree import Tree
+from ledger.state.tree import Tree, Unread
 from ledger.state.view import State
 from ledger.storage.base import BlockStore, Forget, Rows, Write
 from ledger.types import Certificate, CommittedBlock, Genesis, Header, Item, Record, Snapshot, Validator
@@ -42,7 +41,7 @@ EAGER_ENTRIES: Final = 20_000
 _TIP: Final = b"t"
 
 
-Read = Callable[[int], Iterable[tuple[bytes, Entry]]]
+Read = Callable[[int], Iterable[tuple[bytes, Entry | Unread]]]
 Anchors = Callable[[int], CommittedBlock | None]
 
 
@@ -261,18 +260,21 @@ def _reader(store: BlockStore) -> Read:
     changed: dict[int, list[tuple[int, Item]]] = {}
     for _, body in store.rows(b"c"):
         change = decode(body, Part)
-        for place, items in groupby(change.items, key=lambda item: int.from_bytes(item.path[:2], "big") >> (16 - DEPTH)):
-            changed.setdefault(place, []).extend((change.number, item) for item in items)
+        for item in change.items:
+            changed.setdefault(int.from_bytes(item.path[:2], "big") >> (16 - DEPTH), []).append((change.number, item))
 
-    def read(place: int) -> Iterable[tuple[bytes, Entry]]:
+    def read_entry(value: bytes) -> Entry:
+        try:
+            return decode(value, StateEntry)  # type: ignore[arg-type]
+        except MalformedError as error:
+            raise CorruptionError(f"{store.place}: an entry of the snapshot does not decode ({error})") from error
+
+    def read(place: int) -> Iterable[tuple[bytes, Unread]]:
         body = store.row(_part_key(place))
         part = decode(body, Part) if body is not None else Part(-1, ())
-        items = {item.path: item for item in part.items}
-        items.update((item.path, item) for number, item in changed.get(place, ()) if number > part.number)
-        try:
-            return list(entries_of(items.values()))
-        except MalformedError as error:
-            raise CorruptionError(f"{store.place}: part {place} of the snapshot does not decode ({error})") from error
+        values = {item.path: item.entry for item in part.items}
+        values.update((item.path, item.entry) for number, item in changed.get(place, ()) if number > part.number)
+        return [(path, Unread(value, read_entry)) for path, value in values.items()]
 
     return read
 

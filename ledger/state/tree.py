@@ -20,6 +20,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -50,15 +52,31 @@ class StateProof(Record, frozen=True):
     leaf: LeafDigest | None
 
 
+class Unread(msgspec.Struct, eq=False, gc=False):
+    """A record by its canonical bytes, which `read` makes it from when it is first asked for: its hash needs the bytes alone."""
+
+    value: bytes
+    read: Callable[[bytes], Any]
+
+
 class _Leaf(msgspec.Struct, eq=False, gc=False):
     path: bytes
     bits: int
-    record: Any
+    _record: Any
     _hash: bytes | None = None
+
+    def record(self) -> Any:
+        if type(self._record) is Unread:
+            self._record = self._record.read(self._record.value)
+        return self._record
+
+    def value_digest(self) -> bytes:
+        record = self._record
+        return sha256(record.value if type(record) is Unread else encode(record)).digest()
 
     def hash(self) -> bytes:
         if self._hash is None:
-            self._hash = _leaf_hash(self.path, sha256(encode(self.record)).digest())
+            self._hash = _leaf_hash(self.path, self.value_digest())
         return self._hash
 
 
@@ -124,7 +142,7 @@ class Tree:
             if type(node) is not _Stub:
                 break
             node = node.open()
-        return node.record if type(node) is _Leaf and node.bits == bits else None
+        return node.record() if type(node) is _Leaf and node.bits == bits else None
 
     def set(self, path: bytes, record: Any) -> Tree:
         """The map with `record` at `path`; this one stays as it is."""
@@ -153,12 +171,12 @@ class Tree:
             if type(node) is not _Stub:
                 break
             node = node.open()
-        leaf = LeafDigest(node.path, sha256(encode(node.record)).digest()) if type(node) is _Leaf else None
+        leaf = LeafDigest(node.path, node.value_digest()) if type(node) is _Leaf else None
         return StateProof(tuple(siblings), leaf)
 
     def records(self) -> Iterator[Any]:
         """Every record, in ascending order of path."""
-        return (leaf.record for leaf in _leaves(self._top))
+        return (leaf.record() for leaf in _leaves(self._top))
 
     def read_all(self) -> None:
         """Read every part that was not needed yet. Raises what `get` would."""
@@ -182,7 +200,7 @@ class Tree:
             if type(node) is _Stub and level < depth:
                 node = node.open()
             if type(node) is _Leaf:
-                found[node.bits >> (DEPTH - depth)] = node.path + sha256(encode(node.record)).digest()
+                found[node.bits >> (DEPTH - depth)] = node.path + node.value_digest()
             elif node is not None and level == depth:
                 found[place] = node.hash()
             elif type(node) is _Branch:
@@ -198,7 +216,7 @@ class Tree:
             elif type(node) is _Branch:
                 node = node.right if place >> (depth - 1 - level) & 1 else node.left
                 level += 1
-        return [(leaf.path, leaf.record) for leaf in _leaves(node) if leaf.bits >> (DEPTH - depth) == place]
+        return [(leaf.path, leaf.record()) for leaf in _leaves(node) if leaf.bits >> (DEPTH - depth) == place]
 
     def changes(self, before: Tree) -> Iterator[tuple[bytes, Any]]:
         """Every path and record here that `before`, which this map was made from by `set`, does not share; a few that it does as well."""
@@ -212,7 +230,7 @@ class Tree:
             if old is new:
                 continue
             if type(new) is _Leaf:
-                yield new.path, new.record
+                yield new.path, new.record()
             elif type(new) is _Branch:
                 left, right = (old.left, old.right) if type(old) is _Branch else (None, None)
                 stack += ((right, new.right), (left, new.left))
@@ -288,7 +306,7 @@ def _put(node: _Node, leaf: _Leaf, shift: int) -> _Leaf | _Branch:
 def _merge(node: _Node, leaves: list[_Leaf], paths: list[int], start: int, stop: int, shift: int) -> _Leaf | _Branch:
     """`node`, whose branching bit is `shift`, with leaves `start` to `stop` put below it: at least one. `paths`: their bits, ascending."""
     if stop - start == 1:
-        return _put(node, leaves[start], shift)
+        return leaves[start] if node is None else _put(node, leaves[start], shift)
     if type(node) is _Stub:
         node = node.open()
     if type(node) is _Leaf:
@@ -337,8 +355,11 @@ def _leaves(top: _Node) -> Iterator[_Leaf]:
 
 def _part_of(part: bytes, place: int, depth: int, read: Callable[[int], Items]) -> _Node:
     def opened() -> _Leaf | _Branch:
-        leaves = sorted((_Leaf(path, int.from_bytes(path, "big"), record) for path, record in read(place)), key=lambda leaf: leaf.bits)
-        node = _grown(leaves, DEPTH - 1 - depth) if all(leaf.bits >> (DEPTH - depth) == place for leaf in leaves) else None
+        leaves = [_Leaf(path, int.from_bytes(path, "big"), record) for path, record in sorted(read(place), key=itemgetter(0))]
+        paths = [leaf.bits for leaf in leaves]
+        distinct = all(low < high for low, high in pairwise(paths))
+        here = bool(paths) and distinct and paths[0] >> (DEPTH - depth) == place == paths[-1] >> (DEPTH - depth)
+        node = _merge(None, leaves, paths, 0, len(leaves), DEPTH - 1 - depth) if here else None
         expected = part if len(part) == len(EMPTY) else _leaf_hash(part[:32], part[32:])
         if node is None or node.hash() != expected:
             have, wanted = (EMPTY if node is None else node.hash()).hex()[:16], expected.hex()[:16]
@@ -357,13 +378,3 @@ def _joined(left: _Node, right: _Node) -> _Node:
     if right is None and type(left) is _Leaf:
         return left
     return _Branch(left, right)
-
-
-def _grown(leaves: Sequence[_Leaf], shift: int) -> _Leaf | _Branch | None:
-    """The subtree of leaves in ascending order of path, which share all bits above `shift`."""
-    if len(leaves) < 2:
-        return leaves[0] if leaves else None
-    if leaves[0].bits == leaves[-1].bits:
-        return None  # one path twice
-    ones = bisect_left(leaves, 1, key=lambda leaf: leaf.bits >> shift & 1)
-    return _Branch(_grown(leaves[:ones], shift - 1), _grown(leaves[ones:], shift - 1))

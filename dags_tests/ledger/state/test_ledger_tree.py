@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.crypto import Domain, tagged_digest
 from ledger.errors import CorruptionError
-from ledger.state.tree import EMPTY, LeafDigest, StateProof, Tree, check_part, verify_absence, verify_presence
+from ledger.state.tree import EMPTY, LeafDigest, StateProof, Tree, Unread, check_part, verify_absence, verify_presence
 
 # Few distinct bits, so that paths share long prefixes and the single-child branches are exercised.
 PATHS = st.one_of(
@@ -194,6 +194,29 @@ def test_a_part_is_read_when_it_is_needed_and_once(seed: int) -> None:
     assert read[before:] in ([path[0] >> 4], [])
 
 
+@settings(max_examples=100)
+@example(NEIGHBOURS, bytes(32))
+@given(CONTENTS, PATHS)
+def test_a_map_of_encoded_records_is_the_same_map(contents: dict[bytes, int], path: bytes) -> None:
+    """Entries of which a part gives the bytes lead to the same root, proofs and entries; only those that are asked for are decoded."""
+    tree, read = build(list(contents.items())), []
+
+    def decoded(value: bytes) -> int:
+        read.append(value)
+        return decode(value, int)
+
+    def part(place: int) -> list[tuple[bytes, Unread]]:
+        return [(path, Unread(encode(value), decoded)) for path, value in tree.part(DIVIDED, place)]
+
+    again = Tree.of_parts(tree.parts(DIVIDED), part)
+    assert again.set(path, 7).root() == oracle({**contents, path: 7})
+    assert again.prove(path) == tree.prove(path) and again.parts(DIVIDED) == tree.parts(DIVIDED) and read == []
+    assert again.get(path) == again.get(path) == contents.get(path)
+    assert read == ([encode(contents[path])] if path in contents else [])
+    assert list(again.records()) == list(tree.records())
+    assert [again.part(DIVIDED, place) for place in range(1 << DIVIDED)] == [tree.part(DIVIDED, place) for place in range(1 << DIVIDED)]
+
+
 @given(CONTENTS, CONTENTS)
 def test_changes_are_what_a_map_needs_to_become_another(first: dict[bytes, int], then: dict[bytes, int]) -> None:
     """What `changes` names leads from the older map to the newer, also when the older is in parts."""
@@ -232,5 +255,8 @@ def test_a_part_that_is_not_what_it_should_be_is_named(lie: str) -> None:
     with pytest.raises(CorruptionError, match="part 3 of the state"):
         again.get(bytes((0x31,)) * 32)
     check_part(tree.parts(DIVIDED)[2], 2, DIVIDED, tree.part(DIVIDED, 2))
+    of_bytes = Tree.of_parts(tree.parts(DIVIDED), lambda place: [(path, Unread(encode(value), int)) for path, value in part(place)])
+    with pytest.raises(CorruptionError, match="part 3 of the state"):
+        of_bytes.get(bytes((0x31,)) * 32)
     with pytest.raises(CorruptionError, match="part 3"):
         check_part(tree.parts(DIVIDED)[3], 3, DIVIDED, part(3))
