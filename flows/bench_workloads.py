@@ -94,7 +94,8 @@ class Script:
 def opaque(network: bytes, administrator: SigningKey, transactions: int, batch: int, callers: int = 1, each: int = 1) -> Workload:
     """Anchors of 64 authors in turn, 300 bytes each as they stand in a block.
 
-    A repetition has `each` batches of every caller, who has authors of its own: number 0, `callers`, ... are those of the first.
+    A repetition has `each` batches of every caller, who has authors of its own: number 0, `callers`, ... are those of the first. With
+    several, one batch of each comes before the first repetition.
     """
     script, random = Script(network, administrator), Random(7)  # noqa: S311 - filler
     names = [f"site-{number:03d}" for number in range(AUTHORS)]
@@ -102,11 +103,12 @@ def opaque(network: bytes, administrator: SigningKey, transactions: int, batch: 
     said = []
     for caller in range(callers):
         own = names[caller::callers]
-        share = range(transactions // callers)
+        share = range(transactions // callers + (batch if callers > 1 else 0))
         said.append(_batched([script.sign(own[number % len(own)], Anchor(random.randbytes(ANCHOR_BYTES))) for number in share], batch))
     turns = [tuple(batches) for batches in zip(*said, strict=True)]
+    before = turns.pop(0) if callers > 1 else ()
     repetitions = tuple(tuple(chain.from_iterable(turns[start : start + each])) for start in range(0, len(turns), each))
-    return Workload("opaque", (founding,), repetitions)
+    return Workload("opaque", (founding, *before), repetitions)
 
 
 def rounds(network: bytes, administrator: SigningKey, transactions: int) -> Workload:

@@ -20,7 +20,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final
 
@@ -353,12 +352,16 @@ def _leaves(top: _Node) -> Iterator[_Leaf]:
             stack += (node.right, node.left)
 
 
+def _leaf_of(path: bytes, record: Any) -> _Leaf:
+    value = record.value if type(record) is Unread else encode(record)
+    return _Leaf(path, int.from_bytes(path, "big"), record, sha256(_LEAF + path + sha256(value).digest()).digest())
+
+
 def _part_of(part: bytes, place: int, depth: int, read: Callable[[int], Items]) -> _Node:
     def opened() -> _Leaf | _Branch:
-        leaves = [_Leaf(path, int.from_bytes(path, "big"), record) for path, record in sorted(read(place), key=itemgetter(0))]
+        leaves = [_leaf_of(path, record) for path, record in sorted(read(place), key=itemgetter(0))]
         paths = [leaf.bits for leaf in leaves]
-        distinct = all(low < high for low, high in pairwise(paths))
-        here = bool(paths) and distinct and paths[0] >> (DEPTH - depth) == place == paths[-1] >> (DEPTH - depth)
+        here = bool(paths) and len(set(paths)) == len(paths) and paths[0] >> (DEPTH - depth) == place == paths[-1] >> (DEPTH - depth)
         node = _merge(None, leaves, paths, 0, len(leaves), DEPTH - 1 - depth) if here else None
         expected = part if len(part) == len(EMPTY) else _leaf_hash(part[:32], part[32:])
         if node is None or node.hash() != expected:
