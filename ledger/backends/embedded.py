@@ -5,6 +5,7 @@ protects the record against bugs, crashes and damaged files, and makes it verifi
 host: whoever holds the folder and the keys holds every vote. With 1 to 3 validators not one may be faulty: `Status.tolerated_faults` is 0.
 
 One thread of its own does all the work; callers wait for it. Transactions that arrive while a block is being made share the next one.
+Where there is a second core, a process verifies signatures of large batches there meanwhile (`ledger.verifying`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -22,9 +23,10 @@ from typing import Any, Final, TypeVar
 
 from ledger.backends.answers import describe, find_receipt
 from ledger.backends.base import Receipt, Status
+from ledger.backends.calls import Batch, Command
 from ledger.backends.network import check_keys, has_ledger, read_genesis, start_folder, store_path
 from ledger.consensus.blocks import MOST_TRANSACTIONS, Tip, genesis_tip
-from ledger.crypto import Domain, SigningKey, VerificationCache
+from ledger.crypto import SigningKey, VerificationCache
 from ledger.digests import transaction_id
 from ledger.errors import CorruptionError, LedgerError, RejectedError, StorageError, UnavailableError
 from ledger.node.cluster import Cluster
@@ -32,47 +34,15 @@ from ledger.node.effects import Accuse
 from ledger.node.replay import Replayed, replay
 from ledger.node.snapshots import Snapshots
 from ledger.node.validator import ValidatorNode
-from ledger.state.transition import read_payload, transaction_ids
+from ledger.state.transition import transaction_ids
 from ledger.state.view import State
 from ledger.storage import DEFAULT, BlockStore, FolderLock, open_store
 from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
-from ledger.verifying import Ahead, Helper, Signed
+from ledger.verifying import Helper
 
 T = TypeVar("T")
 
 BACKEND: Final = "embedded"
-
-
-@dataclass(eq=False, slots=True)
-class _Batch:
-    """What one call submitted: `done` is set once every transaction has its receipt or its refusal, in `outcomes`."""
-
-    transactions: Sequence[SignedTransaction]
-    done: Future[tuple[Receipt, ...]]
-    outcomes: list[Receipt | Exception | None]
-    open: int
-    ahead: Ahead
-
-    @classmethod
-    def of(cls, transactions: Sequence[SignedTransaction], helper: Helper) -> _Batch:
-        count = len(transactions)
-        return cls(transactions, Future(), [None] * count, count, helper.begin([_signature_of(signed) for signed in transactions]))
-
-    def settle(self, index: int, outcome: Receipt | Exception) -> None:
-        self.outcomes[index] = outcome
-        self.open -= 1
-        if not self.open:
-            receipts = tuple(found for found in self.outcomes if isinstance(found, Receipt))
-            if len(receipts) == len(self.outcomes):
-                self.done.set_result(receipts)
-            else:
-                self.done.set_exception(next(found for found in self.outcomes if isinstance(found, Exception)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    action: Callable[[], Any]
-    result: Future[Any]
 
 
 class EmbeddedLedger:
@@ -86,11 +56,11 @@ class EmbeddedLedger:
         self._helper = Helper(shared, alone=None if share_verification else True)
         self._verify = {name: (shared if share_verification else VerificationCache()).verify for name in keys}
         self._tip: Tip = genesis_tip(genesis)
-        self._waiting: dict[bytes, list[tuple[_Batch, int]]] = {}
+        self._waiting: dict[bytes, list[tuple[Batch, int]]] = {}
         self._told = 0
         self._failures: dict[str, LedgerError] = {}
         self._accusations: list[Accuse] = []
-        self._inbox: SimpleQueue[_Batch | _Command | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Batch | Command | None] = SimpleQueue()
         self._closing = Lock()
         self._closed = self._ended = False
         self._first: Replayed | None = None
@@ -163,7 +133,7 @@ class EmbeddedLedger:
         """Submit in order and return once all are final; raises the first refusal, when those before it may be committed."""
         if not transactions:
             return ()
-        batch = _Batch.of(transactions, self._helper)
+        batch = Batch.of(transactions, self._helper)
         self._put(batch)
         return batch.done.result()
 
@@ -250,8 +220,8 @@ class EmbeddedLedger:
 
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
-            batch: list[_Batch | _Command] = [first]
-            room = MOST_TRANSACTIONS - _size_of(first)
+            batch: list[Batch | Command] = [first]
+            room = MOST_TRANSACTIONS - first.size
             stop = False
             while not stop and room > 0:
                 try:
@@ -262,11 +232,11 @@ class EmbeddedLedger:
                     stop = True
                 else:
                     batch.append(more)
-                    room -= _size_of(more)
+                    room -= more.size
             for item in batch:
-                if isinstance(item, _Command):
+                if isinstance(item, Command):
                     self._settle()
-                    _fulfil(item.result, item.action)
+                    item.fulfil()
                 else:
                     self._admit(item)
             self._settle()
@@ -280,10 +250,10 @@ class EmbeddedLedger:
             while not self._inbox.empty():
                 item = self._inbox.get_nowait()
                 if item is not None:
-                    future: Future[Any] = item.result if isinstance(item, _Command) else item.done
+                    future: Future[Any] = item.result if isinstance(item, Command) else item.done
                     future.set_exception(UnavailableError(f"the ledger in {self._folder} has stopped: open it again"))
 
-    def _admit(self, batch: _Batch) -> None:
+    def _admit(self, batch: Batch) -> None:
         short_of = self._missing_quorum()
         for place, transaction in enumerate(batch.transactions):
             batch.ahead.reach(place)
@@ -295,7 +265,7 @@ class EmbeddedLedger:
             if receipt is not None:
                 batch.settle(place, receipt)
 
-    def _admitted(self, transaction: SignedTransaction, batch: _Batch, place: int, short_of: LedgerError | None) -> Receipt | None:
+    def _admitted(self, transaction: SignedTransaction, batch: Batch, place: int, short_of: LedgerError | None) -> Receipt | None:
         identity = transaction_id(transaction)
         if identity in self._waiting:
             self._waiting[identity].append((batch, place))
@@ -392,10 +362,10 @@ class EmbeddedLedger:
 
     def _command(self, action: Callable[[], T]) -> T:
         result: Future[T] = Future()
-        self._put(_Command(action, result))
+        self._put(Command(action, result))
         return result.result()
 
-    def _put(self, item: _Batch | _Command) -> None:
+    def _put(self, item: Batch | Command) -> None:
         with self._closing:
             if self._closed or self._ended or self._process != os.getpid():
                 raise UnavailableError(f"the ledger in {self._folder} is closed in this process: open it again")
@@ -442,23 +412,3 @@ def open_backend(folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genes
     if genesis is not None and not has_ledger(folder):
         return EmbeddedLedger.create(folder, genesis, keys, store)
     return EmbeddedLedger.open(folder, keys)
-
-
-def _size_of(item: _Batch | _Command) -> int:
-    return len(item.transactions) if isinstance(item, _Batch) else 0
-
-
-def _signature_of(signed: SignedTransaction) -> Signed:
-    """What there is to verify; of what does not decode, a key of no length, which never verifies."""
-    try:
-        author = read_payload(signed.payload).transaction.author
-    except RejectedError:
-        author = b""
-    return author, Domain.TRANSACTION, signed.payload, signed.signature
-
-
-def _fulfil(result: Future[Any], action: Callable[[], Any]) -> None:
-    try:
-        result.set_result(action())
-    except Exception as error:
-        result.set_exception(error)
