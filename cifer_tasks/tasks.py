@@ -556,7 +556,6 @@ def record_lineage(run: RunRef, number: int) -> int:
     count = 0
     while batch := log.drain(recorded=workspace.record.lineage_events()):
         workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
-        log.acknowledge(batch)
         count += batch.count
     return count
 
