@@ -9,7 +9,7 @@ from cifer_tasks.workspace import Workspace
 from flows.flow import flow
 from flows.places import places
 from flows.round import federated_round
-from flows.ui import publish_training
+from flows.ui import publish_rest, publish_training
 
 
 @flow("training", run_name="{run.run}")
@@ -32,6 +32,7 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
         model = tasks.register(run)
     except (TooFewSitesError, SiteStepError, ModelDeclinedError) as error:
         tasks.close_run(run, "aborted", str(error))
+        publish_rest(run)
         tasks.mirror_lineage(run, 0)
         raise
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -21,22 +22,35 @@ PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
 _aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cifer-pages")
-_under_way: list[Future[None]] = []
+_held: dict[RunRef, Callable[[], None]] = {}
+_under_way: dict[RunRef, Future[None]] = {}
 
 
-def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
-    """The sites of a round as a table, and their reputations; both keep their history under one key per run.
+def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
+    """Make the page of a round ready to be published: its sites as a table, and their reputations, each with its history under one key."""
+    _held[run] = partial(copy_context().run, _publish_round, run, result, outcomes)
 
-    The next round does not wait for the page: what went wrong with it is raised when the next one is published.
+
+def publish_held(run: RunRef) -> None:
+    """Publish, beside what comes next, the page that is ready.
+
+    A round's page waits until the next round has begun: the server has that to do first, and the round would wait for it.
+    What went wrong with a page is raised when the next one is published.
     """
-    _settle()
-    _under_way.append(_aside.submit(copy_context().run, _publish_round, run, result, outcomes))
+    _settle(run)
+    if (page := _held.pop(run, None)) is not None:
+        _under_way[run] = _aside.submit(page)
 
 
-def _settle() -> None:
-    """Wait for what is being published. Raises what it raised."""
-    while _under_way:
-        _under_way.pop().result()
+def publish_rest(run: RunRef) -> None:
+    """Publish what is ready, and wait until it is there."""
+    publish_held(run)
+    _settle(run)
+
+
+def _settle(run: RunRef) -> None:
+    if (page := _under_way.pop(run, None)) is not None:
+        page.result()
 
 
 def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
@@ -61,7 +75,7 @@ def _publish_validation(run: RunRef) -> None:
 
 def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | Awaiting | None) -> None:
     """The metrics over rounds, and where the model is."""
-    _settle()
+    publish_rest(run)
     create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
 
 
