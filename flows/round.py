@@ -28,8 +28,7 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
     verdict = tasks.accept(run, number, opening, evaluation)
-    committed = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
-    result = tasks.track(run, number, committed)
+    result = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
 
     hold_round(run, result, outcomes)
     return result

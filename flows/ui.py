@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 
@@ -14,6 +13,7 @@ from cifer_tasks.aggregation.rules import WEIGHT_ONE
 from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.workspace import Workspace
+from flows.beside import beside
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
 
@@ -21,9 +21,7 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
-_aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cifer-pages")
 _held: dict[RunRef, Callable[[], None]] = {}
-_under_way: dict[RunRef, Future[None]] = {}
 
 
 def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
@@ -35,22 +33,9 @@ def publish_held(run: RunRef) -> None:
     """Publish, beside what comes next, the page that is ready.
 
     A round's page waits until the next round has begun: the server has that to do first, and the round would wait for it.
-    What went wrong with a page is raised when the next one is published.
     """
-    _settle(run)
     if (page := _held.pop(run, None)) is not None:
-        _under_way[run] = _aside.submit(page)
-
-
-def publish_rest(run: RunRef) -> None:
-    """Publish what is ready, and wait until it is there."""
-    publish_held(run)
-    _settle(run)
-
-
-def _settle(run: RunRef) -> None:
-    if (page := _under_way.pop(run, None)) is not None:
-        page.result()
+        beside(run, page)
 
 
 def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
@@ -75,7 +60,6 @@ def _publish_validation(run: RunRef) -> None:
 
 def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | Awaiting | None) -> None:
     """The metrics over rounds, and where the model is."""
-    publish_rest(run)
     create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
 
 
