@@ -46,7 +46,7 @@ def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
 
 
 class Identity(Entry, frozen=True, tag="state.identity"):
-    """Who is admitted, as what, and with which key."""
+    """Who is admitted, as what, and with which key. public_key: empty when it was revoked.  origin: what made this its key."""
 
     key_fields: ClassVar = ("name",)
     name: str
@@ -73,6 +73,16 @@ class Account(Entry, frozen=True, tag="state.account"):
     public_key: bytes
     name: str
     next_sequence: int
+
+
+class FormerKey(Entry, frozen=True, tag="state.former-key"):
+    """A signing key that was replaced or revoked: whose it was, which transaction made it so, and which one ended it."""
+
+    key_fields: ClassVar = ("public_key",)
+    public_key: bytes
+    name: str
+    since: Origin
+    until: Origin
 
 
 class EncryptionKey(Entry, frozen=True, tag="state.encryption-key"):
@@ -421,6 +431,7 @@ StateEntry = (
     Identity
     | Invitation
     | Account
+    | FormerKey
     | EncryptionKey
     | EncryptionKeyOwner
     | Dataset

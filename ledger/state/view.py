@@ -118,7 +118,7 @@ class State:
         return self.read(Identity, name)
 
     def identity_of(self, public_key: bytes) -> Identity | None:
-        """Who is registered with `public_key`."""
+        """Who is, or was before its key changed, registered with `public_key`: compare the two."""
         account = self.read(Account, public_key)
         return None if account is None else self.read(Identity, account.name)
 
