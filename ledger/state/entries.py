@@ -95,11 +95,13 @@ class EncryptionKey(Entry, frozen=True, tag="state.encryption-key"):
 
 
 class EncryptionKeyOwner(Entry, frozen=True, tag="state.encryption-key-owner"):
-    """Who registered an encryption key, now or earlier: none is ever taken twice."""
+    """Who registered an encryption key, now or earlier: none is taken twice. before: the site's until then; empty for its first."""
 
     key_fields: ClassVar = ("public_key",)
     public_key: bytes
     site: str
+    before: bytes
+    origin: Origin
 
 
 class Dataset(Entry, frozen=True, tag="state.dataset"):

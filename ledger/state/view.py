@@ -21,6 +21,7 @@ from ledger.state.entries import (
     Consent,
     Dataset,
     EncryptionKey,
+    EncryptionKeyOwner,
     Entry,
     Exclusion,
     Identity,
@@ -186,6 +187,14 @@ class State:
     def encryption_key(self, site: str) -> EncryptionKey | None:
         """The key under which others encrypt to `site` now."""
         return self.read(EncryptionKey, site)
+
+    def encryption_key_before(self, site: str, height: int) -> bytes | None:
+        """The key under which others encrypted to `site` before the block at `height`; None when it had none yet."""
+        standing = self.read(EncryptionKey, site)
+        key = standing.public_key if standing else b""
+        while (owner := self.read(EncryptionKeyOwner, key)) is not None and owner.origin.height >= height:
+            key = owner.before
+        return key or None
 
     def model(self, name: str, version: int) -> Model | None:
         """A registered version of `name`: 1, 2, ..."""
