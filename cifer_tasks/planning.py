@@ -83,7 +83,7 @@ def open_statistics(
         query_of(workspace, number, reference),
         site,
         workspace.round_context(number),
-        workspace.secret_context(site),
+        workspace.secret_context(site, number),
     )
     if again != workspace.store.get(measured):
         msg = f"round {number}: {site} refuses to open {measured.digest[:16]}: they are not the statistics of the sealed set"

@@ -312,7 +312,7 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
     _promise(workspace, number, site, sealed, plan)
-    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site)
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
     released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"

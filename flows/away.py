@@ -17,7 +17,7 @@ from cifer_tasks import data, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
 from cifer_tasks.errors import IntegrityError, SiteStepError
-from cifer_tasks.network import COORDINATOR, admit_coordinator, require_minimum
+from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
     Dataset,
@@ -139,7 +139,7 @@ class _Preparing:
 
     def say(self, record: Record) -> ArtifactRef:
         """Sign something for the sites to read."""
-        key = self.workspace.keys.signing_key(COORDINATOR, self.workspace.ledger.network.hex())
+        key = key_of(COORDINATOR, self.workspace.ledger, self.workspace.keys)
         return self.store.put("statement", statements.sign(key, self.workspace.ledger.network, self.run.run, record))
 
     def heard(self, answers: Mapping[str, str], kind: type[T]) -> dict[str, T]:
