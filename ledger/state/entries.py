@@ -36,7 +36,8 @@ class Entry(Record, frozen=True):
 
     def key(self) -> tuple[str | bytes | int, ...]:
         """The values of its key fields."""
-        return tuple([getattr(self, name) for name in self.key_fields])
+        names = self.key_fields
+        return (getattr(self, names[0]),) if len(names) == 1 else tuple([getattr(self, name) for name in names])
 
 
 @lru_cache(maxsize=1 << 14)
