@@ -227,8 +227,8 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     folder = workspace.site_folder(site)
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
-    ciphertext = workspace.scheme.encrypt(values, binding, workspace.checked_context(number), site)
-    stored = workspace.store.put("ciphertext", ciphertext.pieces())
+    pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number), site)
+    stored = workspace.store.put("ciphertext", pieces)
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows)
 
@@ -288,8 +288,8 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
     """Add the ciphertexts of each part of the plan, weighted as it says. Has the public context only."""
     workspace = Workspace.of(run)
     submissions, public = workspace.submissions(sealed), workspace.round_context(number)
-    sums = [add_part(workspace.scheme, submissions, part, public) for part in plan.parts]
-    return workspace.store.put("aggregate", chain.from_iterable(total.pieces() for total in sums))
+    sums = (add_part(workspace.scheme, submissions, part, public) for part in plan.parts)
+    return workspace.store.put("aggregate", chain.from_iterable(sums))
 
 
 @step("release[{site}]", retries=1)
