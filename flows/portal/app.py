@@ -92,6 +92,8 @@ class Portal:
             words = {name: names.find(text) for name, text in sent.items()}
             asked = Asked(self.home, self.access, grant, names, words, ledger, store, state)
             found = self._one_at_a_time(page, asked)
+            if isinstance(found, bytes):
+                return Response(found, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
             shown = names.hide(found)
         except (LedgerError, CiferError) as error:
             return self._failure(request, error, grant, names)
@@ -99,9 +101,9 @@ class Portal:
             return JSONResponse(shown)
         return self._page(page.template, grant, {"title": page.title, **shown})
 
-    def _one_at_a_time(self, page: Page, asked: Asked) -> dict[str, Any]:
-        """A page that executes the whole chain again is made for one reader at a time."""
-        if page.method == "GET":
+    def _one_at_a_time(self, page: Page, asked: Asked) -> dict[str, Any] | bytes:
+        """A page that reads the whole chain is made for one reader at a time."""
+        if not page.costly:
             return page.answer(asked)
         if not self._verifying.acquire(blocking=False):
             raise UnavailableError("somebody else's verification is under way: try again when it is done")
