@@ -22,6 +22,7 @@ from flows.access import Access, Grant, Names, RateLimit, Right
 from flows.portal.asked import SITE_LEVEL, Asked, Page
 from flows.portal.guard import LOOPBACK, Guard, problem
 from flows.portal.live import LiveRecord
+from flows.portal.metrics import CONTENT_TYPE, Exposition
 from flows.portal.pages import PAGES
 from flows.services.lineage_api import router
 from ledger import Author, LedgerError, LockedError, NotOnRecordError, State, UnavailableError
@@ -46,6 +47,7 @@ class Portal:
         self.home = home
         self.access = access or Access(home)
         self.record = LiveRecord(home)
+        self.exposition = Exposition()
         self.requests = RateLimit(120, 10)
         self.guesses = RateLimit(10, 1 / 6)
         self._verifying = threading.Lock()
@@ -61,6 +63,7 @@ class Portal:
             app.router.routes.append(Route(page.path, self._endpoint(page), methods=[page.method]))
         app.router.routes.append(Route("/login", self._log_in, methods=["GET", "POST"]))
         app.router.routes.append(Route("/logout", self._log_out, methods=["POST"]))
+        app.router.routes.append(Route("/metrics", self._metrics))
         app.router.routes.append(Route("/health", lambda _: PlainTextResponse("ok\n")))
         app.mount("/static", StaticFiles(packages=[("flows.portal", "static")]))
         app.include_router(router(lambda: self.record.now()[1], authorise=self._authorise, producer=_no_producer))
@@ -98,6 +101,13 @@ class Portal:
         if not page.template:
             return JSONResponse(shown)
         return self._page(page.template, grant, {"title": page.title, **shown})
+
+    def _metrics(self, request: Request) -> Response:
+        """Totals, which every role may see; Prometheus sends its token itself."""
+        grant = self._grant(request)
+        ledger, store = self.record.now()
+        text = self.exposition.text(ledger, store)
+        return Response(self._names(grant, ledger.state()).hide(text), media_type=CONTENT_TYPE)
 
     def _one_at_a_time(self, page: Page, asked: Asked) -> dict[str, Any]:
         """A page that executes the whole chain again is made for one reader at a time."""
