@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from cifer_tasks.errors import AccessError, CiferError
+from cifer_tasks.logs import said
 from flows.access import Access, Grant, Names, RateLimit, Right
 from flows.portal.asked import SITE_LEVEL, Asked, Page
 from flows.portal.guard import LOOPBACK, Guard, problem
@@ -209,7 +211,7 @@ class Portal:
 
     def _failed(self, request: Request, error: Exception) -> Response:
         """An error before it was known who may see what: said in general, in full in this server's log."""
-        print(f"{type(error).__name__}: {error}", flush=True)  # noqa: T201 - the service's log
+        said(logging.ERROR, f"{type(error).__name__}: {error}")
         missing = isinstance(error, NotOnRecordError | LockedError | UnavailableError) or not (self.home / "ledger").exists()
         text = (
             "there is no ledger here yet: cifer run configs/quickstart.yaml"
