@@ -38,6 +38,8 @@ from ledger import RoundStateError
 PREPARE: Final = "site-prepare"
 ROUND: Final = "site-round"
 RELEASE: Final = "site-release"
+DEADLINE: Final = "deadline"
+"""The step at which a site is left out of a round that has not submitted in time."""
 LOOK_SECONDS: Final = 0.2
 MOST_RUNS: Final = 200
 GRACE_SECONDS: Final = 2.0
@@ -187,7 +189,7 @@ def _leave_out(run: RunRef, number: int, reply: Reply) -> Submission | Exclusion
     if workspace.settings.sites.on_error == "abort":
         raise SiteStepError(reply.text, step=ROUND, detail=reply.text)
     try:
-        return tasks.exclude(run, number, reply.site, "deadline", reply.text)
+        return tasks.exclude(run, number, reply.site, DEADLINE, reply.text)
     except RoundStateError:
         found = workspace.record.submission(number, reply.site)
         if found is None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
+from cifer_tasks import logs
 from cifer_tasks.config import Settings
 from cifer_tasks.errors import CiferError, ConfigError, RuleError, UsageError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
@@ -143,8 +144,17 @@ def train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | Await
 
     None when the gate accepted no candidate, `Awaiting` when somebody has to approve it first.
     """
+    with logs.within(run=run.run):
+        return _train(run, listeners)
+
+
+def _train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | Awaiting | None:
     workspace = Workspace.of(run)
     workspace.listeners.extend(listeners)
+    if logs.wanted():
+        from flows.console import log_progress
+
+        workspace.listeners.append(log_progress)
     _warm_up(workspace)
     _engines[-1]()
 

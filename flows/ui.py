@@ -1,4 +1,6 @@
-"""What an operator finds in the Prefect UI: tables of sites and rounds, validation results, and where ledger and MLflow say the same."""
+"""What an operator finds in the Prefect UI: how healthy a round is at a glance, tables of sites and rounds, validation results, and where
+ledger and MLflow say the same.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.workspace import Workspace
 from flows.beside import beside
+from flows.health import health_markdown
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
 
@@ -47,6 +50,11 @@ def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submissi
     if result.round == 1:
         _publish_validation(run)
     record = Workspace.of(run).record
+    create_markdown_artifact(
+        health_markdown(record.results()[: result.round], len(record.sites)),
+        key=_key(run, "health"),
+        description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
+    )
     create_markdown_artifact(
         markdown(record.state, record.sites), key=_key(run, "reputation"), description=f"Reputations after round {result.round}"
     )
