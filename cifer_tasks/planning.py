@@ -166,7 +166,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
     return decide(
         rule_for(workspace.settings),
         {item.site: Measurement(item.square, item.inner, item.fault) for item in first.statistics},
-        {item.site: item.rows for item in sealed.submissions},
+        workspace.record.counted_rows(sealed),
         workspace.record.scores(number),
         workspace.record.standings(number),
         as_reference(direction),

@@ -80,7 +80,7 @@ def main(name: str, descriptor: int) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         lifespan="on",
-        **({"log_config": None} if logs.wanted() else {}),
+        log_config=None if logs.wanted() else uvicorn.config.LOGGING_CONFIG,
     )
     if KINDS[name].scheme == "https":
         config.load()

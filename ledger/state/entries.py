@@ -158,6 +158,7 @@ class Run(Entry, frozen=True, tag="state.run"):
     rounds_committed: int
     closed: Origin | None
     reason: str
+    max_staleness: int = 0
 
     def dataset_of(self, site: str) -> bytes | None:
         """The digest of the table `site` trains on in this run; None when it has no place in it."""
@@ -201,7 +202,10 @@ class Round(Entry, frozen=True, tag="state.round"):
 
 
 class Submission(Entry, frozen=True, tag="state.submission"):
-    """One site's update to one round, and the consent that was live when it was submitted."""
+    """One site's update to one round, and the consent that was live when it was submitted.
+
+    lag: how many rounds before this one that round is from whose base model it was trained.
+    """
 
     key_fields: ClassVar = ("run", "round", "site")
     run: str
@@ -213,6 +217,7 @@ class Submission(Entry, frozen=True, tag="state.submission"):
     size_bytes: int
     consent: Origin
     origin: Origin
+    lag: int = 0
 
 
 class Exclusion(Entry, frozen=True, tag="state.exclusion"):
