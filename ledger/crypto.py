@@ -47,6 +47,7 @@ class Domain:
     VALIDATORS: Final = b"cifer/validators/1"
     EVIDENCE: Final = b"cifer/evidence/1"
     JOINING: Final = b"cifer/joining/1"
+    ROTATING: Final = b"cifer/rotating/1"
     INVITATION: Final = b"cifer/invitation/1"
     ARTIFACT_SESSION: Final = b"cifer/artifact-session/1"
     SITE_STATEMENT: Final = b"cifer/site-statement/1"
