@@ -22,7 +22,7 @@ from flows import rotation
 from flows.consents import writing
 from ledger import Anchor, Author, RegisterIdentity, RegisterKey, SigningKey, State
 from ledger.errors import RejectedError, UnknownAuthorError
-from ledger.state.entries import EncryptionKeyOwner, FormerKey
+from ledger.state.entries import FormerEncryptionKey, FormerKey
 
 SITE = "east"
 
@@ -122,7 +122,7 @@ def test_a_rotation_killed_after_any_step_is_finished_by_the_same_command(
         consistent(home)
         with looking(home) as (state, _, _):
             assert len(list(state.all(FormerKey))) == 1
-            assert len(list(state.all(EncryptionKeyOwner))) == 2
+            assert len(list(state.all(FormerEncryptionKey))) == 1
 
 
 def test_between_commit_and_command_the_ledger_says_which_key_speaks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
