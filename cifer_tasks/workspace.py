@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cifer_tasks.aggregation import rule_for
+from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import LedgerSettings, Settings, parse
 from cifer_tasks.data import load_scenario
@@ -55,6 +56,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.run_record import RunRecord, committed
 from cifer_tasks.sampling import drawn
+from cifer_tasks.stragglers import Stragglers
 from ledger import Author, header_digest
 from ledger.state.entries import Origin
 
@@ -298,13 +300,29 @@ class Workspace:
             number,
             base=self.store.find("model", opened.base_model.hex()),
             public_context=self.store.find("public-context", opened.public_context.hex()),
-            sites=drawn(self.record.sites, self.settings.sites.fraction, self.settings.seed, number),
+            sites=self._asked(number),
             committed=committed(opened.opened),
         )
 
+    def _asked(self, number: int) -> tuple[str, ...]:
+        """The sites that are drawn for a round, and those that still owe it an update of an earlier one."""
+        record, settings = self.record, self.settings
+        found = set(drawn(record.sites, settings.sites.fraction, settings.seed, number))
+        for began in range(max(1, number - settings.rounds.staleness), number):
+            earlier = drawn(record.sites, settings.sites.fraction, settings.seed, began)
+            found |= {site for site in earlier if site not in found and record.owed(number, site, began)}
+        return tuple(sorted(found))
+
+    @cached_property
+    def stragglers(self) -> Stragglers:
+        """When sites are in, where they are simulated."""
+        return Stragglers(self.settings, self.record.sites)
+
     def encoding(self) -> Encoding:
-        """The integer encoding of updates, as the ledger fixed it for the whole run."""
-        return Encoding.parse(self.record.declared.encoding)
+        """The integer encoding of updates, as the ledger fixed it for the whole run; rows in parts where late updates count less."""
+        declared = self.record.declared
+        encoding = Encoding.parse(declared.encoding)
+        return in_parts(encoding) if declared.max_staleness else encoding
 
     def binding(self, number: int) -> Binding:
         """What the ciphertexts of round `number` are bound to."""

@@ -190,10 +190,25 @@ def contribute(run: str, number: int) -> str:
     opened = station.seen(lambda state: state.round(run, number))
     if opened is not None and opened.sealed is not None:
         return "the round is sealed already"
-    (found,) = site_rounds(workspace.ref, number, workspace.opening(number), [station.site.name])
+    name = station.site.name
+    began = _began(workspace, number, name)
+    found = next(iter(site_rounds(workspace.ref, number, workspace.opening(number), {name: began})), None)
+    if found is None:
+        return f"late for round {number}: {'kept for the next' if workspace.settings.rounds.staleness else 'refused'}"
     if isinstance(found, Exclusion):
         return f"left out at {found.step}: {found.reason}"
     return f"submitted {found.ciphertext.digest} of {found.rows} rows, block {found.committed.height}"
+
+
+def _began(workspace: Workspace, number: int, site: str) -> int:
+    """The round of the update that this site has kept and that no sealed set holds, if round `number` takes that; else `number`."""
+    record, folder = workspace.record, workspace.site_folder(site)
+    for began in range(number - 1, max(0, number - 1 - record.declared.max_staleness), -1):
+        if site in record.round(began).sealed_sites:
+            break
+        if folder.find(f"round-{began}.update") is not None:
+            return began
+    return number
 
 
 @discreet

@@ -125,6 +125,8 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     scheme: encryption family.  encoding: canonical JSON of the integer encoding (bits, clip, total rows).
     parameters: number of model parameters.  initial_model: digest of the safetensors bytes.
     minimum_sites: a round with fewer submissions may not be sealed.
+    max_staleness: how many rounds before the one it is submitted to the model of an update may be; 0: every update starts from the
+    model of its own round.
     """
 
     run: str
@@ -139,6 +141,7 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     minimum_sites: int
     rounds: int
     datasets: tuple[DatasetUse, ...]
+    max_staleness: int = 0
 
 
 class OpenRound(Record, frozen=True, tag="round.open"):
@@ -154,7 +157,10 @@ class OpenRound(Record, frozen=True, tag="round.open"):
 
 
 class SubmitUpdate(Record, frozen=True, tag="round.submit"):
-    """A site's one submission to a round: the digest of its ciphertext, its rows, the dataset it trained on."""
+    """A site's one submission to a round: the digest of its ciphertext, its rows, the dataset it trained on.
+
+    lag: how many rounds before this one that round is from whose base model the update was trained: of a late update 1 or more.
+    """
 
     run: str
     round: int
@@ -162,6 +168,7 @@ class SubmitUpdate(Record, frozen=True, tag="round.submit"):
     rows: int
     ciphertext: bytes
     size_bytes: int
+    lag: int = 0
 
 
 class ExcludeSite(Record, frozen=True, tag="round.exclude"):

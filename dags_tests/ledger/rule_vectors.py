@@ -273,6 +273,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "restored", "administrator-0", RestoreReputation("validator-3", "its disk was cloned by mistake; it has another key now")
     yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
     yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
+    for number, (who, body) in enumerate(late_rounds("run-late", 2, late=1)):
+        yield f"late-{number}", who, body
     yield "rotated", "site-d", rotate("site-d", "site-d 2", 1)
     yield "rotated-again", "site-d 2", rotate("site-d 2", "site-d 3", 2)
     yield "consent-site-d", "site-d 3", GrantConsent(digest("table of site-d"), "lung-cancer")
@@ -306,6 +308,21 @@ def poisoned_rounds(run_: str, poisoner: str, count: int) -> list[tuple[str, Bod
         said.append(("site-a", msgspec.structs.replace(RELEASE, run=run_, round=number)))
         said.append(("coordinator-a", commit(number, run=run_, candidate=digest(f"model {number}"))))
     return [*said, ("coordinator-a", open_round(count + 1, f"model {count}", run_))]
+
+
+def late_rounds(run_: str, count: int, late: int) -> list[tuple[str, Body]]:
+    """Who says what in a new run that takes updates of `late` rounds before: site-c is late in all of `count` rounds but the last, open."""
+    said: list[tuple[str, Body]] = [("coordinator-a", run(run_, rounds=count, max_staleness=late))]
+    for number in range(1, count + 1):
+        said.append(("coordinator-a", open_round(number, f"model {number - 1}", run_)))
+        said += [(site, submit(site, number, run_)) for site in SITES[:2]]
+        if number < count:
+            said.append(("coordinator-a", ExcludeSite(run_, number, "site-c", "deadline", "it did not finish in time")))
+            said.append(("coordinator-a", SealRound(run_, number, SITES[:2])))
+            said.append(("coordinator-a", commit(number, run=run_)))
+    if 0 < late < count:
+        said.append(("site-c", submit("site-c", count, run_, lag=late)))
+    return said
 
 
 def refused_reputation() -> Iterator[Case]:
@@ -514,6 +531,7 @@ def refused_runs() -> Iterator[Case]:
     yield "run_other_purpose", "R6", "consent-site-c", [], lead, run(purpose="marketing")
     yield "run_consent_withdrawn", "R6", "consent-site-c", [("site-b", WITHDRAW_B)], lead, run()
     yield "run_minimum_zero", "R7", "consent-site-c", [], lead, run(minimum_sites=0)
+    yield "run_max_staleness", "F4", "consent-site-c", [], lead, run(max_staleness=1001)
     yield "run_minimum_over_sites", "R7", "consent-site-c", [], lead, run(minimum_sites=4)
     yield "close_unknown_run", "R8", "run", [], lead, CloseRun("run-2", "aborted", "x")
     yield "close_by_another", "R9", "run", [], "coordinator-b", ABORT
@@ -550,6 +568,12 @@ def refused_updates() -> Iterator[Case]:
     yield "submit_consent_withdrawn", "U5", start, [("site-c", withdraw)], "site-c", submit("site-c")
     yield "submit_more_rows", "U6", start, [], "site-c", submit("site-c", rows=101)
     yield "submit_fewer_rows", "U6", start, [], "site-c", submit("site-c", rows=99)
+    yield "submit_late_to_a_run_that_takes_none", "U8", start, [], "site-c", submit("site-c", lag=1)
+    yield "submit_from_a_later_round", "U8", start, [], "site-c", submit("site-c", lag=-1)
+    late = late_rounds("run-l", 3, late=1)[:-1]
+    yield "submit_too_late", "U8", "closed", late, "site-c", submit("site-c", 3, "run-l", lag=2)
+    late = late_rounds("run-l", 1, late=1)
+    yield "submit_from_before_the_run", "U8", "closed", late, "site-c", submit("site-c", 1, "run-l", lag=1)
     yield "submit_ciphertext_short", "F2", start, [], "site-c", submit("site-c", ciphertext=bytes(31))
     yield "submit_empty_ciphertext", "F4", start, [], "site-c", submit("site-c", size_bytes=0)
     out = ExcludeSite("run-1", 1, "site-c", "train", "it raised")

@@ -195,11 +195,17 @@ def _submit(slice_: Slice, body: SubmitUpdate) -> tuple[str, str]:
         site=site,
         rows=body.rows,
         size_bytes=body.size_bytes,
+        **({"lag": body.lag} if body.lag else {}),
     )
     slice_.link(submission, "trained_on", dataset_id(body.dataset), basis=DATA)
     slice_.link(submission, "part_of", round_id(body.run, body.round))
     slice_.link(submission, "by", slice_.author)
-    return submission, f"{site} submits an update from {body.rows} rows, {body.size_bytes} bytes"
+    text = f"{site} submits an update from {body.rows} rows, {body.size_bytes} bytes"
+    if not body.lag:
+        return submission, text
+    began = body.round - body.lag
+    slice_.link(submission, "began_in", round_id(body.run, began))
+    return submission, f"{text}, trained from the model of round {began}"
 
 
 def _exclude(slice_: Slice, body: ExcludeSite) -> tuple[str, str]:

@@ -248,6 +248,8 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
             within.append((f"the submission of {use.site}", opened, record.place(entry.origin), sealed))
             if entry.dataset != use.dataset or entry.rows != record.get(Dataset, use.dataset).rows or left_out is not None:
                 _refuse("Z14", f"round {number}: {use.site} submitted for another table or number of rows, or although it was left out")
+            if not 0 <= entry.lag <= min(run.max_staleness, number - 1):
+                _refuse("Z14", f"round {number}: {use.site} trained from a model of {entry.lag} rounds before, which the run does not take")
         if left_out is not None:
             within.append((f"the exclusion of {use.site}", opened, record.place(left_out.origin), sealed))
     within += _decided(record, number, sealed, committed)

@@ -36,7 +36,8 @@ class Entry(Record, frozen=True):
 
     def key(self) -> tuple[str | bytes | int, ...]:
         """The values of its key fields."""
-        return tuple([getattr(self, name) for name in self.key_fields])
+        names = self.key_fields
+        return (getattr(self, names[0]),) if len(names) == 1 else tuple([getattr(self, name) for name in names])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -164,6 +165,7 @@ class Run(Entry, frozen=True, tag="state.run"):
     rounds_committed: int
     closed: Origin | None
     reason: str
+    max_staleness: int = 0
 
     def dataset_of(self, site: str) -> bytes | None:
         """The digest of the table `site` trains on in this run; None when it has no place in it."""
@@ -207,7 +209,10 @@ class Round(Entry, frozen=True, tag="state.round"):
 
 
 class Submission(Entry, frozen=True, tag="state.submission"):
-    """One site's update to one round, and the consent that was live when it was submitted."""
+    """One site's update to one round, and the consent that was live when it was submitted.
+
+    lag: how many rounds before this one that round is from whose base model it was trained.
+    """
 
     key_fields: ClassVar = ("run", "round", "site")
     run: str
@@ -219,6 +224,7 @@ class Submission(Entry, frozen=True, tag="state.submission"):
     size_bytes: int
     consent: Origin
     origin: Origin
+    lag: int = 0
 
 
 class Exclusion(Entry, frozen=True, tag="state.exclusion"):

@@ -80,6 +80,11 @@ class RoundView:
     releases: tuple[Release, ...]
 
 
+def unjudged(name: str) -> Reputation:
+    """The reputation of somebody whose conduct nothing is known of."""
+    return Reputation(name, NEW_SCORE, NEW, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything the rules know after some block. Immutable: a rule returns another one.
@@ -228,7 +233,7 @@ class State:
 
     def reputation(self, name: str) -> Reputation:
         """What the conduct of a site or validator has come to; a new one's where nothing was judged yet."""
-        return self.read(Reputation, name) or Reputation(name, NEW_SCORE, NEW, 0, 0, 0)
+        return self.read(Reputation, name) or unjudged(name)
 
     def judgements(self, name: str) -> tuple[Judgement, ...]:
         """How its reputation came about, in order."""

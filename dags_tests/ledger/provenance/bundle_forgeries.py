@@ -474,6 +474,7 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
     "too_few_sites": ("Z14", {"seal": [_by("coordinator", SealRound("run-1", 1, ()), without="S4")]}),
     "a_site_sealed_twice": ("Z14", {"seal": [_by("coordinator", SealRound("run-1", 1, (SITE, SITE)), without="S1")]}),
     "other_rows": ("Z14", {"submit": [_by(SITE, replace(_SUBMIT, rows=101), without="U6")]}),
+    "a_base_too_old": ("Z14", {"submit": [_by(SITE, replace(_SUBMIT, lag=1), without="U8")]}),
     "another_table": ("Z14", {"table": [_OTHER_TABLE], "submit": [_by(SITE, replace(_SUBMIT, dataset=_OTHER), without="U4")]}),
     "a_rejected_candidate": (
         "Z14",

@@ -492,6 +492,7 @@ class Story:
                 if entry:
                     submitted.add(site)
                     need("Z14", not out and (entry["dataset"], entry["rows"]) == (table["sha256"], table["rows"]))
+                    need("Z14", 0 <= entry["lag"] <= run["max_staleness"] and entry["lag"] < number)
             sites = one["sealed_sites"]
             need("Z14", sites == sorted(set(sites)) and set(sites) <= submitted and len(sites) >= run["minimum_sites"])
             current, before = (outcome["candidate"] if outcome["accepted"] else current), done

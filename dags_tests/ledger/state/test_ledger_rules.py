@@ -40,7 +40,7 @@ NAMED = dict(
     R10="RoundStateError", R11="FieldError", R12="RoundStateError", R13="FieldError", N1="RoundStateError", N2="RoundStateError",
     N3="RoundStateError", N4="RoundStateError", N5="RoundStateError", N6="ModelMismatchError", U1="UnknownSiteError",
     U2="ExcludedSiteError", U3="DuplicateSubmissionError", U4="UnknownDatasetError", U5="ConsentError", U6="RowsError",
-    U7="SuspendedSiteError",
+    U7="SuspendedSiteError", U8="ModelMismatchError",
     L1="RoleError", L2="UnknownSiteError", L3="DuplicateError", L4="RoundStateError", L5="FieldError", S1="FieldError",
     S2="AbsentSubmissionError", S3="ConsentError", S4="QuorumOfSitesError", O1="RoundStateError", O2="RoundStateError",
     O3="FieldError", O4="SizeError", O5="DuplicateError", V1="RoundStateError", V2="RoundStateError", V3="ModelMismatchError",
