@@ -94,6 +94,8 @@ async function checkRound(story, round, before) {
       submitted.add(use.site);
       const fits = !out && sent.dataset === use.dataset && sent.rows === table.rows;
       need("Z14", fits, `round ${number}: ${use.site} submitted for another table or number of rows, or although it was left out`);
+      const fresh = sent.lag >= 0 && sent.lag <= run.max_staleness && sent.lag < number;
+      need("Z14", fresh, `round ${number}: ${use.site} trained from a model of ${sent.lag} rounds before, which the run does not take`);
     }
   }
   const sites = round.sealed_sites;
