@@ -212,9 +212,11 @@ def _site_lines(site: SiteHistory) -> list[str]:
         consent = f"consent {_where(site.consented)}"
     if site.withdrawn is not None:
         consent += f", WITHDRAWN {_where(site.withdrawn)}: {site.withdrawal_reason}"
+    key = f"signs with {site.public_key.hex()[:16]} since" if site.public_key else "its key was revoked,"
     return [
         f"         {site.site}: {site.rows} rows, sha256 {site.dataset.hex()}",
         f"             {site.dvc_hash}, registered {_where(site.registered)}, {consent}",
+        f"             {key} {_where(site.keyed)}",
     ]
 
 

@@ -67,17 +67,19 @@ class Author:
     def rotate(self, fresh: SigningKey) -> Receipt:
         """Have `fresh` take this key's place, by the word of both; returns once it is final. This author says nothing after that.
 
-        Raises as `send` does.
+        When another sender with the same key took the number first, both sign once more. Raises as `send` does.
         """
         with self._turn:
-            while True:
-                network, sequence = self._ledger.network, self._ledger.state().next_sequence(self.public)
-                proof = fresh.sign(Domain.ROTATING, rotating(network, self.public, sequence))
-                try:
-                    return self._ledger.submit(sign_transaction(self._key, network, sequence, RotateIdentity(fresh.public, proof)))
-                except SequenceError:
-                    if self._ledger.state().next_sequence(self.public) == sequence:
-                        raise  # nobody took the number: trying again would change nothing
+            try:
+                return self._rotate(fresh)
+            except SequenceError:
+                return self._rotate(fresh)
+
+    def _rotate(self, fresh: SigningKey) -> Receipt:
+        network, sequence = self._ledger.network, self._ledger.state().next_sequence(self.public)
+        proof = fresh.sign(Domain.ROTATING, rotating(network, self.public, sequence))
+        (receipt,) = self._ledger.submit_all([sign_transaction(self._key, network, sequence, RotateIdentity(fresh.public, proof))])
+        return receipt
 
     def _send_rest(self, bodies: Sequence[Body], signed: Sequence[SignedTransaction]) -> tuple[Receipt, ...]:
         done: list[Receipt] = []

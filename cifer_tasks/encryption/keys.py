@@ -19,8 +19,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -196,18 +195,23 @@ class Keystore:
             raise StorageError(msg) from None
 
     def kinds(self, name: str) -> tuple[str, ...]:
-        """Of which kinds there are secrets of `name`, ascending."""
-        return tuple(kind for known, kind, _ in self.labels() if known == name)
+        """Of which kinds there are secrets of `name`, ascending; by the names of files, none is read."""
+        found = (path.name[len(name) + 1 : -len(".secret")] for path in self.folder.glob(f"{name}.*.secret"))
+        return tuple(sorted(kind for kind in found if "." not in kind))
 
     def secret_context_of(self, name: str, network: str, scheme: Scheme, public: bytes) -> SecretContext:
         """The secret behind one of the encryption keys that `name` has or had. Raises `KeyMismatchError` when it is not here (any more)."""
-        others = (kind for kind in self.kinds(name) if kind.startswith(f"{_ENCRYPTION}-"))
-        for kind in chain((_ENCRYPTION,), others):  # one file where it is the present key, which it nearly always is
+        for kind in self._encryption_kinds(name):
             found, secret = _split_contexts(self.get(name, kind, network), scheme.name, self._path(name, kind))
             if found.data == public:
                 return secret
         msg = f"{self.folder}: no encryption secret of {name} goes with the key {public.hex()[:16]}; restore the folder from a backup"
         raise KeyMismatchError(msg)
+
+    def _encryption_kinds(self, name: str) -> Iterator[str]:
+        """The present one, which it nearly always is, and only then what else the folder has."""
+        yield _ENCRYPTION
+        yield from (kind for kind in self.kinds(name) if kind.startswith(f"{_ENCRYPTION}-"))
 
     def public_context(self, name: str, network: str, scheme: Scheme) -> PublicContext:
         """The public context of `name`, which has to exist. Raises `KeyMismatchError`."""

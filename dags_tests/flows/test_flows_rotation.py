@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from cifer_tasks.encryption import keys as keystore
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import IntegrityError
-from cifer_tasks.network import ADMINISTRATOR, author, connect
+from cifer_tasks.network import ADMINISTRATOR, author, connect, key_of
 from cifer_tasks.workspace import StepStarted, Workspace
 from flows import rotation
 from flows.consents import writing
 from ledger import Anchor, Author, RegisterIdentity, RegisterKey, SigningKey, State
+from ledger.backends.processes import ProcessesLedger
 from ledger.errors import RejectedError, UnknownAuthorError
-from ledger.state.entries import EncryptionKeyOwner, FormerKey
+from ledger.state.entries import FormerEncryptionKey, FormerKey
 
 SITE = "east"
 
@@ -122,7 +124,7 @@ def test_a_rotation_killed_after_any_step_is_finished_by_the_same_command(
         consistent(home)
         with looking(home) as (state, _, _):
             assert len(list(state.all(FormerKey))) == 1
-            assert len(list(state.all(EncryptionKeyOwner))) == 2
+            assert len(list(state.all(FormerEncryptionKey))) == 1
 
 
 def test_between_commit_and_command_the_ledger_says_which_key_speaks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +194,54 @@ def test_mistakes_are_one_line(home: Path, lab: Any) -> None:
     ):
         spoken = lab.cifer("keys", *words)
         assert spoken.code == 2 and len(spoken.lines) == 1 and fault in spoken.err, spoken
+
+
+def some_port() -> int:
+    """One that nobody listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def network(lab: Any) -> Iterator[Path]:
+    """A network of one validator in a process of its own, founded in the laboratory; where a port was taken, at others."""
+    folder = lab.folder / "network"
+    assert any(lab.cifer("ledger", "init", folder, "--validators", 1, "--port", some_port()).code == 0 for _ in range(5))
+    assert lab.process("ledger", "start", folder).wait(120) == 0
+    yield folder
+    assert lab.process("ledger", "stop", folder).wait(120) == 0
+
+
+@pytest.mark.usefixtures("network")
+def test_a_site_in_a_place_of_its_own_rotates_while_it_works(lab: Any, tmp_path: Path) -> None:
+    """Beside a process that holds its copy of the ledger, and that signs with the new key next; revoked elsewhere, it is admitted there."""
+    founder, place, file = lab.home, tmp_path / "north", lab.folder / "north.invitation"
+    services = ("--prefect", "http://127.0.0.1:1", "--artifacts", "cifer+https://127.0.0.1:1")
+    assert lab.cifer("site", "invite", "north", *services).code == 0
+    lab.home = place
+    assert lab.cifer("site", "init", "north").code == lab.cifer("site", "join", file).code == 0
+    keys, scheme = Keystore.open(place / "keys"), ThresholdScheme()
+    with closing(ProcessesLedger.open(place / "ledger")) as ledger:
+        Author(key_of("north", ledger, keys), ledger).send(
+            RegisterKey(keys.encryption_contexts("north", ledger.network.hex(), scheme)[0].data)
+        )
+        before = key_of("north", ledger, keys).public
+        made = json.loads(lab.cifer("keys", "rotate", "north", "--json").out)
+        Author(key_of("north", ledger, keys), ledger).send(Anchor(b"still at work"))
+        state = ledger.state()
+    assert before.hex() != made["signing_ed25519"] == state.identity("north").public_key.hex()
+    assert made["encryption_x25519"] == state.encryption_key("north").public_key.hex()
+    assert keys.kinds("north") == ("encryption", "signing")
+    lab.home = founder
+    assert json.loads(lab.cifer("keys", "revoke", "north", "--reason", "stolen", "--json").out)["public_key"] == made["signing_ed25519"]
+    lab.home = place
+    asked = json.loads(lab.cifer("keys", "rotate", "north", "--json").out)
+    assert asked["status"] == "waiting"
+    lab.home = founder
+    assert lab.cifer("keys", "admit", "north", asked["signing_ed25519"]).code == 0
+    lab.home = place
+    done = json.loads(lab.cifer("keys", "rotate", "north", "--json").out)
+    assert (done["status"], done["signing_ed25519"]) == ("rotated", asked["signing_ed25519"])
 
 
 def test_a_run_whose_parties_rotate_makes_the_same_model(trainer: Any) -> None:

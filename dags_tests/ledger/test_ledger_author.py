@@ -11,6 +11,7 @@ import pytest
 
 import ledger
 from ledger import (
+    Anchor,
     Author,
     Genesis,
     Receipt,
@@ -130,6 +131,19 @@ def test_a_rival_that_wins_twice_is_reported() -> None:
     with pytest.raises(SequenceError, match="replay"):
         Author(KEY, node).send(person(1))
     assert names(node) == {"site-7", "site-8"}
+
+
+def test_a_rotation_goes_on_from_the_number_it_had() -> None:
+    """A rival that takes the number in between costs both keys one more signature; then the earlier one is refused, the new one goes on."""
+    node, site, fresh = OneNode(), SigningKey.from_seed(bytes([7]) * 32), SigningKey.from_seed(bytes([8]) * 32)
+    Author(KEY, node).send(RegisterIdentity("site-a", "site", site.public))
+    earlier = Author(site, node)
+    node.before_submit = [lambda: Author(site, node).send(Anchor(b"1"))]
+    assert earlier.rotate(fresh).height == 3
+    assert (node.state().identity("site-a").public_key, node.state().next_sequence(fresh.public)) == (fresh.public, 2)
+    with pytest.raises(errors.UnknownAuthorError):
+        earlier.send(Anchor(b"2"))
+    assert Author(fresh, node).send(Anchor(b"2")).height == 4
 
 
 def test_other_refusals_are_not_retried() -> None:

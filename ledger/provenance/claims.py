@@ -235,7 +235,7 @@ def walk_history(entries: Entries, name: str, version: int, further: Iterable[Tr
     walk = _Walk(entries)
     walk.model(name, version)
     for said in further:
-        walk.author(said.author)
+        walk.author(said)
     walk.authors(name, version)
     return tuple(walk.found.values())
 
@@ -285,12 +285,12 @@ class _Walk:
             for origin in new:
                 done.add(origin)
                 said = self._entries.transaction(origin)
-                account = self.author(said.author)
                 body = said.body
+                account = self.author(said)
                 if isinstance(body, AcceptInvitation) and account is not None:
                     self.take(Invitation, account.name)
                 if isinstance(body, RotateIdentity | RevokeIdentity):
-                    self.author(body.public_key)
+                    self.key(body.public_key)
                 if isinstance(body, RegisterModel) and (body.name, body.version) == (name, version) and body.alias:
                     self.take(Alias, name, body.alias)
 
@@ -299,10 +299,14 @@ class _Walk:
         claims = (claim for entry in self.found.values() for claim in claims_of(entry, self._entries))
         return list({claim.origin: None for claim in claims})
 
-    def author(self, public_key: bytes) -> Account | None:
-        """Whose key it is, and if that one has another now, until when."""
+    def author(self, said: Transaction) -> Account | None:
+        """Who signed it."""
+        return self.key(said.author, guest=isinstance(said.body, AcceptInvitation))
+
+    def key(self, public_key: bytes, *, guest: bool = False) -> Account | None:
+        """Whose key it is, and if that one has another now, until when. guest: it is an invitation's, which is nobody's own."""
         account = self.take(Account, public_key)
         identity = self.take(Identity, account.name) if account is not None else None
-        if identity is not None and identity.public_key != public_key:
+        if identity is not None and identity.public_key != public_key and not guest:
             self.take(FormerKey, public_key)
         return account

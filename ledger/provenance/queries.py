@@ -33,11 +33,13 @@ from ledger.types import DatasetUse
 class SiteHistory:
     """A site's part in a run: its table, as registered, and the consent it rests on.
 
-    dataset: SHA-256 of the table.  consented: the last grant for the run's purpose.  withdrawn: of that grant, if it was, with the reason.
+    public_key: its present one, empty when it was revoked.  keyed: what made it so.  dataset: SHA-256 of the table.  consented: the last
+    grant for the run's purpose.  withdrawn: of that grant, if it was, with the reason.
     """
 
     site: str
     public_key: bytes
+    keyed: Origin
     dataset: bytes
     dataset_name: str
     dvc_hash: str
@@ -202,6 +204,7 @@ def _site_history(state: State, purpose: str, use: DatasetUse) -> SiteHistory:
     return SiteHistory(
         site=use.site,
         public_key=identity.public_key,
+        keyed=identity.origin,
         dataset=dataset.sha256,
         dataset_name=dataset.name,
         dvc_hash=dataset.dvc_hash,

@@ -96,12 +96,19 @@ class EncryptionKey(Entry, frozen=True, tag="state.encryption-key"):
 
 
 class EncryptionKeyOwner(Entry, frozen=True, tag="state.encryption-key-owner"):
-    """Who registered an encryption key, now or earlier: none is taken twice. before: the site's until then; empty for its first."""
+    """Who registered an encryption key, now or earlier: none is ever taken twice."""
 
     key_fields: ClassVar = ("public_key",)
     public_key: bytes
     site: str
-    before: bytes
+
+
+class FormerEncryptionKey(Entry, frozen=True, tag="state.former-encryption-key"):
+    """The encryption key that a site had until it named `successor`, and the transaction that had made it so."""
+
+    key_fields: ClassVar = ("successor",)
+    successor: bytes
+    public_key: bytes
     origin: Origin
 
 
@@ -442,6 +449,7 @@ StateEntry = (
     | FormerKey
     | EncryptionKey
     | EncryptionKeyOwner
+    | FormerEncryptionKey
     | Dataset
     | Consent
     | Run

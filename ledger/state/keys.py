@@ -9,7 +9,7 @@ from __future__ import annotations
 from ledger.crypto import is_exchange_key
 from ledger.errors import DuplicateError, FieldError, RoleError
 from ledger.state import checks
-from ledger.state.entries import SITE, EncryptionKey, EncryptionKeyOwner, Identity, Origin
+from ledger.state.entries import SITE, EncryptionKey, EncryptionKeyOwner, FormerEncryptionKey, Identity, Origin
 from ledger.state.view import State
 from ledger.types import RegisterKey
 
@@ -24,7 +24,9 @@ def register(state: State, author: Identity, origin: Origin, body: RegisterKey) 
     if state.read(EncryptionKeyOwner, body.public_key) is not None:
         checks.refuse("Q3", DuplicateError, f"{where} was registered before; generate a fresh one")
     earlier = state.encryption_key(author.name)
+    if earlier is not None:
+        state = state.put(FormerEncryptionKey(body.public_key, earlier.public_key, earlier.origin))
     return state.put(
         EncryptionKey(author.name, body.public_key, origin),
-        EncryptionKeyOwner(body.public_key, author.name, earlier.public_key if earlier else b"", origin),
+        EncryptionKeyOwner(body.public_key, author.name),
     )

@@ -21,9 +21,9 @@ from ledger.state.entries import (
     Consent,
     Dataset,
     EncryptionKey,
-    EncryptionKeyOwner,
     Entry,
     Exclusion,
+    FormerEncryptionKey,
     Identity,
     Judgement,
     Lineage,
@@ -195,11 +195,10 @@ class State:
 
     def encryption_key_before(self, site: str, height: int) -> bytes | None:
         """The key under which others encrypted to `site` before the block at `height`; None when it had none yet."""
-        standing = self.read(EncryptionKey, site)
-        key = standing.public_key if standing else b""
-        while (owner := self.read(EncryptionKeyOwner, key)) is not None and owner.origin.height >= height:
-            key = owner.before
-        return key or None
+        found: EncryptionKey | FormerEncryptionKey | None = self.read(EncryptionKey, site)
+        while found is not None and found.origin.height >= height:
+            found = self.read(FormerEncryptionKey, found.public_key)
+        return None if found is None else found.public_key
 
     def model(self, name: str, version: int) -> Model | None:
         """A registered version of `name`: 1, 2, ..."""

@@ -57,6 +57,7 @@ def site(name: str, rows: int, withdrawn: bool = False) -> SiteHistory:
     return SiteHistory(
         site=name,
         public_key=digest(f"key {name}"),
+        keyed=origin(1),
         dataset=digest(f"table {name}"),
         dataset_name=f"study.{name}",
         dvc_hash="md5:00",

@@ -302,7 +302,7 @@ class Story:
             for batch in range(count["batches"] if count else 0):
                 self.ask("state.lineage", run["run"], number, batch)
         for item in self.said.values():
-            account = self.ask_key(item["author"])
+            account = self.ask_key(item["author"], item["body"]["tag"] == "identity.accept")
             if account and item["body"]["tag"] == "identity.accept":
                 self.ask("state.invitation", account["name"])
             if item["body"]["tag"] in ("identity.rotate", "identity.revoke"):
@@ -320,11 +320,11 @@ class Story:
         self.check_consents()
         self.check_bytes()
 
-    def ask_key(self, key: bytes) -> Any:
+    def ask_key(self, key: bytes, accepts: bool = False) -> Any:
         """Z8, of an author or of a key that is named."""
         account = self.ask("state.account", key)
         identity = self.ask("state.identity", account["name"]) if account else None
-        if identity and identity["public_key"] != key:
+        if identity and identity["public_key"] != key and not accepts:
             self.ask("state.former-key", key)
         return account
 
@@ -443,9 +443,9 @@ class Story:
             account = self.must("state.account", item["author"])
             identity = self.must("state.identity", account["name"])
             former, kind = None, item["body"]["tag"]
-            if identity["public_key"] != item["author"]:
+            if identity["public_key"] != item["author"] and kind != "identity.accept":
                 former = self.ask("state.former-key", item["author"])
-                need("Z18", former or kind == "identity.accept")
+                need("Z18", former)
             if former:
                 need("Z18", self.place(former["since"]) < item["place"] <= self.place(former["until"]))
             need("Z18", kind != "identity.rotate" or (former and self.place(former["until"]) == item["place"]))

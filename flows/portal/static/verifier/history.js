@@ -54,13 +54,39 @@ async function askAll(bundle, state, said) {
     for (let batch = 0; batch < (count?.batches ?? 0); batch++) await state.ask("state.lineage", run.run, number, batch);
   }
   for (const item of said.values()) {
-    const account = await state.ask("state.account", item.author);
-    if (account) await state.ask("state.identity", account.name);
-    if (account && item.body.tag === "identity.accept") await state.ask("state.invitation", account.name);
+    const { tag, public_key: key } = item.body;
+    const account = await askKey(state, item.author, tag === "identity.accept");
+    if (account && tag === "identity.accept") await state.ask("state.invitation", account.name);
+    if (tag === "identity.rotate" || tag === "identity.revoke") await askKey(state, key);
   }
   const made = said.get(model.origin.transaction)?.body;
   if (made?.tag === "model.register" && made.alias) await state.ask("state.alias", bundle.name, made.alias);
   return { state, said, name, model, run, required, approval };
+}
+
+// Z8, of an author or a key that is named: whose it is, and if that one has another now, until when. An invitation's is nobody's own.
+async function askKey(state, key, invitation = false) {
+  const account = await state.ask("state.account", key);
+  const identity = account && (await state.ask("state.identity", account.name));
+  if (identity && identity.public_key !== key && !invitation) await state.ask("state.former-key", key);
+  return account;
+}
+
+// Z11: what gave an identity the key that it has here.
+async function keyGiven(identity, since, { said, state }) {
+  const claim = (origin, kinds, author) => ({ entry: identity, origin, kinds, author, fields: {} });
+  const kind = said.get(since.transaction)?.body.tag;
+  if (kind === "identity.rotate") return [claim(since, [kind], identity.name)];
+  if (kind !== "identity.accept") return [claim(since, ["identity.register", "validator.change"], null)];
+  const invitation = await state.must("state.invitation", identity.name);
+  return [claim(since, [kind], identity.name), claim(invitation.origin, ["identity.invite"], null)];
+}
+
+// Z11: that a key was revoked, by its holder or an administrator.
+async function revoked(entry, origin, name, { said, state }) {
+  const item = said.get(origin.transaction);
+  const account = item && (await state.ask("state.account", item.author));
+  return { entry, origin, kinds: ["identity.revoke"], author: account?.name === name ? name : null, fields: {} };
 }
 
 // Z11's table: {entry, origin, kinds, author (null: any administrator), fields of other names}.
@@ -71,10 +97,15 @@ async function claimsOf(entry, story) {
   const found = [];
   if (tag in SIMPLE) found.push(claim(origin, [SIMPLE[tag][0]], SIMPLE[tag][1](entry, story)));
   if (tag === "state.identity" && origin.height) {
-    if (story.said.get(origin.transaction)?.body.tag === "identity.accept") {
-      const invitation = await story.state.must("state.invitation", entry.name);
-      found.push(claim(origin, ["identity.accept"], entry.name), claim(invitation.origin, ["identity.invite"], null));
-    } else found.push(claim(origin, ["identity.register", "validator.change"], null));
+    if (entry.public_key) found.push(...(await keyGiven(entry, origin, story)));
+    else found.push(await revoked({ tag, name: entry.name }, origin, entry.name, story));
+  }
+  if (tag === "state.former-key") {
+    const identity = await story.state.must("state.identity", entry.name);
+    found.push(...(await keyGiven({ ...identity, public_key: entry.public_key }, entry.since, story)));
+    const rotated = story.said.get(entry.until.transaction)?.body.tag === "identity.rotate";
+    if (rotated) found.push({ entry: { tag }, origin: entry.until, kinds: ["identity.rotate"], author: entry.name, fields: {} });
+    else found.push(await revoked(entry, entry.until, entry.name, story));
   }
   if (tag === "state.submission") found.push(claim(entry.consent, ["consent.grant"], entry.site, { purpose: story.run.purpose }));
   if (tag === "state.consent") {

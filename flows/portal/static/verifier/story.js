@@ -1,4 +1,4 @@
-// Whether the parts of a model's history fit together (Z12 to Z17 of ledger/SPEC.md).
+// Whether the parts of a model's history fit together (Z12 to Z18 of ledger/SPEC.md).
 
 import { unhex } from "./encoding.js";
 import { sha256 } from "./digests.js";
@@ -10,9 +10,25 @@ const earlier = (one, other) => one[0] < other[0] || (one[0] === other[0] && one
 const inOrder = (...places) => places.every((place, index) => index === 0 || earlier(places[index - 1], place));
 const placeOf = (story, origin) => (origin.height ? story.said.get(origin.transaction).place : [0, 0]);
 
+// Z18: what a key signs that is not the present one of its identity, it signed while it was.
+export async function checkKeys({ said, state }) {
+  for (const item of said.values()) {
+    const { tag } = item.body;
+    const { name } = await state.must("state.account", item.author);
+    const present = (await state.must("state.identity", name)).public_key === item.author;
+    const former = present || tag === "identity.accept" ? null : await state.ask("state.former-key", item.author);
+    need("Z18", present || tag === "identity.accept" || former, `${name} speaks with a key that is not shown to be or have been its own`);
+    const [since, until] = former ? [placeOf({ said }, former.since), placeOf({ said }, former.until)] : [];
+    need("Z18", !former || (earlier(since, item.place) && !earlier(until, item.place)), `${name} speaks with a key before or after that was its own`);
+    const over = former && !earlier(item.place, until);
+    need("Z18", tag !== "identity.rotate" || over, `${name} names another key in place of one that went on`);
+  }
+}
+
 // Z12, and Z13's first sentence: each author's numbers ascend, and nobody speaks before being registered.
 export async function checkSequences({ said, state }) {
-  const last = new Map();
+  const rotations = [...said.values()].filter(({ body }) => body.tag === "identity.rotate");
+  const last = new Map(rotations.map((item) => [item.body.public_key, item.sequence]));
   for (const item of [...said.values()].sort((one, other) => (earlier(one.place, other.place) ? -1 : 1))) {
     const account = await state.must("state.account", item.author);
     const identity = await state.must("state.identity", account.name);
@@ -78,6 +94,8 @@ async function checkRound(story, round, before) {
       submitted.add(use.site);
       const fits = !out && sent.dataset === use.dataset && sent.rows === table.rows;
       need("Z14", fits, `round ${number}: ${use.site} submitted for another table or number of rows, or although it was left out`);
+      const fresh = sent.lag >= 0 && sent.lag <= run.max_staleness && sent.lag < number;
+      need("Z14", fresh, `round ${number}: ${use.site} trained from a model of ${sent.lag} rounds before, which the run does not take`);
     }
   }
   const sites = round.sealed_sites;
