@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
 
 from ledger.codec import decode
 from ledger.digests import header_digest
+from ledger.provenance.engines import Connection
 from ledger.provenance.graph import Act, Derived, derive
 from ledger.provenance.openlineage import ENDS
 from ledger.provenance.parts import CLAIM, KINDS, round_id, run_id
@@ -95,7 +94,7 @@ class Blocks(Protocol):
 class Writer:
     """Writes what is derived, and is what later blocks refer to: keys and versions are few, so they are held in memory."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._db = connection
         self._ids: dict[str, int] = {}
         self._parties: dict[bytes, str] = {}
@@ -146,8 +145,7 @@ class Writer:
                     self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.OperationalError):
-                self._db.execute("ROLLBACK")
+            self._db.rollback()
             raise
         if progress is not None:
             progress(last, last)
@@ -166,8 +164,9 @@ class Writer:
             (id_, kind) = self._db.execute(
                 """INSERT INTO nodes (id, name, kind, label, digest, attributes, act, changed) VALUES (?7, ?1, ?2, ?3, ?4, ?5, ?6, ?6)
                 ON CONFLICT (name) DO UPDATE SET
-                    label = CASE WHEN excluded.label = '' THEN label ELSE excluded.label END, digest = coalesce(excluded.digest, digest),
-                    attributes = json_patch(attributes, excluded.attributes), changed = excluded.act
+                    label = CASE WHEN excluded.label = '' THEN nodes.label ELSE excluded.label END,
+                    digest = coalesce(excluded.digest, nodes.digest), attributes = json_patch(nodes.attributes, excluded.attributes),
+                    changed = excluded.act
                 RETURNING id, kind""",
                 (node.id, node.kind, node.label, node.digest, attributes, number, fresh),
             ).fetchone()
@@ -181,7 +180,7 @@ class Writer:
             if node.kind == "weights":
                 self._models[act.run] = node.id
         self._db.executemany(
-            "INSERT OR IGNORE INTO edges VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO edges VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             ((self._id(edge.source, number), edge.kind, self._id(edge.target, number), edge.basis, number) for edge in derived.edges),
         )
         if act.run:
@@ -211,7 +210,7 @@ class Writer:
         self._db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
         for row in rows:
             if row[3] == "START":
-                self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (row[4],))
+                self._db.execute("INSERT INTO unfinished VALUES (?) ON CONFLICT DO NOTHING", (row[4],))
             elif row[3] in ENDS:
                 self._db.execute("DELETE FROM unfinished WHERE run = ?", (row[4],))
 
@@ -229,7 +228,7 @@ class Writer:
             if edge.kind == "written_by"
         }
         self._db.executemany(
-            "INSERT OR IGNORE INTO flows VALUES (?, ?, ?)",
+            "INSERT INTO flows VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             ((self._id(job, number), self._id(dataset, number), writes) for job, dataset, writes in sorted(found)),
         )
 
@@ -265,7 +264,7 @@ class Writer:
         if derived.events:
             self._count("evidence", "events", len(derived.events), node=node)
             seen = {bytes.fromhex(event.validated) for event in derived.events if event.validated}
-            self._db.executemany("INSERT OR IGNORE INTO validated VALUES (?, ?)", ((node, sha256) for sha256 in sorted(seen)))
+            self._db.executemany("INSERT INTO validated VALUES (?, ?) ON CONFLICT DO NOTHING", ((node, sha256) for sha256 in sorted(seen)))
         if derived.events or act.kind == "round.seal":
             self._db.execute(
                 """UPDATE evidence SET validations = (
@@ -289,7 +288,8 @@ class Writer:
         """Add to one counter of a table's row."""
         columns, marks = ", ".join(key), ", ".join("?" * len(key))
         self._db.execute(
-            f"INSERT INTO {table} ({columns}, {what}) VALUES ({marks}, ?) ON CONFLICT DO UPDATE SET {what} = {what} + excluded.{what}",
+            f"INSERT INTO {table} ({columns}, {what}) VALUES ({marks}, ?) "
+            f"ON CONFLICT ({columns}) DO UPDATE SET {what} = {table}.{what} + excluded.{what}",
             (*key.values(), amount),
         )
 
