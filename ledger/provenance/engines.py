@@ -22,7 +22,7 @@ class Rows(Protocol):
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """Row by row."""
 
-    def fetchone(self) -> tuple[Any, ...] | None:
+    def fetchone(self) -> Any:
         """The next row, None behind the last."""
 
     def fetchall(self) -> list[tuple[Any, ...]]:

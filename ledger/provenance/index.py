@@ -148,7 +148,7 @@ class Index:
         try:
             tables = engine.tables(connection)
             if "meta" in tables:
-                known = dict(connection.execute("SELECT key, value FROM meta"))
+                known: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
                 self._check_network(known.get("network", ""), genesis)
                 if known.get("format") == FORMAT:
                     return

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final, cast
 
 from ledger.errors import LockedError, StorageError
 from ledger.provenance.engines import Connection, Rows
@@ -118,7 +118,7 @@ class Postgres:
         connection = self._psycopg.connect(self._url, autocommit=True, options=_OPTIONS, connect_timeout=10)
         found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (SCHEMA,)).fetchone()
         if found is None:
-            connection.execute(cast(LiteralString, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
         return _Session(connection)
 
     def alive(self, connection: Connection) -> bool:
