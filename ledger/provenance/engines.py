@@ -51,8 +51,8 @@ class Engine(Protocol):
     place: str
     remedy: str
 
-    def connect(self) -> Connection:
-        """A new connection, for one thread at a time."""
+    def connect(self, *, bulk: bool = False) -> Connection:
+        """A new connection, for one thread at a time. bulk: to write much."""
 
     def alive(self, connection: Connection) -> bool:
         """Whether a connection can be used on."""
@@ -77,7 +77,7 @@ class Sqlite:
         """path: of the file; its folder is made."""
         self.path, self.place, self.remedy = path, str(path), "delete the file"
 
-    def connect(self) -> Connection:
+    def connect(self, *, bulk: bool = False) -> Connection:
         """See `Engine`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
@@ -86,6 +86,9 @@ class Sqlite:
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA mmap_size = 268435456")
         connection.execute("PRAGMA temp_store = MEMORY")
+        if bulk:
+            connection.execute("PRAGMA cache_size = -262144")
+            connection.execute("PRAGMA wal_autocheckpoint = 20000")
         return connection
 
     def alive(self, connection: Connection) -> bool:

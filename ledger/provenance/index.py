@@ -19,10 +19,10 @@ from ledger.errors import CorruptionError, StorageError
 from ledger.provenance.engines import Connection, Engine, Sqlite
 from ledger.provenance.graph import derive_genesis
 from ledger.provenance.openlineage import lines_of
-from ledger.provenance.writer import SCHEMA, Blocks, Writer
+from ledger.provenance.writer import INDEXES, SCHEMA, Blocks, Writer
 from ledger.types import Genesis
 
-FORMAT: Final = f"1-{sha256(SCHEMA.encode()).hexdigest()[:16]}"
+FORMAT: Final = f"2-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
 """Of what the tables hold: count it up when the same tables are filled with something else."""
 _CACHED_BATCHES: Final = 64
 
@@ -122,7 +122,7 @@ class Index:
             self._check_block(blocks, last)
             if self.height >= last:
                 return self.height
-            with self.engine.writing(), closing(self.engine.connect()) as connection:
+            with self.engine.writing(), closing(self.engine.connect(bulk=True)) as connection:
                 Writer(connection).extend(blocks, last, progress)
         return self.height
 

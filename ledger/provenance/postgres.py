@@ -113,7 +113,7 @@ class Postgres:
         self._psycopg = psycopg
         self._url, self.place, self.remedy = url, f"{url}, schema {SCHEMA}", f"drop the schema {SCHEMA}"
 
-    def connect(self) -> Connection:
+    def connect(self, *, bulk: bool = False) -> Connection:
         """See `Engine`. Makes the schema when it is not there."""
         connection = self._psycopg.connect(self._url, autocommit=True, options=_OPTIONS, connect_timeout=10)
         found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (SCHEMA,)).fetchone()
