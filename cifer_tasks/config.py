@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cifer_tasks.aggregation.rules import is_shipped, resolve
 from cifer_tasks.config_rounds import OTHERS, Rounds, Simulation, SiteName
-from cifer_tasks.errors import ConfigError
+from cifer_tasks.errors import ConfigError, UsageError
+from cifer_tasks.shelves import refuse_credentials
 
 # The ledger's names have at most 64 characters, and it knows a table as <scenario>.<site>.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
@@ -211,6 +212,14 @@ class Settings(_Section):
     baselines: bool = False
     execution: Literal["local", "sites"] = "local"
     artifacts: str = ""
+
+    @model_validator(mode="after")
+    def _publishes_no_credentials(self) -> Settings:
+        try:
+            refuse_credentials(self.artifacts)
+        except UsageError as error:
+            raise ValueError(f"artifacts: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _can_be_at_sites(self) -> Settings:

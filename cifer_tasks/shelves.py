@@ -12,10 +12,11 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cifer_tasks.errors import IntegrityError, StorageError
+from cifer_tasks.errors import CiferError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -105,23 +106,37 @@ class LocalShelf:
         (self.folder / address).unlink(missing_ok=True)
 
 
+def refuse_credentials(url: str) -> None:
+    """Raise `UsageError` for a URL that holds a name or password: settings and invitations, which hold URLs, are published."""
+    place, _, _ = url.partition("://")[2].partition("/")
+    if "@" in place or "?" in url:
+        msg = f"{url.partition('://')[0]}://: the URL of an artifact store holds no credentials or options; put them in the environment"
+        raise UsageError(msg)
+
+
 class RemoteShelf:
-    """Any fsspec URL such as ``s3://bucket/cifer``. A write is an upload under a temporary name, then a move."""
+    """Any fsspec URL such as ``s3://bucket/cifer``. A write is an upload under a temporary name, then a move.
+
+    How a store is reached and who asks it is in the environment, as its driver reads it: for S3 and what speaks its language
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, or an instance's role.
+    """
 
     def __init__(self, url: str) -> None:
+        """Nothing is asked before the first call. Raises `UsageError` for a URL with credentials."""
+        refuse_credentials(url)
         self.url = url
         self._opened: tuple[Any, str] | None = None
 
     def read(self, address: str) -> bytes:
         """See `Shelf`."""
-        files, root = self._filesystem()
-        content: bytes = files.cat_file(f"{root}/{address}")
-        return content
+        with self._reached() as (files, root):
+            content: bytes = files.cat_file(f"{root}/{address}")
+            return content
 
     def size_bytes(self, address: str) -> int:
         """See `Shelf`."""
-        files, root = self._filesystem()
-        return int(files.size(f"{root}/{address}"))
+        with self._reached() as (files, root):
+            return int(files.size(f"{root}/{address}"))
 
     def intact(self, address: str, size_bytes: int) -> bool:
         """See `Shelf`."""
@@ -129,35 +144,48 @@ class RemoteShelf:
 
     def write(self, address: str, content: bytes) -> None:
         """See `Shelf`."""
-        files, root = self._filesystem()
-        target = f"{root}/{address}"
-        temporary = f"{target}.{secrets.token_hex(8)}.part"
-        files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        files.pipe_file(temporary, content)
-        files.mv(temporary, target)
+        with self._reached() as (files, root):
+            target = f"{root}/{address}"
+            temporary = f"{target}.{secrets.token_hex(8)}.part"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.pipe_file(temporary, content)
+            files.mv(temporary, target)
 
     def held(self) -> Iterator[tuple[str, float]]:
         """See `Shelf`."""
-        files, root = self._filesystem()
-        now = time.time()
-        for path in sorted(files.find(root)):
-            folder, _, name = path.rpartition("/")
-            digest = folder.rpartition("/")[2] + name
-            if _DIGEST.fullmatch(digest):
-                yield digest, now - files.modified(path).timestamp()
+        with self._reached() as (files, root):
+            now = time.time()
+            for path in sorted(files.find(root)):
+                folder, _, name = path.rpartition("/")
+                digest = folder.rpartition("/")[2] + name
+                if _DIGEST.fullmatch(digest):
+                    yield digest, now - files.modified(path).timestamp()
 
     def remove(self, address: str) -> None:
         """See `Shelf`."""
-        files, root = self._filesystem()
-        if files.exists(f"{root}/{address}"):
-            files.rm_file(f"{root}/{address}")
+        with self._reached() as (files, root):
+            if files.exists(f"{root}/{address}"):
+                files.rm_file(f"{root}/{address}")
+
+    @contextmanager
+    def _reached(self) -> Iterator[tuple[Any, str]]:
+        """The driver and the folder below which artifacts lie; what a driver raises that is no `OSError` becomes a `StorageError`."""
+        try:
+            yield self._filesystem()
+        except (OSError, CiferError):
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            msg = f"{self.url}: {type(error).__name__}: {reason[0] if reason else 'no message'}; check the store's address and credentials"
+            raise StorageError(msg) from None
 
     def _filesystem(self) -> tuple[Any, str]:
         if self._opened is None:
             import fsspec
 
             try:
-                files, root = fsspec.core.url_to_fs(self.url)
+                # A listing that is kept would hide what others wrote since.
+                files, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
             except (ImportError, ValueError) as error:
                 msg = f"{self.url}: no way to reach this kind of store: {error}; install its fsspec driver or use a folder"
                 raise StorageError(msg) from None

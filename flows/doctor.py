@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
+from cifer_tasks.database import database_url, prepare_database
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.passphrase import KEYRING_VARIABLE, PASSPHRASE_VARIABLE
 from cifer_tasks.errors import CiferError, UsageError
@@ -72,7 +73,7 @@ def examine(home: Path, project: Path) -> Iterator[Finding]:
     found, network = ledger(home)
     yield found
     yield from keys(home / "keys", network)
-    yield from databases((home / "prefect" / "prefect.db", project / "mlruns" / "mlflow.db"))
+    yield from databases(home, project)
 
 
 def versions() -> Iterator[Finding]:
@@ -204,9 +205,16 @@ def keys(place: Path, network: str) -> Iterator[Finding]:
         yield Finding("keys", "ok", f"{len(secrets)} secrets open, none readable by others")
 
 
-def databases(paths: tuple[Path, ...]) -> Iterator[Finding]:
-    """Whether SQLite finds the databases of Prefect and MLflow sound (PRAGMA quick_check)."""
-    for path in paths:
+def databases(home: Path, project: Path) -> Iterator[Finding]:
+    """Whether the database of CIFER_DATABASE_URL answers, or SQLite finds those of Prefect and MLflow sound (PRAGMA quick_check)."""
+    try:
+        if url := database_url():
+            yield Finding("database", "ok", f"{url} answers, PostgreSQL {prepare_database(url)}")
+            return
+    except CiferError as error:
+        yield Finding("database", "wrong", str(error), "until then, cifer up and cifer run stop at once; unset it to use SQLite files")
+        return
+    for path in (home / "prefect" / "prefect.db", project / "mlruns" / "mlflow.db"):
         if not path.exists():
             yield Finding("database", "ok", f"{path} is not there yet")
             continue

@@ -1,7 +1,7 @@
 """`cifer lineage`: what the record says about models, tables, consents, sites and runs.
 
 Opening the ledger executes and verifies every block from genesis. The index beside it is a cache of the blocks; delete
-`provenance.sqlite` and the next question builds it again.
+`provenance.sqlite`, or the schema `cifer_provenance` where CIFER_DATABASE_URL names a database, and the next question builds it again.
 """
 
 from __future__ import annotations
@@ -9,24 +9,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from cifer_tasks.database import database_url
 from cifer_tasks.workspace import home_folder
 from flows.audit import open_record
 from flows.documents import Report
 from ledger.provenance import browse, questions
 from ledger.provenance.index import Index, Store
+from ledger.provenance.postgres import Postgres
 from ledger.provenance.things import ActRow, Thing, find_consents, find_run, find_version
+from ledger.types import Genesis
 
 INDEX_FILE = "provenance.sqlite"
+
+
+def index_at(home: Path, genesis: Genesis) -> Index:
+    """A network's index: in the database that CIFER_DATABASE_URL names, else in a file of `home`. Raises as `Index.open`."""
+    url = database_url()
+    return Index.on(Postgres(url), genesis) if url else Index.open(home / INDEX_FILE, genesis)
 
 
 @contextmanager
 def open_index() -> Iterator[Index]:
     """This folder's index, as far as the ledger goes now. Raises the ledger's own errors."""
-    with open_record() as ledger, Index.open(home_folder() / INDEX_FILE, ledger.genesis) as index:
+    with open_record() as ledger, index_at(home_folder(), ledger.genesis) as index:
         index.update(ledger, progress_on(sys.stderr) if sys.stderr.isatty() else None)
         yield index
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifer_tasks.errors import StorageError
+from cifer_tasks.database import database_url, mlflow_uri, prepare_database
+from cifer_tasks.errors import CiferError, StorageError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -24,7 +25,12 @@ def folder_of(project: Path) -> Path:
 
 
 def tracking_uri(project: Path) -> str:
-    """The database as MLflow names it, for `mlflow.set_tracking_uri` and ``mlflow server --backend-store-uri``."""
+    """The database as MLflow names it, for `mlflow.set_tracking_uri` and ``mlflow server --backend-store-uri``.
+
+    A file of the project, or what CIFER_DATABASE_URL names.
+    """
+    if url := database_url():
+        return mlflow_uri(url)
     return f"sqlite:///{folder_of(project).resolve() / 'mlflow.db'}"
 
 
@@ -44,7 +50,7 @@ def recording(project: Path) -> Iterator[None]:
         if not isinstance(error, MlflowException | OSError):
             raise
         # MLflow quotes the whole SQL statement with its parameters; the cause is in the first line that has one in brackets.
-        lines = [line for line in str(error).splitlines() if line.startswith("(sqlite3")] or str(error).splitlines()
+        lines = [line for line in str(error).splitlines() if line.startswith(("(sqlite3", "(psycopg"))] or str(error).splitlines()
         msg = f"{folder_of(project)}: MLflow cannot write there: {lines[0] if lines else type(error).__name__}; free space or unlock it"
         raise StorageError(msg) from None
 
@@ -63,8 +69,12 @@ def connect(project: Path) -> MlflowClient:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             artifact_root(project).mkdir(parents=True, exist_ok=True)
+            if url := database_url():
+                prepare_database(url)
             client = MlflowClient(tracking_uri=tracking_uri(project), registry_uri=tracking_uri(project))
             client.search_experiments(max_results=1)
+        except CiferError:
+            raise
         except Exception as error:
             reason = str(error).strip().splitlines()
             msg = f"{folder_of(project)}: MLflow cannot keep its database there: {reason[0] if reason else type(error).__name__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from flows.lineage import INDEX_FILE
+from flows.lineage import index_at
 from ledger.backends.network import read_genesis
 from ledger.backends.reader import ReadonlyLedger, open_readonly
 from ledger.provenance.index import Index
@@ -32,7 +32,7 @@ class LiveRecord:
             if self._opened is None:
                 ledger = open_readonly(folder)
                 try:
-                    self._opened = (ledger, Index.open(self._home / INDEX_FILE, ledger.genesis))
+                    self._opened = (ledger, index_at(self._home, ledger.genesis))
                 except BaseException:
                     ledger.close()
                     raise

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from cifer_tasks.database import database_url, prepare_database
 from cifer_tasks.errors import FailureError, StorageError, UsageError
 from flows.services.kinds import ANYWHERE, DEFAULT_PORTS, HOST, KINDS, Kind, url_of
 from flows.services.processes import Identity, healthy, reserve, stop
@@ -59,9 +60,11 @@ def up(
     project: the folder whose ``mlruns/`` MLflow shows, the current one when None.  progress: told in short sentences how it goes.
 
     Raises `UsageError` when a port is in use, or services run on other ports; `FailureError` with the end of its log when a
-    service does not start; `StorageError` when `home` cannot be written.
+    service does not start; `StorageError` when `home` cannot be written, or the database of CIFER_DATABASE_URL does not answer.
     """
     wanted = {**DEFAULT_PORTS, **(ports or {})}
+    if url := database_url():
+        prepare_database(url)
     home, project = home.resolve(), (project or Path.cwd()).resolve()
     with _alone(home):
         state = read_state(home)

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cifer_tasks.database import database_url, prefect_environment
+
 HOST: Final = "127.0.0.1"
 ANYWHERE: Final = "0.0.0.0"  # noqa: S104 - only for a service that was asked to be reachable
 
@@ -73,6 +75,8 @@ def environment(kind: Kind, home: Path, project: Path, port: int) -> dict[str, s
     own = {"CIFER_HOME": str(home), "CIFER_PROJECT": str(project)}
     match kind.name:
         case "prefect":
+            if url := database_url():
+                own |= prefect_environment(url)
             own |= {
                 "PREFECT_HOME": str(home / "prefect"),
                 "PREFECT_UI_API_URL": f"{url_of(port)}/api",

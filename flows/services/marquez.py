@@ -30,8 +30,9 @@ _NEVER: Final = "1970-01-01T00:00:00+00:00"
 def namespaces(store: Store, limit: int, offset: int) -> list[Json]:
     """Every namespace of a job or dataset, by name."""
     rows = store.rows(
-        """SELECT DISTINCT json_extract(attributes, '$.namespace') AS namespace FROM nodes
-        WHERE kind IN ('lineage-job', 'lineage-dataset') AND namespace IS NOT NULL ORDER BY namespace LIMIT ? OFFSET ?""",
+        """SELECT DISTINCT namespace FROM (
+            SELECT json_extract(attributes, '$.namespace') AS namespace FROM nodes WHERE kind IN ('lineage-job', 'lineage-dataset')
+        ) AS named WHERE namespace IS NOT NULL ORDER BY namespace LIMIT ? OFFSET ?""",
         (limit, offset),
     )
     return [_namespace(name) for (name,) in rows]
@@ -139,15 +140,16 @@ def lineage(store: Store, node: str, depth: int) -> Json:
         f"""WITH RECURSIVE near (id, far) AS (
             SELECT id, 0 FROM nodes WHERE name = ?
             UNION SELECT CASE WHEN n.id = f.job THEN f.dataset ELSE f.job END, n.far + 1
-            FROM near n JOIN flows f ON f.job = n.id OR f.dataset = n.id WHERE n.far < ? LIMIT {20 * MOST_NODES}
-        ) SELECT id FROM near GROUP BY id ORDER BY min(far), id LIMIT {MOST_NODES}""",  # noqa: S608 - fixed text, values are bound
+            FROM near n JOIN flows f ON f.job = n.id OR f.dataset = n.id WHERE n.far < ?
+        ), seen AS (SELECT id, far FROM near LIMIT {20 * MOST_NODES})
+        SELECT id FROM seen GROUP BY id ORDER BY min(far), id LIMIT {MOST_NODES}""",  # noqa: S608 - fixed text, values are bound
         (start.id, depth),
     )
     ids = json.dumps([id_ for (id_,) in rows])
     inside = {id_: item for (id_,), item in zip(sorted(rows), _by_number(store, ids), strict=True)}
     pairs = store.rows(
         """SELECT job, dataset, writes FROM flows
-        WHERE job IN (SELECT value FROM json_each(?1)) AND dataset IN (SELECT value FROM json_each(?1))
+        WHERE job IN (SELECT CAST(value AS INTEGER) FROM json_each(?1)) AND dataset IN (SELECT CAST(value AS INTEGER) FROM json_each(?1))
         ORDER BY job, dataset, writes""",
         (ids,),
     )
@@ -331,7 +333,7 @@ def _after(prefix: str) -> str:
 
 
 def _by_number(store: Store, ids: str) -> tuple[Thing, ...]:
-    return things(store, "WHERE n.id IN (SELECT value FROM json_each(?)) ORDER BY n.id", (ids,))
+    return things(store, "WHERE n.id IN (SELECT CAST(value AS INTEGER) FROM json_each(?)) ORDER BY n.id", (ids,))
 
 
 def _runs(store: Store, job_: str, limit: int, offset: int) -> tuple[Thing, ...]:

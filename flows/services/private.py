@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from cifer_tasks.database import database_url, prepare_database
 from cifer_tasks.errors import FailureError, StorageError
 from cifer_tasks.files import write_atomically
 from flows.services.control import READY_SECONDS, status
@@ -75,6 +76,8 @@ class PrefectServer:
             self._port = running.port
             return
         folder = services_folder(self.home)
+        if url := database_url():
+            prepare_database(url)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (self.home / "prefect").mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ def search(store: Store, text: str, limit: int = 50) -> tuple[Thing, ...]:
     match = " ".join(f'"{word}"*' for word in words)
     found = things(
         store,
-        "WHERE n.id IN (SELECT rowid FROM words WHERE words MATCH ? LIMIT ?) ORDER BY n.id & 31, n.id DESC",
+        "WHERE n.id IN (SELECT rowid FROM words WHERE words MATCH ? ORDER BY rowid LIMIT ?) ORDER BY n.id & 31, n.id DESC",
         (match, limit),
     )
     runs = things(
@@ -126,7 +126,9 @@ def approvals(store: Store, about: str = "", limit: int = 500) -> tuple[ActRow, 
     kinds = msgspec.json.encode(DECISIONS).decode()
     decided = "a.kind IN (SELECT value FROM json_each(?))"
     if not about:
-        union = " UNION ALL ".join(["SELECT * FROM (SELECT id FROM acts WHERE kind = ? ORDER BY id DESC LIMIT ?)"] * len(DECISIONS))
+        union = " UNION ALL ".join(
+            ["SELECT id FROM (SELECT id FROM acts WHERE kind = ? ORDER BY id DESC LIMIT ?) AS latest"] * len(DECISIONS)
+        )
         parameters = [item for kind in DECISIONS for item in (kind, limit)]
         found = acts(store, f"WHERE a.id IN ({union}) ORDER BY a.id DESC LIMIT ?", (*parameters, limit))
     elif (node := thing(store, about)).kind in {"site", "party"}:
@@ -153,9 +155,9 @@ def without_evidence(store: Store, limit: int = 500) -> Gaps:
     """
     rows = store.rows(
         """WITH gaps AS (
-            SELECT node AS id, 'release' AS missing, 1 AS expected, 0 AS found FROM evidence WHERE committed AND releases = 0
-            UNION ALL SELECT node, 'lineage', 1, 0 FROM evidence WHERE committed AND events = 0
-            UNION ALL SELECT node, 'validation', sealed, validations FROM evidence WHERE committed AND validations < sealed
+            SELECT node AS id, 'release' AS missing, 1 AS expected, 0 AS found FROM evidence WHERE committed > 0 AND releases = 0
+            UNION ALL SELECT node, 'lineage', 1, 0 FROM evidence WHERE committed > 0 AND events = 0
+            UNION ALL SELECT node, 'validation', sealed, validations FROM evidence WHERE committed > 0 AND validations < sealed
             UNION ALL SELECT r.id, 'lineage', 1, 0 FROM nodes r LEFT JOIN evidence v ON v.node = r.id
                 WHERE r.kind = 'run' AND json_extract(r.attributes, '$.status') <> 'open' AND coalesce(v.events, 0) = 0
             UNION ALL SELECT id, 'clean commit', 1, 0 FROM nodes WHERE kind = 'run'
@@ -170,7 +172,7 @@ def without_evidence(store: Store, limit: int = 500) -> Gaps:
         totals[row[1]] = totals.get(row[1], 0) + 1
     shown = rows[:limit]
     ids = msgspec.json.encode(sorted({row[0] for row in shown})).decode()
-    names = dict(store.rows("SELECT id, name FROM nodes WHERE id IN (SELECT value FROM json_each(?))", (ids,)))
+    names = dict(store.rows("SELECT id, name FROM nodes WHERE id IN (SELECT CAST(value AS INTEGER) FROM json_each(?))", (ids,)))
     return Gaps(tuple(Gap(names[id_], missing, expected, found) for id_, missing, expected, found in shown), totals)
 
 

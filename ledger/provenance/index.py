@@ -1,12 +1,11 @@
-"""The provenance graph in an embedded SQLite file: a cache of what `ledger.provenance.graph` derives, and nothing else.
+"""The provenance graph in a database: a cache of what `ledger.provenance.graph` derives, and nothing else.
 
 It can be deleted at any time; `Index.update` builds it from the blocks again, and afterwards goes on from the last height it holds. One
-transaction of SQLite a number of blocks, so a process that is killed leaves whole blocks behind. One process writes, any number read.
+transaction of the database a number of blocks, so a process that is killed leaves whole blocks behind. One process writes, any number read.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ledger.digests import header_digest, network_id
-from ledger.errors import CorruptionError, LockedError, StorageError
+from ledger.errors import CorruptionError, StorageError
+from ledger.provenance.engines import Connection, Engine, Sqlite
 from ledger.provenance.graph import derive_genesis
 from ledger.provenance.openlineage import lines_of
 from ledger.provenance.writer import INDEXES, SCHEMA, Blocks, Writer
@@ -25,7 +25,6 @@ from ledger.types import Genesis
 FORMAT: Final = f"2-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
 """Of what the tables hold: count it up when the same tables are filled with something else."""
 _CACHED_BATCHES: Final = 64
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR})
 
 
 class Store(Protocol):
@@ -41,11 +40,11 @@ class Store(Protocol):
 class Index:
     """An open index. Safe to share between threads: each reads through a connection of its own."""
 
-    def __init__(self, path: Path) -> None:
-        """Use `Index.open`."""
-        self.path = path
+    def __init__(self, engine: Engine) -> None:
+        """Use `Index.open` or `Index.on`."""
+        self.engine = engine
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[Connection] = []
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._batches: OrderedDict[int, list[bytes]] = OrderedDict()
@@ -56,14 +55,17 @@ class Index:
 
         Raises `CorruptionError` when it belongs to another network or is no index, `StorageError` when the folder cannot be written.
         """
+        return cls.on(Sqlite(path), genesis)
+
+    @classmethod
+    def on(cls, engine: Engine, genesis: Genesis) -> Index:
+        """The index that an engine keeps, made as `open` makes it. Raises as `open`."""
+        index = cls(engine)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            index = cls(path)
-            index._prepare(genesis)
-        except sqlite3.DatabaseError as error:
-            raise _damaged(path, error) from error
+            with engine.writing():
+                index._prepare(genesis)
         except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {error.strerror or error}; free or unlock the folder") from error
+            raise StorageError(f"{engine.place}: cannot be written: {error.strerror or error}; free or unlock the folder") from error
         return index
 
     def close(self) -> None:
@@ -88,13 +90,9 @@ class Index:
         return int(self.rows("SELECT value FROM meta WHERE key = 'height'")[0][0])
 
     def rows(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The rows of one SELECT. Raises `CorruptionError` when the file is damaged."""
-        try:
+        """The rows of one SELECT. Raises `CorruptionError` when the index is damaged, `StorageError` when a server does not answer."""
+        with self.engine.reading():
             return self._connection().execute(query, tuple(parameters)).fetchall()
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
-                raise
-            raise _damaged(self.path, error) from error
 
     def event(self, act: int, line: int) -> bytes:
         """The JSON of one OpenLineage event as it was committed. Raises KeyError when there is none."""
@@ -120,21 +118,12 @@ class Index:
         head = blocks.head()
         last = 0 if head is None else head.height
         with self._writing:
-            _check_network(self.path, self.rows("SELECT value FROM meta WHERE key = 'network'")[0][0], blocks.genesis)
+            self._check_network(self.rows("SELECT value FROM meta WHERE key = 'network'")[0][0], blocks.genesis)
             self._check_block(blocks, last)
             if self.height >= last:
                 return self.height
-            try:
-                with closing(self._connect()) as connection:
-                    connection.execute("PRAGMA cache_size = -262144")
-                    connection.execute("PRAGMA wal_autocheckpoint = 20000")
-                    Writer(connection).extend(blocks, last, progress)
-            except sqlite3.OperationalError as error:
-                if "locked" in str(error):
-                    raise LockedError(f"{self.path} is being built by another process: ask again when it is done") from error
-                raise StorageError(f"{self.path}: {error}; free or unlock the folder") from error
-            except sqlite3.DatabaseError as error:
-                raise _damaged(self.path, error) from error
+            with self.engine.writing(), closing(self.engine.connect(bulk=True)) as connection:
+                Writer(connection).extend(blocks, last, progress)
         return self.height
 
     def _check_block(self, blocks: Blocks, last: int) -> None:
@@ -144,24 +133,29 @@ class Index:
         if 0 < height <= last:
             (committed,) = blocks.blocks(height, height + 1)
             if header_digest(committed.block.header).hex() != known["block"]:
-                raise CorruptionError(f"{self.path} holds another block {height} than the ledger: delete the file, it is built again")
+                found = f"{self.engine.place} holds another block {height} than the ledger"
+                raise CorruptionError(f"{found}: {self.engine.remedy}, it is built again")
+
+    def _check_network(self, known: str, genesis: Genesis) -> None:
+        given = network_id(genesis).hex()
+        if known != given:
+            found = f"{self.engine.place} indexes network {known[:16]}, the ledger is of {given[:16]}"
+            raise CorruptionError(f"{found}: {self.engine.remedy}, it is built again")
 
     def _prepare(self, genesis: Genesis) -> None:
-        connection = self._connection()
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection, engine = self._connection(), self.engine
         connection.execute("BEGIN IMMEDIATE")
         try:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = engine.tables(connection)
             if "meta" in tables:
-                known = dict(connection.execute("SELECT key, value FROM meta"))
-                _check_network(self.path, known.get("network", ""), genesis)
+                known: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+                self._check_network(known.get("network", ""), genesis)
                 if known.get("format") == FORMAT:
                     return
             elif tables:
-                raise CorruptionError(f"{self.path} is a database of something else: move it away")
-            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'words_%'").fetchall():
-                connection.execute(f'DROP TABLE "{name}"')
-            for statement in SCHEMA.split(";\n"):
+                raise CorruptionError(f"{engine.place} holds something else: move it away")
+            engine.clear(connection)
+            for statement in SCHEMA.strip().removesuffix(";").split(";\n"):
                 connection.execute(statement)
             connection.executemany(
                 "INSERT INTO meta VALUES (?, ?)",
@@ -172,28 +166,10 @@ class Index:
         finally:
             connection.rollback()
 
-    def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = self._local.connection = self._connect()
+    def _connection(self) -> Connection:
+        found: Connection | None = getattr(self._local, "connection", None)
+        if found is None or not self.engine.alive(found):
+            found = self._local.connection = self.engine.connect()
             with self._guard:
                 self._connections.append(found)
         return found
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA cache_size = -65536")
-        connection.execute("PRAGMA mmap_size = 268435456")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        return connection
-
-
-def _check_network(path: Path, known: str, genesis: Genesis) -> None:
-    given = network_id(genesis).hex()
-    if known != given:
-        raise CorruptionError(f"{path} indexes network {known[:16]}, the ledger is of {given[:16]}: delete the file, it is built again")
-
-
-def _damaged(path: Path, error: Exception) -> CorruptionError:
-    return CorruptionError(f"{path}: {error}; delete the file, it is built again from the ledger")

@@ -23,7 +23,7 @@ _UP: Final = """WITH RECURSIVE reached (id) AS (
 )"""
 _MADE_FROM: Final = """WITH RECURSIVE tainted (run, since) AS ({start}), reached (id) AS (
     SELECT v.id FROM tainted t CROSS JOIN edges m ON m.target = t.run AND m.basis = 'context' AND m.kind = 'made_in'
-    JOIN nodes v ON v.id = m.source WHERE json_extract(v.attributes, '$.round') >= t.since
+    JOIN nodes v ON v.id = m.source WHERE CAST(json_extract(v.attributes, '$.round') AS INTEGER) >= t.since
     UNION SELECT m.source FROM reached r CROSS JOIN edges s ON s.target = r.id AND s.basis = 'data' AND s.kind = 'starts_from'
     CROSS JOIN edges d ON d.source = s.source AND d.basis = 'context' AND d.kind = 'declared_by'
     CROSS JOIN edges m ON m.target = d.target AND m.basis = 'context' AND m.kind = 'made_in'
@@ -260,7 +260,7 @@ class _Reached(msgspec.Struct, frozen=True):
 
     def things(self, store: Store, kind: str) -> tuple[Thing, ...]:
         """The versions, or the tables, in the order in which they were committed."""
-        return things(store, "WHERE n.id IN (SELECT value FROM json_each(?)) ORDER BY n.id", (self.ids.get(kind, "[]"),))
+        return things(store, "WHERE n.id IN (SELECT CAST(value AS INTEGER) FROM json_each(?)) ORDER BY n.id", (self.ids.get(kind, "[]"),))
 
 
 def _made_from(store: Store, dataset: Thing, under: str = "") -> tuple[Thing, ...]:

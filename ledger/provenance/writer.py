@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
 
 from ledger.codec import decode
 from ledger.digests import header_digest
+from ledger.provenance.engines import Connection
 from ledger.provenance.graph import Act, Derived, derive
 from ledger.provenance.openlineage import ENDS
 from ledger.provenance.parts import CLAIM, KINDS, round_id, run_id
@@ -105,7 +104,7 @@ class Blocks(Protocol):
 class Writer:
     """Writes what is derived, and is what later blocks refer to: keys and versions are few, so they are held in memory."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._db = connection
         self._ids: dict[str, int] = {}
         self._parties: dict[bytes, str] = {}
@@ -140,7 +139,7 @@ class Writer:
         return self._models[run]
 
     def extend(self, blocks: Blocks, last: int, progress: Callable[[int, int], None] | None) -> None:
-        """Raises sqlite3's own errors; whole commits stay."""
+        """Raises the driver's own errors; whole commits stay."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             (start,) = self._db.execute("SELECT value FROM meta WHERE key = 'height'").fetchone()
@@ -163,8 +162,7 @@ class Writer:
                 self._db.execute(statement)
             self._db.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.OperationalError):
-                self._db.execute("ROLLBACK")
+            self._db.rollback()
             raise
         if progress is not None:
             progress(height, last)
@@ -180,7 +178,7 @@ class Writer:
         self._find({node.id for node in derived.nodes} | {end for edge in derived.edges for end in (edge.source, edge.target)})
         self._add_nodes(derived, number)
         self._db.executemany(
-            "INSERT OR IGNORE INTO edges VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO edges VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             [(self._id(edge.source, number), edge.kind, self._id(edge.target, number), edge.basis, number) for edge in derived.edges],
         )
         if act.run:
@@ -240,7 +238,8 @@ class Writer:
         ]
         self._db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
         ended = {run: type_ in ENDS for *_, type_, run, _ in rows if type_ == "START" or type_ in ENDS}
-        self._db.executemany("INSERT OR IGNORE INTO unfinished VALUES (?)", [(run,) for run, over in ended.items() if not over])
+        started = [(run,) for run, over in ended.items() if not over]
+        self._db.executemany("INSERT INTO unfinished VALUES (?) ON CONFLICT DO NOTHING", started)
         self._db.executemany("DELETE FROM unfinished WHERE run = ?", [(run,) for run, over in ended.items() if over])
 
     def _add_flows(self, derived: Derived, number: int) -> None:
@@ -257,7 +256,7 @@ class Writer:
             if edge.kind == "written_by"
         }
         self._db.executemany(
-            "INSERT OR IGNORE INTO flows VALUES (?, ?, ?)",
+            "INSERT INTO flows VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             ((self._id(job, number), self._id(dataset, number), writes) for job, dataset, writes in sorted(found)),
         )
 
@@ -293,7 +292,7 @@ class Writer:
         if derived.events:
             self._count("evidence", "events", len(derived.events), node)
             seen = {bytes.fromhex(event.validated) for event in derived.events if event.validated}
-            self._db.executemany("INSERT OR IGNORE INTO validated VALUES (?, ?)", ((node, sha256) for sha256 in sorted(seen)))
+            self._db.executemany("INSERT INTO validated VALUES (?, ?) ON CONFLICT DO NOTHING", ((node, sha256) for sha256 in sorted(seen)))
         if derived.events or act.kind == "round.seal":
             self._judged[node] = f"{round_id(act.run, act.round)}/aggregate"
 
@@ -306,7 +305,7 @@ class Writer:
             columns = COUNTED[table]
             self._db.executemany(
                 f"""INSERT INTO {table} ({", ".join(columns)}, {what}) VALUES ({", ".join("?" * (len(columns) + 1))})
-                ON CONFLICT DO UPDATE SET {what} = {what} + excluded.{what}""",
+                ON CONFLICT ({", ".join(columns)}) DO UPDATE SET {what} = {table}.{what} + excluded.{what}""",
                 rows,
             )
         self._db.executemany(

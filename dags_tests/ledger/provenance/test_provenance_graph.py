@@ -159,7 +159,7 @@ def test_building_in_parts_is_building_at_once(story: Any, index: Index, cuts: l
     for height in [*sorted(cuts), index.height]:
         with Index.open(folder / "parts.sqlite", story.ledger.genesis) as parts:
             assert parts.update(Upto(story, height)) == height
-    assert tables(folder / "parts.sqlite") == tables(index.path)
+    assert tables(folder / "parts.sqlite") == tables(index.engine.path)
 
 
 def test_only_new_blocks_are_read(story: Any, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_failure_midway_leaves_whole_blocks(story: Any, index: Index, tmp_path
             found.update(Failing(story, 36))
         assert found.height == 0
         found.update(story.ledger)
-    assert tables(path) == tables(index.path)
+    assert tables(path) == tables(index.engine.path)
 
 
 def test_another_networks_blocks_are_refused(story: Any, index: Index, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_another_networks_blocks_are_refused(story: Any, index: Index, tmp_path:
     with pytest.raises(CorruptionError, match=r"index\.sqlite indexes network .* delete the file"):
         index.update(other)
     with pytest.raises(CorruptionError, match="indexes network"):
-        Index.open(index.path, other.genesis)
+        Index.open(index.engine.path, other.genesis)
 
 
 def test_another_history_of_the_network_is_refused(story: Any, tmp_path: Path) -> None:
@@ -225,14 +225,14 @@ def test_a_file_that_is_no_index_is_named(story: Any, tmp_path: Path, content: b
 
 def test_an_index_of_another_release_is_built_again(story: Any, index: Index) -> None:
     """An index with another format's number is emptied and built again, to the same rows."""
-    before = tables(index.path)
+    before = tables(index.engine.path)
     index.close()
-    with sqlite3.connect(index.path) as connection:
+    with sqlite3.connect(index.engine.path) as connection:
         connection.execute("UPDATE meta SET value = '0' WHERE key = 'format'")
-    with Index.open(index.path, story.ledger.genesis) as again:
+    with Index.open(index.engine.path, story.ledger.genesis) as again:
         assert again.height == 0
         again.update(story.ledger)
-    assert tables(index.path) == before
+    assert tables(index.engine.path) == before
 
 
 def test_every_kind_of_transaction_says_what_it_adds() -> None:
