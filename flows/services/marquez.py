@@ -99,11 +99,8 @@ def dataset(store: Store, space: str, name: str) -> Json:
 def versions(store: Store, space: str, name: str, limit: int, offset: int) -> tuple[list[Json], int]:
     """Versions of a dataset, the latest first, and how many there are. Raises `NotOnRecordError`."""
     shapes.thing(store, dataset_id(space, name), f"dataset {name!r} of namespace {space!r}")
-    prefix = version_id(space, name, "")
-    found = things(
-        store, "WHERE n.name > ? AND n.name < ? ORDER BY n.id DESC LIMIT ? OFFSET ?", (prefix, shapes.after(prefix), limit, offset)
-    )
-    return [shapes.version(store, item) for item in found], shapes.count(store, prefix)
+    found = shapes.versions(store, dataset_id(space, name), limit, offset)
+    return [shapes.version(store, item) for item in found], shapes.count(store, version_id(space, name, ""))
 
 
 def version(store: Store, space: str, name: str, which: str) -> Json:
@@ -126,18 +123,47 @@ def events(
     space: str | None = None,
 ) -> Json:
     """Events as they were committed, the latest first unless `ascending`, between two instants; `space`: of jobs in one namespace."""
-    where = "e.type <> 'UNREADABLE' AND e.time_us >= ? AND e.time_us < ?"
-    parameters: list[int | str] = [shapes.microseconds(after, -(2**62)), shapes.microseconds(before, 2**62)]
-    if space is not None:
-        where += " AND e.job IN (SELECT id FROM nodes WHERE name > ? AND name < ?)"
-        parameters += [job_id(space, ""), shapes.after(job_id(space, ""))]
-    ((total,),) = store.rows(f"SELECT count(*) FROM events e WHERE {where}", parameters)  # noqa: S608 - fixed text, values are bound
-    order = "ASC" if ascending else "DESC"
-    rows = store.rows(
-        f"SELECT e.act, e.line FROM events e WHERE {where} ORDER BY e.time_us {order}, e.act {order}, e.line {order} LIMIT ? OFFSET ?",  # noqa: S608
-        (*parameters, limit, offset),
+    between = (shapes.microseconds(after, -(2**62)), shapes.microseconds(before, 2**62))
+    direction = "ASC" if ascending else "DESC"
+    most = limit + offset
+    found = _all_events(store, between, most, direction) if space is None else _events_of(store, space, between, most, direction)
+    rows, total = found
+    return {"events": [json.loads(store.event(act, line)) for _, act, line in rows[offset:]], "totalCount": total}
+
+
+_Place = tuple[int, int, int]
+"""Of an event: when, act, line."""
+
+
+def _all_events(store: Store, between: tuple[int, int], most: int, direction: str) -> tuple[list[_Place], int]:
+    """The first of all events between two instants, and how many there are: counted over an index, without the few that are none."""
+    ((total,),) = store.rows(
+        """SELECT (SELECT count(*) FROM events WHERE time_us >= ?1 AND time_us < ?2)
+        - (SELECT count(*) FROM events INDEXED BY unreadable WHERE type = 'UNREADABLE' AND time_us >= ?1 AND time_us < ?2)""",
+        between,
     )
-    return {"events": [json.loads(store.event(act, line)) for act, line in rows], "totalCount": total}
+    rows = store.rows(
+        f"""SELECT time_us, act, line FROM events WHERE type <> 'UNREADABLE' AND time_us >= ? AND time_us < ?
+        ORDER BY time_us {direction}, act {direction}, line {direction} LIMIT ?""",  # noqa: S608 - ASC or DESC
+        (*between, most),
+    )
+    return rows, total
+
+
+def _events_of(store: Store, space: str, between: tuple[int, int], most: int, direction: str) -> tuple[list[_Place], int]:
+    """The first events of jobs of a namespace, and how many there are; each job's are in order already."""
+    prefix = job_id(space, "")
+    rows: list[_Place] = []
+    total = 0
+    for (job_,) in store.rows("SELECT id FROM nodes WHERE name > ? AND name < ?", (prefix, shapes.after(prefix))):
+        ((count,),) = store.rows("SELECT count(*) FROM events WHERE job = ? AND time_us >= ? AND time_us < ?", (job_, *between))
+        rows += store.rows(
+            f"""SELECT time_us, act, line FROM events WHERE job = ? AND time_us >= ? AND time_us < ?
+            ORDER BY time_us {direction}, act {direction}, line {direction} LIMIT ?""",  # noqa: S608 - ASC or DESC
+            (job_, *between, most),
+        )
+        total += count
+    return sorted(rows, reverse=direction == "DESC")[:most], total
 
 
 def lineage(store: Store, node: str, depth: int) -> Json:

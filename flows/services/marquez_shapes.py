@@ -96,8 +96,7 @@ def run(store: Store, item: Thing) -> Json:
 def dataset(store: Store, item: Thing) -> Json:
     """A dataset and its newest version."""
     space, name = item.text("namespace"), item.text("name")
-    prefix = version_id(space, name, "")
-    newest = things(store, "WHERE n.name > ? AND n.name < ? ORDER BY n.id DESC LIMIT 1", (prefix, after(prefix)))
+    newest = versions(store, item.id, 1, 0)
     updated = _written(newest[0]) if newest else _NEVER
     return {
         "id": _name(item),
@@ -116,6 +115,16 @@ def dataset(store: Store, item: Thing) -> Json:
         "facets": {},
         "deleted": False,
     }
+
+
+def versions(store: Store, dataset_: str, limit: int, offset: int) -> tuple[Thing, ...]:
+    """Versions of a dataset, given by its node, the latest first."""
+    return things(
+        store,
+        """WHERE n.id IN (SELECT e.source FROM nodes d JOIN edges e ON e.target = d.id AND e.basis = 'claim' AND e.kind = 'version_of'
+        WHERE d.name = ? ORDER BY e.source DESC LIMIT ? OFFSET ?) ORDER BY n.id DESC""",
+        (dataset_, limit, offset),
+    )
 
 
 def version(store: Store, item: Thing) -> Json:
