@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -18,10 +19,12 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from cifer_tasks.errors import AccessError, CiferError
+from cifer_tasks.logs import said
 from flows.access import Access, Grant, Names, RateLimit, Right
 from flows.portal.asked import SITE_LEVEL, Asked, Page
 from flows.portal.guard import LOOPBACK, Guard, problem
 from flows.portal.live import LiveRecord
+from flows.portal.metrics import CONTENT_TYPE, Exposition
 from flows.portal.pages import PAGES
 from flows.producers import Producer
 from flows.services.lineage_api import router
@@ -47,6 +50,7 @@ class Portal:
         self.home = home
         self.access = access or Access(home)
         self.record = LiveRecord(home)
+        self.exposition = Exposition()
         self.requests = RateLimit(120, 10)
         self.guesses = RateLimit(10, 1 / 6)
         self._verifying = threading.Lock()
@@ -62,6 +66,7 @@ class Portal:
             app.router.routes.append(Route(page.path, self._endpoint(page), methods=[page.method]))
         app.router.routes.append(Route("/login", self._log_in, methods=["GET", "POST"]))
         app.router.routes.append(Route("/logout", self._log_out, methods=["POST"]))
+        app.router.routes.append(Route("/metrics", self._metrics))
         app.router.routes.append(Route("/health", lambda _: PlainTextResponse("ok\n")))
         app.mount("/static", StaticFiles(packages=[("flows.portal", "static")]))
         app.include_router(router(lambda: self.record.now()[1], authorise=self._authorise, producer=self._producer))
@@ -101,6 +106,13 @@ class Portal:
         if not page.template:
             return JSONResponse(shown)
         return self._page(page.template, grant, {"title": page.title, **shown})
+
+    def _metrics(self, request: Request) -> Response:
+        """Totals, which every role may see; Prometheus sends its token itself."""
+        grant = self._grant(request)
+        ledger, store = self.record.now()
+        text = self.exposition.text(ledger, store)
+        return Response(self._names(grant, ledger.state()).hide(text), media_type=CONTENT_TYPE)
 
     def _one_at_a_time(self, page: Page, asked: Asked) -> dict[str, Any] | bytes:
         """A page that reads the whole chain is made for one reader at a time."""
@@ -214,7 +226,7 @@ class Portal:
 
     def _failed(self, request: Request, error: Exception) -> Response:
         """An error before it was known who may see what: said in general, in full in this server's log."""
-        print(f"{type(error).__name__}: {error}", flush=True)  # noqa: T201 - the service's log
+        said(logging.ERROR, f"{type(error).__name__}: {error}")
         missing = isinstance(error, NotOnRecordError | LockedError | UnavailableError) or not (self.home / "ledger").exists()
         text = (
             "there is no ledger here yet: cifer run configs/quickstart.yaml"

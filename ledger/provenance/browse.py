@@ -14,6 +14,8 @@ from ledger.provenance.writer import ACT_BITS
 
 DECISIONS: Final = (
     "identity.register",
+    "identity.rotate",
+    "identity.revoke",
     "dataset.register",
     "consent.grant",
     "consent.withdraw",
