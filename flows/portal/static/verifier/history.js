@@ -54,13 +54,38 @@ async function askAll(bundle, state, said) {
     for (let batch = 0; batch < (count?.batches ?? 0); batch++) await state.ask("state.lineage", run.run, number, batch);
   }
   for (const item of said.values()) {
-    const account = await state.ask("state.account", item.author);
-    if (account) await state.ask("state.identity", account.name);
+    const account = await askKey(state, item.author);
     if (account && item.body.tag === "identity.accept") await state.ask("state.invitation", account.name);
+    if (["identity.rotate", "identity.revoke"].includes(item.body.tag)) await askKey(state, item.body.public_key);
   }
   const made = said.get(model.origin.transaction)?.body;
   if (made?.tag === "model.register" && made.alias) await state.ask("state.alias", bundle.name, made.alias);
   return { state, said, name, model, run, required, approval };
+}
+
+// Z8, of an author or of a key that is named.
+async function askKey(state, key) {
+  const account = await state.ask("state.account", key);
+  const identity = account && (await state.ask("state.identity", account.name));
+  if (identity && identity.public_key !== key) await state.ask("state.former-key", key);
+  return account;
+}
+
+// What gave an identity the key that it has here.
+async function keyGiven(identity, since, { said, state }) {
+  const kind = said.get(since.transaction)?.body.tag;
+  const claim = (origin, kinds, author) => ({ entry: identity, origin, kinds, author, fields: {} });
+  if (kind === "identity.rotate") return [claim(since, [kind], identity.name)];
+  if (kind !== "identity.accept") return [claim(since, ["identity.register", "validator.change"], null)];
+  const invitation = await state.must("state.invitation", identity.name);
+  return [claim(since, [kind], identity.name), claim(invitation.origin, ["identity.invite"], null)];
+}
+
+// Who revoked a key: the identity itself, or (null) an administrator.
+async function revoker(name, origin, { said, state }) {
+  const item = said.get(origin.transaction);
+  const account = item && (await state.ask("state.account", item.author));
+  return account?.name === name ? name : null;
 }
 
 // Z11's table: {entry, origin, kinds, author (null: any administrator), fields of other names}.
@@ -71,10 +96,15 @@ async function claimsOf(entry, story) {
   const found = [];
   if (tag in SIMPLE) found.push(claim(origin, [SIMPLE[tag][0]], SIMPLE[tag][1](entry, story)));
   if (tag === "state.identity" && origin.height) {
-    if (story.said.get(origin.transaction)?.body.tag === "identity.accept") {
-      const invitation = await story.state.must("state.invitation", entry.name);
-      found.push(claim(origin, ["identity.accept"], entry.name), claim(invitation.origin, ["identity.invite"], null));
-    } else found.push(claim(origin, ["identity.register", "validator.change"], null));
+    if (entry.public_key) found.push(...(await keyGiven(entry, origin, story)));
+    else found.push({ ...claim(origin, ["identity.revoke"], await revoker(entry.name, origin, story)), entry: { tag, name: entry.name } });
+  }
+  if (tag === "state.former-key") {
+    const identity = await story.state.must("state.identity", entry.name);
+    found.push(...(await keyGiven({ ...identity, public_key: entry.public_key }, entry.since, story)));
+    if (story.said.get(entry.until.transaction)?.body.tag === "identity.rotate") {
+      found.push({ ...claim(entry.until, ["identity.rotate"], entry.name), entry: { tag } });
+    } else found.push(claim(entry.until, ["identity.revoke"], await revoker(entry.name, entry.until, story)));
   }
   if (tag === "state.submission") found.push(claim(entry.consent, ["consent.grant"], entry.site, { purpose: story.run.purpose }));
   if (tag === "state.consent") {

@@ -27,13 +27,15 @@ ScheduledSet | height int, members [Validator]
 identity.register | name text, role text, public_key bin
 identity.invite | name text, role text, invitation bin, last_height int
 identity.accept | public_key bin, proof bin
+identity.rotate | public_key bin, proof bin
+identity.revoke | name text, public_key bin, reason text
 key.register | public_key bin
 dataset.register | name text, sha256 bin, dvc_hash text, rows int, schema_digest bin
 consent.grant | dataset bin, purpose text
 consent.withdraw | dataset bin, purpose text, reason text
-run.open | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse]
+run.open | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], max_staleness int
 round.open | run text, round int, base_model bin, public_context bin
-round.submit | run text, round int, dataset bin, rows int, ciphertext bin, size_bytes int
+round.submit | run text, round int, dataset bin, rows int, ciphertext bin, size_bytes int, lag int
 round.exclude | run text, round int, site text, step text, reason text
 round.seal | run text, round int, sites [text]
 round.measure | run text, round int, reference bin, measured bin, statistics [SiteStatistics]
@@ -54,13 +56,14 @@ validator.change | name text, public_key bin, power int
 state.identity | **name** text, role text, public_key bin, origin Origin
 state.invitation | **name** text, role text, invitation bin, last_height int, origin Origin
 state.account | **public_key** bin, name text, next_sequence int
+state.former-key | **public_key** bin, name text, since Origin, until Origin
 state.encryption-key | **site** text, public_key bin, origin Origin
-state.encryption-key-owner | **public_key** bin, site text
+state.encryption-key-owner | **public_key** bin, site text, before bin, origin Origin
 state.dataset | **sha256** bin, owner text, name text, dvc_hash text, rows int, schema_digest bin, origin Origin
 state.consent | **dataset** bin, **purpose** text, granted Origin, withdrawn Origin or nil, reason text
-state.run | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text
+state.run | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text, max_staleness int
 state.round | **run** text, **round** int, base_model bin, public_context bin, opened Origin, sealed_sites [text], sealed Origin or nil, outcome Outcome or nil
-state.submission | **run** text, **round** int, **site** text, dataset bin, rows int, ciphertext bin, size_bytes int, consent Origin, origin Origin
+state.submission | **run** text, **round** int, **site** text, dataset bin, rows int, ciphertext bin, size_bytes int, consent Origin, origin Origin, lag int
 state.exclusion | **run** text, **round** int, **site** text, by text, step text, reason text, origin Origin
 state.statistics | **run** text, **round** int, **site** text, reference bin, measured bin, statistics [SiteStatistics], origin Origin
 state.weighing | **run** text, **round** int, rule text, weights [SiteWeight], divisor int, origin Origin

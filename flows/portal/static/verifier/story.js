@@ -1,4 +1,4 @@
-// Whether the parts of a model's history fit together (Z12 to Z17 of ledger/SPEC.md).
+// Whether the parts of a model's history fit together (Z12 to Z18 of ledger/SPEC.md).
 
 import { unhex } from "./encoding.js";
 import { sha256 } from "./digests.js";
@@ -10,9 +10,27 @@ const earlier = (one, other) => one[0] < other[0] || (one[0] === other[0] && one
 const inOrder = (...places) => places.every((place, index) => index === 0 || earlier(places[index - 1], place));
 const placeOf = (story, origin) => (origin.height ? story.said.get(origin.transaction).place : [0, 0]);
 
+// Z18: what a key signs that is not the present one of its identity, it signed while it was.
+export async function checkKeys(story) {
+  for (const item of story.said.values()) {
+    const account = await story.state.must("state.account", item.author);
+    const identity = await story.state.must("state.identity", account.name);
+    const kind = item.body.tag;
+    const former = identity.public_key === item.author ? null : await story.state.ask("state.former-key", item.author);
+    const known = identity.public_key === item.author || former || kind === "identity.accept";
+    need("Z18", known, `a key signs for ${account.name} that is not and was not its own`);
+    const [since, until] = former ? [placeOf(story, former.since), placeOf(story, former.until)] : [];
+    const within = !former || (earlier(since, item.place) && !earlier(until, item.place));
+    need("Z18", within, `a key signs for ${account.name} before or after it was its own`);
+    const ends = kind !== "identity.rotate" || (former && !earlier(item.place, until));
+    need("Z18", ends, `${account.name} names another key in place of one that went on`);
+  }
+}
+
 // Z12, and Z13's first sentence: each author's numbers ascend, and nobody speaks before being registered.
 export async function checkSequences({ said, state }) {
-  const last = new Map();
+  const rotations = [...said.values()].filter(({ body }) => body.tag === "identity.rotate");
+  const last = new Map(rotations.map((item) => [item.body.public_key, item.sequence]));
   for (const item of [...said.values()].sort((one, other) => (earlier(one.place, other.place) ? -1 : 1))) {
     const account = await state.must("state.account", item.author);
     const identity = await state.must("state.identity", account.name);
@@ -77,6 +95,8 @@ async function checkRound(story, round, before) {
     if (sent) {
       submitted.add(use.site);
       const fits = !out && sent.dataset === use.dataset && sent.rows === table.rows;
+      const young = sent.lag >= 0 && sent.lag <= run.max_staleness && sent.lag < number;
+      need("Z14", young, `round ${number}: ${use.site} trained from an older model than the run takes`);
       need("Z14", fits, `round ${number}: ${use.site} submitted for another table or number of rows, or although it was left out`);
     }
   }

@@ -1,10 +1,10 @@
-// Verifying a model's bundle in the browser, written from ledger/SPEC.md: every rule from Z1 to Z17, by WebCrypto, without asking anybody.
+// Verifying a model's bundle in the browser, written from ledger/SPEC.md: every rule from Z1 to Z18, by WebCrypto, without asking anybody.
 
 import { checkBlocks, need, readFile, readGenesis, readTransactions, Refused } from "./chain.js";
 import { tagged } from "./digests.js";
 import { readHistory } from "./history.js";
 import { readState } from "./state.js";
-import { checkArtifacts, checkConsents, checkLineage, checkRounds, checkSequences } from "./story.js";
+import { checkArtifacts, checkConsents, checkKeys, checkLineage, checkRounds, checkSequences } from "./story.js";
 
 export { canVerify, holds } from "./digests.js";
 export { readGenesis, Refused };
@@ -33,9 +33,10 @@ export async function verifyBundle(bytes, json, about = "", step = () => {}) {
   const { run, model } = story;
   step("Z8 to Z11", "Nothing is left out, and nothing added", `${state.history.size} entries, each said by its author in the transactions it names; of all else that was asked for, the state shows that there is none`);
 
+  await checkKeys(story);
   await checkSequences(story);
   await checkRounds(story);
-  step("Z12 to Z14", "Every round follows from the one before", `${model.round} rounds of run ${run.run} in unbroken order; the last one's candidate is this model${story.approval ? `; approved by ${story.approval.by}` : ""}`);
+  step("Z12 to Z14, Z18", "Every round follows from the one before", `${model.round} rounds of run ${run.run} in unbroken order; the last one's candidate is this model${story.approval ? `; approved by ${story.approval.by}` : ""}`);
   await checkConsents(story);
   const withdrawn = state.entries("state.consent").filter((entry) => entry.withdrawn).length;
   step("Z15", "Every consent stood when it was used", `${run.datasets.length} tables: when the run was declared, at each submission and at each seal; ${withdrawn ? `${withdrawn} withdrawn since` : "none is withdrawn"}`);
