@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifer_tasks.workspace import home_folder
 from flows.access import Access, Grant, Role
 from flows.documents import Report
+from ledger.backends.network import has_ledger
+
+if TYPE_CHECKING:
+    from flows.access_anchors import Anchored
 
 
 def grant_report(name: str, role: str, days: int, site: str) -> Report:
@@ -43,14 +47,30 @@ def revoke_report(which: str) -> Report:
 
 
 def log_report(last: int) -> Report:
-    """The log's end, oldest entry first, once its chain was checked. Raises `IntegrityError`."""
+    """The log's end, oldest entry first, once its chain and its anchors on the ledger were checked. Raises `IntegrityError`."""
     access = Access(home_folder())
     count, head = access.check_log()
     reads = access.reads(last)[::-1]
     rows = [{"number": item.number, "at": moment(item.at), "name": item.name, "role": item.role, "what": item.what} for item in reads]
     lines = [f"{row['number']:>6}  {row['at']}  {row['name']:<16} {row['role']:<9} {row['what']}" for row in rows]
     lines.append(f"checked  {count} entries, each hash covers the one before; last {head.hex()}")
-    return Report({"entries": count, "head": head.hex(), "reads": rows}, tuple(lines))
+    anchored = _anchored(access)
+    if anchored is None:
+        lines.append("anchored not yet: a log that lost its end is not noticed without; cifer access anchor")
+    else:
+        lines.append(f"anchored {anchored.entries} entries in block {anchored.height}, all of them there")
+    where = {"entries": anchored.entries, "height": anchored.height} if anchored else None
+    return Report({"entries": count, "head": head.hex(), "anchored": where, "reads": rows}, tuple(lines))
+
+
+def _anchored(access: Access) -> Anchored | None:
+    from flows.access_anchors import check_anchors
+    from flows.lineage import open_index
+
+    if not has_ledger(home_folder() / "ledger"):
+        return None
+    with open_index() as index:
+        return check_anchors(home_folder(), access, index)
 
 
 def moment(seconds: int) -> str:

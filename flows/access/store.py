@@ -197,7 +197,7 @@ class Access:
         """How many entries the log has and its last hash, 32 zero bytes for none.
 
         Raises `IntegrityError` naming the first entry that does not hold. A log that lost its end holds all the same:
-        compare the last hash with one that was kept elsewhere.
+        `flows.access_anchors` compares it with what the ledger was told of it.
         """
         number, previous = 0, _FIRST
         with self._open() as database:
@@ -208,6 +208,12 @@ class Access:
                     raise IntegrityError(msg)
                 number, previous = entry[0], found
         return number, previous
+
+    def hash_of(self, number: int) -> bytes | None:
+        """The hash of entry `number`, None when the log has no such entry."""
+        with self._open() as database:
+            row = database.execute("SELECT hash FROM reads WHERE number = ?", (number,)).fetchone()
+        return bytes(row[0]) if row else None
 
     # ------------------------------------------------------------------------------------------------------------- below
 

@@ -96,7 +96,7 @@ class Portal:
         names = self._names(grant, state)
         try:
             words = {name: names.find(text) for name, text in sent.items()}
-            asked = Asked(self.home, self.access, grant, names, words, ledger, store, state)
+            asked = Asked(self.home, self.access, grant, names, words, ledger, store, state, self.record.reached)
             found = self._one_at_a_time(page, asked)
             if isinstance(found, bytes):
                 return Response(found, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})

@@ -18,7 +18,10 @@ SITE_LEVEL: Final = frozenset({Right.SITES, Right.OWN})
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question: who asks, about what, and the record to answer from. words: of path and query, pseudonyms turned into names."""
+    """One question: who asks, about what, and the record to answer from. words: of path and query, pseudonyms turned into names.
+
+    reached: how many validators answer, None where they are embedded.
+    """
 
     home: Path
     access: Access
@@ -28,6 +31,7 @@ class Asked:
     ledger: Ledger
     store: Index
     state: State
+    reached: int | None
 
     def may(self, *rights: Right) -> bool:
         """Whether the grant gives any of these."""

@@ -9,6 +9,7 @@ WIDTH: Final = 520
 HEIGHT: Final = 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 14, 26
 _TICKS: Final = 3
+_DASHES: Final = 4
 
 
 def line(title: str, points: Sequence[tuple[int, float]]) -> dict[str, Any]:
@@ -35,6 +36,23 @@ def bars(title: str, points: Sequence[tuple[int, int]], most: int) -> dict[str, 
         height = round(HEIGHT - _BOTTOM - y, 1)
         marks.append({"x": round(_x(index, len(points)) - width / 2, 1), "y": y, "height": height, "round": at, "value": _short(value)})
     return {"kind": "bars", "title": title, "marks": marks, "bar_width": width, **_axes(0, top, [at for at, _ in points], whole=True)}
+
+
+def scores(
+    title: str, series: Sequence[tuple[str, Sequence[tuple[int, int]]]], rounds: Sequence[int], levels: Sequence[int]
+) -> dict[str, Any]:
+    """A line through (round, score from 0 to the highest of `levels`) for each name, drawn apart by dashes and named at their ends.
+
+    rounds: the horizontal axis.  levels: what the vertical axis marks, ascending from 0.
+    """
+    top, place = levels[-1], {at: index for index, at in enumerate(rounds)}
+    drawn = []
+    for number, (name, points) in enumerate(series):
+        marks = [{"x": _x(place[at], len(rounds)), "y": _y(value, 0, top), "round": at, "value": str(value)} for at, value in points]
+        path = " ".join(f"{mark['x']},{mark['y']}" for mark in marks)
+        drawn.append({"name": name, "marks": marks, "path": path, "dash": number % _DASHES})
+    ticks = [{"y": _y(value, 0, top), "label": str(value)} for value in levels]
+    return {"kind": "scores", "title": title, "series": drawn, **_axes(0, top, rounds), "ticks": ticks}
 
 
 def _axes(low: float, high: float, rounds: Sequence[int], *, whole: bool = False) -> dict[str, Any]:

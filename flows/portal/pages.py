@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from flows.access import Right
+from flows.access_anchors import check_anchors
 from flows.access_reports import moment
 from flows.portal import verifying
 from flows.portal.asked import SITE_LEVEL, Asked, Page
@@ -38,7 +39,8 @@ def overview(asked: Asked) -> Context:
         for model in sorted(state.all(Model), key=lambda item: (item.name, -item.version))
     ]
     status = asked.ledger.status()
-    return {"models": models, "runs": runs_of(state), "network": to_plain(status)}
+    network = {**to_plain(status), "reached": asked.reached}
+    return {"models": models, "runs": runs_of(state), "network": network}
 
 
 def model(asked: Asked) -> Context:
@@ -178,6 +180,7 @@ def _without_events(body: AppendLineage) -> AppendLineage:
 def who_may(asked: Asked) -> Context:
     """Who has tokens, and what was read."""
     count, head = asked.access.check_log()
+    anchored = check_anchors(asked.home, asked.access, asked.store)
     now = int(time.time())
     return {
         "grants": [
@@ -187,6 +190,7 @@ def who_may(asked: Asked) -> Context:
         "reads": [{"number": item.number, "at": moment(item.at), "name": item.name, "what": item.what} for item in asked.access.reads(100)],
         "count": count,
         "log_head": head.hex(),
+        "anchored": {"entries": anchored.entries, "height": anchored.height} if anchored else None,
     }
 
 

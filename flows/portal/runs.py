@@ -9,7 +9,8 @@ from flows.portal import charts
 from flows.portal.asked import Asked
 from ledger import NotOnRecordError, State
 from ledger.provenance import RoundHistory, RunHistory, run_history, to_plain
-from ledger.state.entries import Run
+from ledger.state.entries import Judgement, Run
+from ledger.state.reputation import NORMAL_FROM, ONE, TRUSTED_FROM
 
 Context = dict[str, Any]
 
@@ -42,7 +43,7 @@ def run_page(asked: Asked) -> Context:
         "sites_count": len(history.sites),
         "rounds": rounds,
         "metrics": sorted({name for row in rounds for name in row["metrics"]}),
-        "charts": _charts(history),
+        "charts": [*_charts(history), *_reputations(asked, history)],
         "participation": _participation(asked, history),
     }
 
@@ -107,16 +108,37 @@ def _charts(history: RunHistory) -> list[Context]:
     return made
 
 
+def _scores(asked: Asked, run: str) -> dict[str, dict[int, Judgement]]:
+    """What each site that may be shown was judged in each round of a run, by name and round."""
+    found: dict[str, dict[int, Judgement]] = {}
+    for judged in asked.state.all(Judgement):
+        if judged.run == run and asked.sees(judged.name):
+            found.setdefault(judged.name, {})[judged.round] = judged
+    return found
+
+
+def _reputations(asked: Asked, history: RunHistory) -> list[Context]:
+    """Each site's score after every round, between the levels' limits."""
+    found = _scores(asked, history.run)
+    rounds = sorted({at for judged in found.values() for at in judged})
+    if not rounds:
+        return []
+    series = [(name, [(at, judged[at].score) for at in sorted(judged)]) for name, judged in sorted(found.items())]
+    return [charts.scores("Reputation", series, rounds, (0, NORMAL_FROM, TRUSTED_FROM, ONE))]
+
+
 def _participation(asked: Asked, history: RunHistory) -> list[Context]:
-    """A row for each site that may be shown: sealed, submitted only, left out, or nothing, in every round."""
-    rows = []
+    """A row for each site that may be shown: sealed, submitted only, left out, or nothing, in every round, and its score after it."""
+    rows, scores = [], _scores(asked, history.run)
     for site in history.sites:
         if asked.sees(site.site):
-            marks = []
+            marks, judged = [], scores.get(site.site, {})
             for item in history.rounds:
                 left_out = next((one for one in item.exclusions if one.site == site.site), None)
                 sent = any(one.site == site.site for one in item.submissions)
                 said = "sealed" if site.site in item.sealed_sites else "submitted" if sent else "left out" if left_out else "none"
                 marks.append({"round": item.round, "said": said, "reason": left_out.reason if left_out else ""})
+                if item.round in judged:
+                    marks[-1]["score"] = f"{judged[item.round].score} {judged[item.round].level}"
             rows.append({"site": site.site, "table": site.dataset_name, "rows": site.rows, "marks": marks})
     return rows

@@ -147,6 +147,15 @@ def _marquez_routes(api: APIRouter, fresh: Fresh) -> None:
     def runs(namespace: str, job: str, limit: Limit = 100, offset: Offset = 0) -> Json:
         return _page("runs", marquez.job_runs(fresh(), namespace, job, limit, offset))
 
+    @api.get("/namespaces/{namespace}/jobs/{job}/versions")
+    def job_versions(namespace: str, job: str, limit: Limit = 100, offset: Offset = 0) -> Json:
+        found = marquez.job_versions(fresh(), namespace, job)
+        return _page("versions", (found[offset : offset + limit], len(found)))
+
+    @api.get("/namespaces/{namespace}/jobs/{job}/versions/{version}")
+    def job_version(namespace: str, job: str, version: str) -> Json:
+        return marquez.job_version(fresh(), namespace, job, version)
+
     @api.get("/jobs/runs/{id}")
     def run(id: str) -> Json:
         return marquez.run(fresh(), id)

@@ -81,6 +81,7 @@ CREATE INDEX IF NOT EXISTS nodes_by_kind ON nodes (kind, id);
 CREATE INDEX IF NOT EXISTS nodes_by_digest ON nodes (digest) WHERE digest IS NOT NULL;
 CREATE INDEX IF NOT EXISTS edges_by_target ON edges (target, basis, kind, source);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time_us);
+CREATE INDEX IF NOT EXISTS events_by_job ON events (job, time_us);
 CREATE INDEX IF NOT EXISTS events_by_run ON events (run, time_us);
 CREATE INDEX IF NOT EXISTS flows_by_dataset ON flows (dataset, writes, job);
 """

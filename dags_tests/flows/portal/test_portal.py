@@ -342,11 +342,11 @@ def test_whoever_asks_too_often_waits(door: Door) -> None:
     strict.record.close()
 
 
-def test_the_api_takes_no_events(door: Door) -> None:
-    """The portal holds nobody's key, so nothing can be said through it."""
+def test_a_reader_posts_no_events(door: Door) -> None:
+    """With a reader's token nothing can be said; test_portal_producers.py shows with whose it can."""
     answer = door.ask("auditor", "/api/v1/lineage", "POST", json={"eventTime": "2026-01-01T00:00:00Z"})
     assert answer.status_code == 403
-    assert "holds nobody's key" in answer.text
+    assert "posts no events" in answer.text
 
 
 # -------------------------------------------------------------------------------------------------------- the answers
@@ -356,7 +356,7 @@ def test_pages_say_what_the_ledger_says(door: Door) -> None:
     """Digests, metrics, counts and plots are those of the state."""
     run = door.ask("auditor", "/runs/run-1").text
     assert "0.8500" in run and "0.9000" in run and "1 of 2" in run
-    assert run.count("<svg") == 3 and run.count('class="mark"') == 2 and run.count('class="bar"') == 4
+    assert run.count("<svg") == 6 and run.count('class="mark"') == 2 + 4 and run.count('class="bar"') == 4
     state = door.written.ledger.state()
     model = door.ask("auditor", "/models/heart/1").text
     assert state.model("heart", 1).model.hex() in model and "2 tables, 3 updates" in model and "@champion" in model
@@ -488,3 +488,14 @@ def test_rights_are_asked_nowhere_else() -> None:
         "/models/{name}/{version}",
     ):
         assert by_path[path].site_level
+
+
+def test_reputations_are_plotted_for_those_who_may_see_them(door: Door) -> None:
+    """A run's page has each site's score after every round, in the plot and in the table; a site sees its own line alone, an admin none."""
+    judged = {item.name: item for item in door.written.ledger.state().judgements(NORTH)}
+    text = door.ask("auditor", "/runs/run-1").text
+    assert f"{NORTH}, round 2: {judged[NORTH].score}" in text and f"score {judged[NORTH].score} {judged[NORTH].level}" in text
+    assert f"{SOUTH}, round 1: " in text
+    own = door.ask("site", "/runs/run-1").text
+    assert f"{NORTH}, round 2: " in own and "Reputation" in own and SOUTH not in own
+    assert "Reputation" not in door.ask("admin", "/runs/run-1").text

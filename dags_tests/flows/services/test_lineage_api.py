@@ -146,6 +146,7 @@ def test_marquez_own_client_reads_it(api: Api) -> None:
             f"/namespaces/{NAMESPACE.replace('/', '%2F')}/datasets/artifact%2Fmodel/versions",
             "/namespaces/{namespace}/datasets/{dataset}/versions",
         ),
+        (f"/namespaces/{NAMESPACE.replace('/', '%2F')}/jobs/study.train/versions", "/namespaces/{namespace}/jobs/{job}/versions"),
         (f"/jobs/runs/{RUN_ID}", "/jobs/runs/{id}"),
         (f"/lineage?nodeId=dataset:{NAMESPACE}:artifact/model", "/lineage"),
         ("/events/lineage", "/events/lineage"),
@@ -175,6 +176,24 @@ def _lenient(schema: Any) -> Any:
             made["type"] = [made["type"], "null"]
         return made
     return [_lenient(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def test_a_jobs_version_is_what_it_reads_and_writes(api: Api) -> None:
+    """The one in the list is got by its UUID, satisfies Marquez' description, and becomes another one when the job writes something new."""
+    jobs = f"/api/v1/namespaces/{NAMESPACE.replace('/', '%2F')}/jobs/study.train/versions"
+    (version,) = api.client.get(jobs).json()["versions"]
+    assert api.client.get(f"{jobs}/{version['version']}").json() == version
+    assert (version["inputs"], version["latestRun"]["id"]) == ([{"namespace": NAMESPACE, "name": "site/hospital-a/table"}], RUN_ID)
+    if SPEC.exists():
+        components = _lenient(yaml.safe_load(SPEC.read_text())["components"])
+        Draft202012Validator({"$ref": "#/components/schemas/JobVersion", "components": components}).validate(version)
+    seen = []
+    for outputs in (["a"], ["a"], ["b"]):
+        made = event(job={"namespace": "versions", "name": "job"}, outputs=[{"namespace": "versions", "name": name} for name in outputs])
+        assert api.client.post("/api/v1/lineage", json=made, headers=PRODUCER).status_code == 201
+        seen.append(api.client.get("/api/v1/namespaces/versions/jobs/job/versions").json()["versions"][0]["version"])
+    assert seen[0] == seen[1] != seen[2]
+    assert api.client.get(f"/api/v1/namespaces/versions/jobs/job/versions/{seen[0]}").status_code == 404
 
 
 def test_a_graph_is_walked_as_far_as_asked(api: Api) -> None:
