@@ -63,6 +63,25 @@ class RunRecord:
         """The sites that have a place in the run, ascending."""
         return tuple(sorted(use.site for use in self.declared.datasets))
 
+    def members(self, number: int) -> tuple[str, ...]:
+        """The sites of the run that take part in round `number`, ascending: whose consent stood below the block that opened it.
+
+        Of a round that is not open yet, whose consent stands now. A site leaves a run by withdrawing its consent.
+        """
+        found = self.state.read(Round, self.run, number)
+        height = self.state.height if found is None else found.opened.height - 1
+        declared = self.declared
+        consents = ((use.site, self.state.consent(use.dataset, declared.purpose)) for use in declared.datasets)
+        return tuple(
+            sorted(
+                site
+                for site, consent in consents
+                if consent is not None
+                and consent.granted.height <= height
+                and (consent.withdrawn is None or consent.withdrawn.height > height)
+            )
+        )
+
     def remaining_rounds(self) -> range:
         """The rounds that are not committed yet; the first of them may be under way."""
         declared = self.declared

@@ -239,12 +239,12 @@ class Workspace:
         holder = site if self.scheme.key_per_site else self.ref.run
         return self.keys.secret_context(holder, self.ledger.network.hex(), self.scheme)
 
-    def public_context(self) -> ArtifactRef:
-        """The public context of the next round: of the sites' keys on the ledger, or of the one key that they share in this run."""
+    def public_context(self, number: int) -> ArtifactRef:
+        """The public context of round `number`, the current or the next: of its sites' keys on the ledger, or of the one they share."""
         if not self.scheme.key_per_site:
             return self.store.put("public-context", self.encryption_key(self.ref.run).data)
         holders = {}
-        for site in self.record.sites:
+        for site in self.record.members(number):
             registered = self.record.state.encryption_key(site)
             if registered is None:
                 msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
@@ -271,7 +271,7 @@ class Workspace:
         public = self.round_context(number)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
-        own = self.public_context()
+        own = self.public_context(number)
         if public.digest().hex() != own.digest:
             msg = (
                 f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys on the ledger give "
@@ -295,17 +295,21 @@ class Workspace:
 
     def _asked(self, number: int) -> tuple[str, ...]:
         """The sites that are drawn for a round, and those that still owe it an update of an earlier one."""
-        record, settings = self.record, self.settings
-        found = set(drawn(record.sites, settings.sites.fraction, settings.seed, number))
+        record, settings, members = self.record, self.settings, self.record.members(number)
+        found = set(drawn(members, settings.sites.fraction, settings.seed, number))
         for began in range(max(1, number - settings.rounds.staleness), number):
-            earlier = drawn(record.sites, settings.sites.fraction, settings.seed, began)
-            found |= {site for site in earlier if site not in found and record.owed(number, site, began)}
+            if len(found) < len(members):
+                earlier = drawn(record.members(began), settings.sites.fraction, settings.seed, began)
+                found |= {site for site in earlier if site not in found and site in members and record.owed(number, site, began)}
         return tuple(sorted(found))
 
     @cached_property
     def stragglers(self) -> Stragglers:
         """When sites are in, where they are simulated."""
-        return Stragglers(self.settings, self.record.sites)
+        return Stragglers(self.settings, self._members)
+
+    def _members(self, number: int) -> tuple[str, ...]:
+        return self.record.members(number)
 
     def encoding(self) -> Encoding:
         """The integer encoding of updates, as the ledger fixed it for the whole run; rows in parts where late updates count less."""
