@@ -101,8 +101,7 @@ class _Replaying:
         self._blocks = {header.height: header_digest(header) for header in verified.headers}
         self._names = {entry.public_key: entry.name for entry in verified.entries if isinstance(entry, Account)}
         self._keys = [item for item in verified.transactions if isinstance(item.said.body, RegisterKey)]
-        decided = (item for item in verified.transactions if isinstance(item.said.body, GrantConsent | WithdrawConsent))
-        self._consents = [item for item in decided if item.said.body.purpose == self._run.purpose]
+        self._consents = [item for item in verified.transactions if isinstance(item.said.body, GrantConsent | WithdrawConsent)]
         self._places = {item.identity: item.position for item in verified.transactions}
         self._rows = {site.site: site.rows for site in self._run.sites}
 
@@ -194,9 +193,9 @@ class _Replaying:
         for item in self._consents:
             if item.position.height < found.opened.height:
                 match item.said.body:
-                    case GrantConsent(dataset):
+                    case GrantConsent(dataset, purpose) if purpose == self._run.purpose:
                         standing.add(dataset)
-                    case WithdrawConsent(dataset):
+                    case WithdrawConsent(dataset, purpose) if purpose == self._run.purpose:
                         standing.discard(dataset)
         return {site.site for site in self._run.sites if site.dataset in standing}
 
