@@ -13,6 +13,7 @@ from cifer_tasks.records import (
     Evaluation,
     Exclusion,
     Measured,
+    Opening,
     RegisteredModel,
     Release,
     RoundResult,
@@ -184,6 +185,10 @@ class RunRecord:
         """Who submitted to the round and who was left out of it, ascending by site; not those that were never drawn for it."""
         found: list[Submission | Exclusion] = [*map(self._submission, self.round(number).submissions), *self.exclusions(number)]
         return sorted(found, key=lambda item: item.site)
+
+    def gone(self, opening: Opening) -> list[Exclusion]:
+        """The sites that a round was opened without because they had left the run."""
+        return [item for item in self.exclusions(opening.round) if item.site not in opening.sites]
 
     def consent_refusal(self, site: str) -> str:
         """Why `site` may not train on its table, "" while its consent for the run's purpose is live."""
