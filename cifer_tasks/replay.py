@@ -102,7 +102,6 @@ class _Replaying:
         self._names = {entry.public_key: entry.name for entry in verified.entries if isinstance(entry, Account)}
         self._keys = [item for item in verified.transactions if isinstance(item.said.body, RegisterKey)]
         self._consents = [item for item in verified.transactions if isinstance(item.said.body, GrantConsent | WithdrawConsent)]
-        self._places = {item.identity: item.position for item in verified.transactions}
         self._rows = {site.site: site.rows for site in self._run.sites}
 
     def round(self, found: RoundHistory) -> ReplayedRound:
@@ -175,10 +174,9 @@ class _Replaying:
         where = f"the public context of round {found.round}"
         public = PublicContext(self._scheme.name, self._get(found.public_context, where))
         if self._scheme.key_per_site:
-            opened = self._places[found.opened.transaction]
             keys: dict[str, PublicContext] = {}
             for item in self._keys:
-                if item.position < opened and isinstance(item.said.body, RegisterKey):
+                if item.position.height < found.opened.height and isinstance(item.said.body, RegisterKey):
                     keys[self._names[item.said.author]] = PublicContext(self._scheme.name, item.said.body.public_key)
             members = self._members(found)
             if missing := sorted(members - keys.keys()):

@@ -254,8 +254,8 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     folder = workspace.site_folder(site)
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
-    ciphertext = workspace.scheme.encrypt(values, binding, workspace.checked_context(number), site)
-    stored = workspace.store.put("ciphertext", ciphertext.pieces())
+    pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number), site)
+    stored = workspace.store.put("ciphertext", pieces)
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows, protected.lag)
 
@@ -315,8 +315,8 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
     """Add the ciphertexts of each part of the plan, weighted as it says. Has the public context only."""
     workspace = Workspace.of(run)
     submissions, public = workspace.submissions(sealed), workspace.round_context(number)
-    sums = [add_part(workspace.scheme, submissions, part, public) for part in plan.parts]
-    return workspace.store.put("aggregate", chain.from_iterable(total.pieces() for total in sums))
+    sums = (add_part(workspace.scheme, submissions, part, public) for part in plan.parts)
+    return workspace.store.put("aggregate", chain.from_iterable(sums))
 
 
 @step("release[{site}]", retries=1)
@@ -339,7 +339,7 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
     _promise(workspace, number, site, sealed, plan)
-    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site)
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
     released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
@@ -583,7 +583,6 @@ def record_lineage(run: RunRef, number: int) -> int:
     count = 0
     while batch := log.drain(recorded=workspace.record.lineage_events()):
         workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
-        log.acknowledge(batch)
         count += batch.count
     return count
 

@@ -224,33 +224,44 @@ class Workspace:
         return held
 
     def author(self, name: str) -> Author:
-        """Somebody who signs transactions from this machine: a site, the coordinator or the administrator."""
+        """Somebody who signs transactions from this machine: a site, the coordinator or the administrator; with the key of now."""
         with self._lock:
-            if name not in self._authors:
-                self._authors[name] = author(name, self.ledger, self.keys)
-            return self._authors[name]
+            held, known = self._authors.get(name), self.ledger.state().identity(name)
+            if held is None or (known is not None and known.public_key != held.public):
+                held = self._authors[name] = author(name, self.ledger, self.keys)
+            return held
 
     def encryption_key(self, holder: str) -> PublicContext:
         """The public half of a key holder's encryption key; it is made on first use and its secret half sealed."""
         return self.keys.encryption_contexts(holder, self.ledger.network.hex(), self.scheme)[0]
 
-    def secret_context(self, site: str) -> SecretContext:
-        """What `site` releases with. Raises `KeyMismatchError` when the keystore holds none, or another network's."""
-        holder = site if self.scheme.key_per_site else self.ref.run
-        return self.keys.secret_context(holder, self.ledger.network.hex(), self.scheme)
+    def secret_context(self, site: str, number: int) -> SecretContext:
+        """What `site` releases with in round `number`: behind the key that stood when it was opened.
+
+        Raises `KeyMismatchError` when the keystore holds none, or another network's.
+        """
+        network = self.ledger.network.hex()
+        if not self.scheme.key_per_site:
+            return self.keys.secret_context(self.ref.run, network, self.scheme)
+        public = self._holder(site, self.record.round(number).opened.height)
+        return self.keys.secret_context_of(site, network, self.scheme, public.data)
 
     def public_context(self, number: int) -> ArtifactRef:
         """The public context of round `number`, the current or the next: of its sites' keys on the ledger, or of the one they share."""
         if not self.scheme.key_per_site:
             return self.store.put("public-context", self.encryption_key(self.ref.run).data)
-        holders = {}
-        for site in self.record.members(number):
-            registered = self.record.state.encryption_key(site)
-            if registered is None:
-                msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
-                raise FailureError(msg)
-            holders[site] = PublicContext(self.scheme.name, registered.public_key)
-        return self.store.put("public-context", self.scheme.context(holders).data)
+        return self.store.put("public-context", self._roster(number, self.record.state.height + 1).data)
+
+    def _roster(self, number: int, height: int) -> PublicContext:
+        """Of the keys that the sites of round `number` have before the block at `height`."""
+        return self.scheme.context({site: self._holder(site, height) for site in self.record.members(number)})
+
+    def _holder(self, site: str, height: int) -> PublicContext:
+        registered = self.record.state.encryption_key_before(site, height)
+        if registered is None:
+            msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
+            raise FailureError(msg)
+        return PublicContext(self.scheme.name, registered)
 
     def round_context(self, number: int) -> PublicContext:
         """The public context that round `number` was opened with."""
@@ -271,11 +282,11 @@ class Workspace:
         public = self.round_context(number)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
-        own = self.public_context(number)
-        if public.digest().hex() != own.digest:
+        own = self._roster(number, self.record.round(number).opened.height)
+        if public.digest() != own.digest():
             msg = (
-                f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys on the ledger give "
-                f"{own.digest[:16]}: somebody else would receive the shares; a key that changed during a round counts from the next"
+                f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys that the ledger had then give "
+                f"{own.digest().hex()[:16]}: somebody else would receive the shares; a key that changed during a round counts from the next"
             )
             raise IntegrityError(msg)
         return public

@@ -17,7 +17,7 @@ from cifer_tasks import data, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
 from cifer_tasks.errors import IntegrityError, SiteStepError
-from cifer_tasks.network import COORDINATOR, admit_coordinator, require_minimum
+from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
     Dataset,
@@ -39,6 +39,7 @@ from ledger import RoundStateError
 PREPARE: Final = "site-prepare"
 ROUND: Final = "site-round"
 RELEASE: Final = "site-release"
+"""The step at which a site is left out of a round that has not submitted in time."""
 LOOK_SECONDS: Final = 0.2
 MOST_RUNS: Final = 200
 GRACE_SECONDS: Final = 2.0
@@ -151,7 +152,7 @@ class _Preparing:
 
     def say(self, record: Record) -> ArtifactRef:
         """Sign something for the sites to read."""
-        key = self.workspace.keys.signing_key(COORDINATOR, self.workspace.ledger.network.hex())
+        key = key_of(COORDINATOR, self.workspace.ledger, self.workspace.keys)
         return self.store.put("statement", statements.sign(key, self.workspace.ledger.network, self.run.run, record))
 
     def heard(self, answers: Mapping[str, str], kind: type[T]) -> dict[str, T]:

@@ -30,7 +30,7 @@ from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Layout, Preparation
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import CiferError, DataError, FailureError, IntegrityError
-from cifer_tasks.network import COORDINATOR, enrol_table, store_at
+from cifer_tasks.network import COORDINATOR, enrol_table, key_of, store_at
 from cifer_tasks.records import ArtifactRef, Dataset, Exclusion, Record, RunRef
 from cifer_tasks.site_home import Offer, SiteHome, the_site
 from cifer_tasks.statements import Order
@@ -118,7 +118,7 @@ class Station:
 
     def say(self, run: str, record: Record) -> str:
         """Sign a statement, and leave it in the store; its digest."""
-        key = self.keys.signing_key(self.site.name, self.ledger.network.hex())
+        key = key_of(self.site.name, self.ledger, self.keys)
         return self.store.put("statement", statements.sign(key, self.ledger.network, run, record)).digest
 
     def hear(self, run: str, digest: str, kind: type[Any]) -> Any:

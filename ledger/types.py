@@ -52,6 +52,28 @@ class AcceptInvitation(Record, frozen=True, tag="identity.accept"):
     proof: bytes
 
 
+class RotateIdentity(Record, frozen=True, tag="identity.rotate"):
+    """An author, signing with its present key, names the one that alone speaks for it from the next transaction on.
+
+    proof: `public_key`'s signature (domain ``cifer/rotating/1``) over the network, the key it takes the place of, and the sequence number
+    of this transaction: see `ledger.state.identities.rotating`.
+    """
+
+    public_key: bytes
+    proof: bytes
+
+
+class RevokeIdentity(Record, frozen=True, tag="identity.revoke"):
+    """An administrator, or its holder, has a key that was stolen or lost speak for nobody any more.
+
+    public_key: the present one of `name`. What it said before stays on record.
+    """
+
+    name: str
+    public_key: bytes
+    reason: str
+
+
 class RegisterKey(Record, frozen=True, tag="key.register"):
     """A site names the X25519 public key (32 bytes) under which others encrypt to it, in place of the one before."""
 
@@ -363,6 +385,8 @@ Body = (
     RegisterIdentity
     | InviteIdentity
     | AcceptInvitation
+    | RotateIdentity
+    | RevokeIdentity
     | RegisterKey
     | RegisterDataset
     | GrantConsent

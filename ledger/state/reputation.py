@@ -112,12 +112,9 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     quality = {}
     if weighing is not None and round_.sealed is not None:
         standings = [state.score_before(site, round_.sealed.height) for site in round_.sealed_sites]
-        uninfluenced = [
-            item.weight * FULL_INFLUENCE // max(1, min(FULL_INFLUENCE, standing))
-            for item, standing in zip(weighing.weights, standings, strict=True)
-        ]
+        weights = [uninfluenced(item.weight, standing) for item, standing in zip(weighing.weights, standings, strict=True)]
         scores = [item.score for item in weighing.weights]
-        quality = dict(zip(round_.sealed_sites, qualities(uninfluenced, scores, first), strict=True))
+        quality = dict(zip(round_.sealed_sites, qualities(weights, scores, first), strict=True))
     found = {}
     for site in sites:
         exclusion = state.read(Exclusion, *key, site)
@@ -130,6 +127,11 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
             at_work=_at_work(state, run, round_, site),
         )
     return found
+
+
+def uninfluenced(weight: int, standing: int) -> int:
+    """Y6: a weight as it was before the site's reputation scaled it (Y13), rounded down."""
+    return weight * FULL_INFLUENCE // max(1, min(FULL_INFLUENCE, standing))
 
 
 def _at_work(state: State, run: Run, round_: Round, site: str) -> bool:
