@@ -36,7 +36,7 @@ from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
 from cifer_tasks.errors import ConfigError, IntegrityError
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import Part, Plan
-from ledger import RegisterKey, header_digest
+from ledger import GrantConsent, RegisterKey, WithdrawConsent, header_digest
 from ledger.provenance import RoundHistory, VerifiedBundle
 from ledger.state.entries import Account, Submission
 
@@ -101,7 +101,7 @@ class _Replaying:
         self._blocks = {header.height: header_digest(header) for header in verified.headers}
         self._names = {entry.public_key: entry.name for entry in verified.entries if isinstance(entry, Account)}
         self._keys = [item for item in verified.transactions if isinstance(item.said.body, RegisterKey)]
-        self._places = {item.identity: item.position for item in verified.transactions}
+        self._consents = [item for item in verified.transactions if isinstance(item.said.body, GrantConsent | WithdrawConsent)]
         self._rows = {site.site: site.rows for site in self._run.sites}
 
     def round(self, found: RoundHistory) -> ReplayedRound:
@@ -174,18 +174,28 @@ class _Replaying:
         where = f"the public context of round {found.round}"
         public = PublicContext(self._scheme.name, self._get(found.public_context, where))
         if self._scheme.key_per_site:
-            opened = self._places[found.opened.transaction]
             keys: dict[str, PublicContext] = {}
             for item in self._keys:
-                if item.position < opened and isinstance(item.said.body, RegisterKey):
+                if item.position.height < found.opened.height and isinstance(item.said.body, RegisterKey):
                     keys[self._names[item.said.author]] = PublicContext(self._scheme.name, item.said.body.public_key)
-            if keys.keys() != self._rows.keys():
-                msg = (
-                    f"{where}: the ledger shows keys of {', '.join(sorted(keys)) or 'nobody'}, the run has {', '.join(sorted(self._rows))}"
-                )
+            members = self._members(found)
+            if missing := sorted(members - keys.keys()):
+                msg = f"{where}: the ledger shows no key of {', '.join(missing)}, which took part"
                 raise IntegrityError(msg)
-            _same(where, self._scheme.context(keys).data, found.public_context)
+            _same(where, self._scheme.context({site: keys[site] for site in members}).data, found.public_context)
         return public
+
+    def _members(self, found: RoundHistory) -> set[str]:
+        """The sites whose consent stood below the block that opened the round."""
+        standing: set[bytes] = set()
+        for item in self._consents:
+            if item.position.height < found.opened.height:
+                match item.said.body:
+                    case GrantConsent(dataset, purpose) if purpose == self._run.purpose:
+                        standing.add(dataset)
+                    case WithdrawConsent(dataset, purpose) if purpose == self._run.purpose:
+                        standing.discard(dataset)
+        return {site.site for site in self._run.sites if site.dataset in standing}
 
     def _ciphertext(self, digest: bytes, site: str, number: int, binding: Binding) -> Ciphertext:
         return Ciphertext.from_bytes(self._get(digest, f"the ciphertext of {site} in round {number}"), self._scheme.name, binding)

@@ -13,6 +13,7 @@ from cifer_tasks.records import (
     Evaluation,
     Exclusion,
     Measured,
+    Opening,
     RegisteredModel,
     Release,
     RoundResult,
@@ -62,6 +63,25 @@ class RunRecord:
     def sites(self) -> tuple[str, ...]:
         """The sites that have a place in the run, ascending."""
         return tuple(sorted(use.site for use in self.declared.datasets))
+
+    def members(self, number: int) -> tuple[str, ...]:
+        """The sites of the run that take part in round `number`, ascending: whose consent stood below the block that opened it.
+
+        Of a round that is not open yet, whose consent stands now. A site leaves a run by withdrawing its consent.
+        """
+        found = self.state.read(Round, self.run, number)
+        height = self.state.height if found is None else found.opened.height - 1
+        declared = self.declared
+        consents = ((use.site, self.state.consent(use.dataset, declared.purpose)) for use in declared.datasets)
+        return tuple(
+            sorted(
+                site
+                for site, consent in consents
+                if consent is not None
+                and consent.granted.height <= height
+                and (consent.withdrawn is None or consent.withdrawn.height > height)
+            )
+        )
 
     def remaining_rounds(self) -> range:
         """The rounds that are not committed yet; the first of them may be under way."""
@@ -165,6 +185,10 @@ class RunRecord:
         """Who submitted to the round and who was left out of it, ascending by site; not those that were never drawn for it."""
         found: list[Submission | Exclusion] = [*map(self._submission, self.round(number).submissions), *self.exclusions(number)]
         return sorted(found, key=lambda item: item.site)
+
+    def gone(self, opening: Opening) -> list[Exclusion]:
+        """The sites that a round was opened without because they had left the run."""
+        return [item for item in self.exclusions(opening.round) if item.site not in opening.sites]
 
     def consent_refusal(self, site: str) -> str:
         """Why `site` may not train on its table, "" while its consent for the run's purpose is live."""

@@ -57,6 +57,10 @@ class SiteHome(Record, frozen=True):
         others = tuple(one for one in self.offers if one.purpose != offer.purpose)
         return msgspec.structs.replace(self, offers=tuple(sorted((*others, offer), key=lambda one: one.purpose)))
 
+    def without(self, purpose: str) -> SiteHome:
+        """The same without an offer for a purpose."""
+        return msgspec.structs.replace(self, offers=tuple(one for one in self.offers if one.purpose != purpose))
+
 
 def pool_of(site: str) -> str:
     """The name of a site's Prefect work pool."""

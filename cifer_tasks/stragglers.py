@@ -1,4 +1,4 @@
-"""Who is in when a round closes, where sites are simulated: a schedule that follows from the settings and the sites, and no clock.
+"""Who is in when a round closes, where sites are simulated: a schedule that follows from the settings and who takes part, and no clock.
 
 Time is simulated, in whole milliseconds from the start of the first round. A site that is asked begins when the round opens, or when it
 is done with what it is at; it takes the time that `simulation.delays` and `seed` give; it submits to the round that is open then, if that
@@ -11,7 +11,7 @@ settings, finds the same one. A site whose step fails has its place in it all th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cifer_tasks.config import Settings
@@ -45,9 +45,9 @@ class Schedule:
 class Stragglers:
     """The rounds of one run, one after the other; an earlier one than the last that was asked for is found from the first again."""
 
-    def __init__(self, settings: Settings, sites: Sequence[str]) -> None:
-        """sites: all that have a place in the run."""
-        self._settings, self._sites = settings, tuple(sites)
+    def __init__(self, settings: Settings, members: Callable[[int], Sequence[str]]) -> None:
+        """members: the sites that take part in a round, of those up to the one that is asked for."""
+        self._settings, self._members = settings, members
         self._last = Schedule(0, 0, 0, (), ())
         self._working: dict[str, Work] = {}
 
@@ -61,13 +61,14 @@ class Stragglers:
 
     def _next(self) -> Schedule:
         settings, number, opens = self._settings, self._last.round + 1, self._last.closes
-        oldest = number - settings.rounds.staleness
-        for site in drawn(self._sites, settings.sites.fraction, settings.seed, number):
+        oldest, members = number - settings.rounds.staleness, self._members(number)
+        for site in drawn(members, settings.sites.fraction, settings.seed, number):
             held = self._working.get(site)
             if held is None or held.began < oldest:
                 begins = opens if held is None else max(opens, held.ends)
                 self._working[site] = Work(site, number, begins + delay(settings, site, number))
-        taken = [work for work in self._working.values() if work.began >= oldest]
+        here = set(members)
+        taken = [work for work in self._working.values() if work.began >= oldest and work.site in here]
         order = sorted(taken, key=lambda work: (max(work.ends, opens), _lot(settings.seed, number, work.site)))
         deadline = opens + round(settings.sites.deadline_seconds * 1000)
         wanted = min(settings.rounds.buffer or len(order), len(order))

@@ -166,22 +166,35 @@ def open_round(run: RunRef, number: int) -> Opening:
     workspace = Workspace.of(run)
     declared = workspace.record.declared
     base = workspace.store.find("model", declared.current_model.hex())
-    public = workspace.public_context()
     if not workspace.record.has_round(number):
+        _enough_left(workspace, number)
+        public = workspace.public_context(number)
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
     opening = workspace.opening(number)
-    _leave_undrawn(workspace, opening)
+    _leave_unasked(workspace, opening)
     return opening
 
 
-def _leave_undrawn(workspace: Workspace, opening: Opening) -> None:
-    """Record whom this round does without from the start, so that the ledger refuses what they might send."""
+def _enough_left(workspace: Workspace, number: int) -> None:
+    """Raise `TooFewSitesError` when so many sites have left the run that no round can be sealed."""
+    record, members = workspace.record, workspace.record.members(number)
+    if len(members) < record.declared.minimum_sites:
+        gone = "; ".join(record.consent_refusal(site) for site in record.sites if site not in members)
+        msg = f"round {number}: {len(members)} sites are left, and a round needs {record.declared.minimum_sites}: {gone}"
+        raise TooFewSitesError(msg)
+
+
+def _leave_unasked(workspace: Workspace, opening: Opening) -> None:
+    """Record whom this round does without from the start, so that the ledger refuses what they might send: who left, who was not drawn."""
     record, number = workspace.record, opening.round
     absent = [site for site in record.sites if site not in set(opening.sites) and record.exclusion(number, site) is None]
-    reason = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
-    for start in range(0, len(absent), MOST_AT_ONCE):
-        some = absent[start : start + MOST_AT_ONCE]
-        workspace.author(COORDINATOR).send_all([ExcludeSite(workspace.ref.run, number, site, NOT_DRAWN, reason) for site in some])
+    undrawn = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
+    reasons = [(site, refusal) for site in absent if (refusal := record.consent_refusal(site))]
+    said = [ExcludeSite(workspace.ref.run, number, site, "consent", _short(refusal)) for site, refusal in reasons]
+    left = {site for site, _ in reasons}
+    said += [ExcludeSite(workspace.ref.run, number, site, NOT_DRAWN, undrawn) for site in absent if site not in left]
+    for start in range(0, len(said), MOST_AT_ONCE):
+        workspace.author(COORDINATOR).send_all(said[start : start + MOST_AT_ONCE])
 
 
 @step("validate_data[{site}]")

@@ -246,15 +246,15 @@ class Workspace:
         public = self._holder(site, self.record.round(number).opened.height)
         return self.keys.secret_context_of(site, network, self.scheme, public.data)
 
-    def public_context(self) -> ArtifactRef:
-        """The public context of the next round: of the sites' keys on the ledger, or of the one key that they share in this run."""
+    def public_context(self, number: int) -> ArtifactRef:
+        """The public context of round `number`, the current or the next: of its sites' keys on the ledger, or of the one they share."""
         if not self.scheme.key_per_site:
             return self.store.put("public-context", self.encryption_key(self.ref.run).data)
-        return self.store.put("public-context", self._roster(self.record.state.height + 1).data)
+        return self.store.put("public-context", self._roster(number, self.record.state.height + 1).data)
 
-    def _roster(self, height: int) -> PublicContext:
-        """Of the keys that the run's sites have before the block at `height`."""
-        return self.scheme.context({site: self._holder(site, height) for site in self.record.sites})
+    def _roster(self, number: int, height: int) -> PublicContext:
+        """Of the keys that the sites of round `number` have before the block at `height`."""
+        return self.scheme.context({site: self._holder(site, height) for site in self.record.members(number)})
 
     def _holder(self, site: str, height: int) -> PublicContext:
         registered = self.record.state.encryption_key_before(site, height)
@@ -282,7 +282,7 @@ class Workspace:
         public = self.round_context(number)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
-        own = self._roster(self.record.round(number).opened.height)
+        own = self._roster(number, self.record.round(number).opened.height)
         if public.digest() != own.digest():
             msg = (
                 f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys that the ledger had then give "
@@ -306,17 +306,21 @@ class Workspace:
 
     def _asked(self, number: int) -> tuple[str, ...]:
         """The sites that are drawn for a round, and those that still owe it an update of an earlier one."""
-        record, settings = self.record, self.settings
-        found = set(drawn(record.sites, settings.sites.fraction, settings.seed, number))
+        record, settings, members = self.record, self.settings, self.record.members(number)
+        found = set(drawn(members, settings.sites.fraction, settings.seed, number))
         for began in range(max(1, number - settings.rounds.staleness), number):
-            earlier = drawn(record.sites, settings.sites.fraction, settings.seed, began)
-            found |= {site for site in earlier if site not in found and record.owed(number, site, began)}
+            if len(found) < len(members):
+                earlier = drawn(record.members(began), settings.sites.fraction, settings.seed, began)
+                found |= {site for site in earlier if site not in found and site in members and record.owed(number, site, began)}
         return tuple(sorted(found))
 
     @cached_property
     def stragglers(self) -> Stragglers:
         """When sites are in, where they are simulated."""
-        return Stragglers(self.settings, self.record.sites)
+        return Stragglers(self.settings, self._members)
+
+    def _members(self, number: int) -> tuple[str, ...]:
+        return self.record.members(number)
 
     def encoding(self) -> Encoding:
         """The integer encoding of updates, as the ledger fixed it for the whole run; rows in parts where late updates count less."""

@@ -89,7 +89,8 @@ class Away:
         for site in waiting:
             if not rounds.buffer and _outcome(workspace, number, site) is None:
                 _leave_out(run, number, replies[site])
-        return [found for site in opening.sites if (found := _outcome(workspace, number, site)) is not None]
+        inside = [found for site in opening.sites if (found := _outcome(workspace, number, site)) is not None]
+        return sorted([*workspace.record.gone(opening), *inside], key=lambda item: item.site)
 
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `flows.places.Places`. Waits for enough holders, and a little longer for the others."""

@@ -11,6 +11,7 @@ from cifer_tasks.config import LedgerSettings
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import UsageError
 from cifer_tasks.network import author, connect
+from cifer_tasks.site_home import the_site, write_site
 from cifer_tasks.workspace import home_folder
 from flows.audit import open_record
 from flows.documents import Report
@@ -39,6 +40,20 @@ def withdraw(site: str, purpose: str, reason: str) -> Report:
 def grant(site: str, purpose: str) -> Report:
     """Give again a site's withdrawn consents for a purpose."""
     return _decide(site, purpose, live=False, reason="")
+
+
+def leave(purpose: str, reason: str) -> Report:
+    """As the site whose folder this is, offer nothing for a purpose any more, and withdraw what stands. Repeating it changes nothing.
+
+    Runs for the purpose go on without the site from their next round on.
+    """
+    home = home_folder()
+    site = the_site(home)
+    write_site(home, site.without(purpose))  # first, so that a stage of preparing that comes in between grants no consent again
+    standing = [row for row in list_consents().document if (row["site"], row["purpose"], row["status"]) == (site.name, purpose, "live")]
+    found = withdraw(site.name, purpose, reason) if standing else Report([], ())
+    text = f"{site.name} has left {purpose}: runs go on without it from their next round on"
+    return Report({"site": site.name, "purpose": purpose, "withdrawn": found.document}, (*found.text, text))
 
 
 def _decide(site: str, purpose: str, *, live: bool, reason: str) -> Report:

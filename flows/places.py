@@ -42,8 +42,8 @@ class Here:
             return workspace.record.outcomes(number)
         schedule = workspace.stragglers.round(number)
         late = [] if workspace.settings.rounds.mode == "buffered" else [_late(run, schedule, work) for work in schedule.late]
-        began = {work.site: work.began for work in schedule.arrivals if work.site in opening.sites}
-        found = [*late, *site_rounds(run, number, opening, began)]
+        began = {work.site: work.began for work in sorted(schedule.arrivals, key=lambda work: work.site) if work.site in opening.sites}
+        found = [*workspace.record.gone(opening), *late, *site_rounds(run, number, opening, began)]
         return sorted(found, key=lambda item: item.site)
 
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:

@@ -67,7 +67,7 @@ def broken(chosen: Settings, rounds: list[Schedule]) -> list[str]:
 
 
 def schedule(chosen: Settings) -> list[Schedule]:
-    simulated = Stragglers(chosen, SITES)
+    simulated = Stragglers(chosen, lambda _: SITES)
     return [simulated.round(number) for number in range(1, ROUNDS + 1)]
 
 
@@ -77,7 +77,7 @@ def test_every_schedule_keeps_its_rules_and_follows_from_the_settings_alone(chos
     """Nobody is in twice, too late, too early or beyond the buffer; rounds follow each other; asked again, in any order, it is the same."""
     rounds = schedule(chosen)
     assert broken(chosen, rounds) == []
-    backwards = Stragglers(chosen, SITES)
+    backwards = Stragglers(chosen, lambda _: SITES)
     assert [backwards.round(number) for number in range(ROUNDS, 0, -1)] == rounds[::-1]
 
 
@@ -98,7 +98,7 @@ def test_without_delays_everybody_is_in_at_once() -> None:
 
 def test_a_tie_does_not_favour_a_name() -> None:
     """Six sites of equal speed and a buffer of two: over fifty rounds each of them is in."""
-    simulated = Stragglers(made(rounds={"mode": "buffered", "buffer": 2}), SITES)
+    simulated = Stragglers(made(rounds={"mode": "buffered", "buffer": 2}), lambda _: SITES)
     seen = {work.site for number in range(1, 51) for work in simulated.round(number).arrivals}
     assert seen == set(SITES)
 

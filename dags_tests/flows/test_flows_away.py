@@ -90,3 +90,33 @@ def test_under_abort_a_silent_site_ends_the_run(opened: Any) -> None:
     ref, opening = opened(sites__on_error="abort")
     with pytest.raises(SiteStepError, match="has never been here"):
         Away().contribute(ref, 1, opening)
+
+
+BUFFERED = {"mode": "buffered", "buffer": 2, "late": "carry"}
+
+
+def test_a_buffered_round_closes_without_the_rest(opened: Any) -> None:
+    """With two of three in, nobody else is asked and nobody is excluded: who is still at work may come to the next round."""
+    ref, opening = opened(rounds=BUFFERED)
+    for site in ("east", "west"):
+        submit(ref, site)
+    assert [item.site for item in Away().contribute(ref, 1, opening)] == ["east", "west"]
+    record = Workspace.of(ref).record
+    assert not record.exclusions(1) and record.owed(2, "north", 1) and not record.owed(2, "east", 1)
+
+
+def test_a_late_site_that_may_send_its_update_later_is_not_cancelled(opened: Any) -> None:
+    """Under `rounds.late: carry` the ledger says who was late, the site's run goes on, and the update is owed to the next round."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    ref, opening = opened(rounds={"late": "carry"})
+    submit(ref, "west")
+    deploy("east")
+    east, north, west = Away().contribute(ref, 1, opening)
+    assert isinstance(east, Exclusion) and east.step == "deadline" and isinstance(north, Exclusion) and isinstance(west, Submission)
+    assert Workspace.of(ref).record.owed(2, "east", 1)
+    with get_client(sync_client=True) as client:
+        recent = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
+    waiting = [run.state for run in recent if run.parameters.get("run") == ref.run]
+    assert len(waiting) == 1 and waiting[0] is not None and waiting[0].is_scheduled()

@@ -19,6 +19,7 @@ from cifer_tasks.errors import IntegrityError, TooFewSitesError
 from cifer_tasks.learning.training import train
 from cifer_tasks.learning.weights import flatten
 from cifer_tasks.workspace import StepStarted, Workspace
+from ledger import WithdrawConsent
 from ledger.provenance import genesis_from_json, read_bundle, verify_bundle
 
 DELAYS = {"east": [1, 1], "north": [2, 2], "west": [3.5, 3.5]}
@@ -178,3 +179,56 @@ def test_a_buffer_that_never_fills_is_refused_before_the_run_begins(trainer: Any
     with pytest.raises(TooFewSitesError, match=r"rounds.buffer=4: a round gets one update of each of 3 sites and needs 2"):
         trainer.train(ref)
     assert trainer.state().run(ref.run) is None
+
+
+def test_a_site_that_leaves_is_not_asked_again_and_holds_no_share(trainer: Any, tmp_path: Path) -> None:
+    """West withdraws its consent while round 2 is sealed: round 2 is finished, 3 and 4 are opened with the keys of the two that stay, and
+    the ledger says why it is not in them. The bundle replays; a replay that takes west for a key holder of round 3 does not (the mutant).
+    """
+    from cifer_tasks.network import author
+
+    ref = trainer.open(trainer.settings(encryption={"scheme": "threshold"}, training__rounds=4, gate__margin=1.0))
+    left: list[int] = []
+
+    def withdraw(progress: Any) -> None:
+        if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("aggregate", 2) and not left:
+            workspace = Workspace.of(ref)
+            body = WithdrawConsent(bytes.fromhex(workspace.dataset("west").sha256), "lab", "the study is over")
+            left.append(author("west", workspace.ledger, workspace.keys).send(body).height)
+
+    trainer.train(ref, [withdraw])
+    assert [[site for site, _ in sites] for sites in inside(trainer, ref.run)] == [["east", "north", "west"]] * 2 + [["east", "north"]] * 2
+    gone = [[(item.site, item.step, item.by) for item in found.exclusions] for found in trainer.history(ref.run).rounds]
+    assert gone == [[], [], [("west", "consent", "coordinator")], [("west", "consent", "coordinator")]]
+    trained = [(item.round, item.site) for item in trainer.progress if isinstance(item, StepStarted) and item.step == "validate_data"]
+    assert [site for number, site in trained if number > 2] == ["east", "north"] * 2
+
+    path = tmp_path / "lab.cifer"
+    assert trainer.cifer("export", "lab@champion", "-o", path, "--with-artifacts").code == 0
+    file = read_bundle(path)
+    verified = verify_bundle(file.bundle, genesis_from_json(trainer.cifer("ledger", "genesis").out, "genesis"))
+    holders = [json.loads(file.artifact(found.public_context))["holders"] for found in verified.history.run.rounds]
+    assert [[name for name, _ in found] for found in holders] == [["east", "north", "west"]] * 2 + [["east", "north"]] * 2
+    replaying.replay(verified, file.artifact)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replaying._Replaying, "_members", lambda self, found: {"east", "north", "west"})
+        with pytest.raises(IntegrityError, match="the public context of round 3 is"):
+            replaying.replay(verified, file.artifact)
+
+
+def test_a_run_that_too_many_leave_ends_and_says_who(trainer: Any) -> None:
+    """With one of three left and two needed, the next round is not opened, and the run is closed with the withdrawals as its reason."""
+    from cifer_tasks.network import author
+
+    ref = trainer.open(trainer.settings(training__rounds=2))
+
+    def withdraw(progress: Any) -> None:
+        if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("aggregate", 1):
+            workspace = Workspace.of(ref)
+            for site in ("north", "west"):
+                body = WithdrawConsent(bytes.fromhex(workspace.dataset(site).sha256), "lab", f"{site} moves on")
+                author(site, workspace.ledger, workspace.keys).send(body)
+
+    with pytest.raises(TooFewSitesError, match=r"round 2: 1 sites are left, and a round needs 2: .*north moves on; .*west moves on"):
+        trainer.train(ref, [withdraw])
+    assert trainer.state().run(ref.run).status == "aborted"

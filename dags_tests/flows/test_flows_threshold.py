@@ -186,10 +186,10 @@ def test_a_roster_that_the_ledger_does_not_give_is_refused(finished: Any, monkey
     lab, ref = finished
     with lab.here():
         workspace = Workspace.of(ref)
-        before, fresh = workspace.public_context(), ThresholdScheme().generate()[0].data
+        before, fresh = workspace.public_context(2), ThresholdScheme().generate()[0].data
         workspace.author("east").send(RegisterKey(fresh))
         assert workspace.checked_context(1).digest() == workspace.round_context(1).digest()
-        after = workspace.public_context()
+        after = workspace.public_context(2)
         assert after.digest != before.digest and fresh.hex().encode() in workspace.store.get(after)
         workspace.author("east").send(RegisterKey(ThresholdScheme().generate()[0].data))
         monkeypatch.setattr(workspace, "round_context", lambda _: PublicContext("threshold", workspace.store.get(after)))

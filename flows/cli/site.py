@@ -59,6 +59,17 @@ def site_offer(purpose: str, table: Path | None, as_json: bool) -> None:
     print_report(offer(purpose, table), as_json)
 
 
+@command(site, "leave", "cifer site leave breast-cancer --reason 'the study is over'")
+@click.argument("purpose")
+@click.option("--reason", required=True, help="Kept on the ledger, at most 500 characters.")
+@as_json
+def site_leave(purpose: str, reason: str, as_json: bool) -> None:
+    """Take no further part in runs for PURPOSE: a round under way is finished, the next goes on without this site."""
+    from flows.consents import leave
+
+    print_report(leave(purpose, reason), as_json)
+
+
 @command(site, "start", "cifer site start")
 @as_json
 def site_start(as_json: bool) -> None:
