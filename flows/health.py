@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 
 from cifer_tasks.records import RoundResult
-from flows.away import DEADLINE
+from cifer_tasks.sampling import LATE
 from flows.plots import data_uri, rounds_svg
 
 
 def health_markdown(results: Sequence[RoundResult], sites: int) -> str:
     """The last of these rounds as a table, and all of them as a picture. results: ascending, at least one.  sites: of the run."""
     last = results[-1]
-    late = [item.site for item in last.excluded if item.step == DEADLINE]
-    failed = [f"{item.site} at {item.step}" for item in last.excluded if item.step != DEADLINE]
+    late = [item.site for item in last.excluded if item.step == LATE]
+    failed = [f"{item.site} at {item.step}" for item in last.excluded if item.step != LATE]
     rows = {
         "verdict": "accepted" if last.accepted else f"rejected: {last.reason}",
         "scores": ", ".join(f"{item.name} {item.value:.4f}" for item in last.evaluation.metrics),

@@ -106,23 +106,21 @@ def read_wire(body: Body, start: int, layout: Layout, block: int) -> bytes | mem
     return body[start + where.start : start + where.stop]
 
 
-def encrypt_block(
-    values: Vector, binding: Binding, layout: Layout, seed: bytes, errors: bytes, by: ring.Multiplier, target: memoryview, block: int
-) -> None:
-    """a_b s + x_b into the coefficients' part of a body. Raises `ValueError` for an entry beyond the binding's bound."""
+def encrypt_block(values: Vector, binding: Binding, layout: Layout, seed: bytes, errors: bytes, by: ring.Multiplier, block: int) -> bytes:
+    """a_b s + x_b as it stands in a body. Raises `ValueError` for an entry beyond the binding's bound."""
     rows = _rows(values, layout, block)
     check_entries(rows, binding)
     words = ring.key_stream(errors, block * BLOCK, layout.size(block))
     parts = layout.packing.pack(rows, words, layout.backend)
     masked = layout.packing.mask(parts, _products(layout, seed, by, block), layout.backend)
-    ring.write_wire(masked, target[layout.wire(block)], layout.backend)
+    return ring.to_wire(masked, layout.backend)
 
 
-def add_block(bodies: Sequence[tuple[Body, int]], layout: Layout, target: memoryview, block: int) -> None:
-    """The sum of a block over bodies, each with the place where its coefficients begin."""
+def add_block(bodies: Sequence[tuple[Body, int]], layout: Layout, block: int) -> bytes:
+    """The sum of a block over bodies, each with the place where its coefficients begin, as it stands in a body."""
     parts = (read_wire(body, start, layout, block) for body, start in bodies)
     total = ring.add_wires(parts, layout.size(block), layout.backend)
-    ring.write_wire(total, target[layout.wire(block)], layout.backend)
+    return ring.to_wire(total, layout.backend)
 
 
 def opens(head: bytes | memoryview, layout: Layout, seed: bytes, key: ring.IntVector) -> bool:

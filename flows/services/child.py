@@ -63,7 +63,6 @@ def main(name: str, descriptor: int) -> None:
     port = int(listening.getsockname()[1])
 
     import uvicorn
-    from uvicorn.config import LOGGING_CONFIG
 
     module_name, _, function = KINDS[name].application.partition(":")
     module = importlib.import_module(module_name)
@@ -81,7 +80,7 @@ def main(name: str, descriptor: int) -> None:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         lifespan="on",
-        log_config=None if logs.wanted() else LOGGING_CONFIG,
+        log_config=None if logs.wanted() else uvicorn.config.LOGGING_CONFIG,
     )
     if KINDS[name].scheme == "https":
         config.load()
