@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import prefect
 
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 
 LONGEST_APPROVAL_SECONDS: Final = 30 * 24 * 3600
 FLOW_NAME: Final = "scheduled-training"
+_PAYLOAD: Final = json.dumps(
+    {
+        "text": "Cifer run {{ flow_run.name }}-{{ (flow_run.id | string)[:8] }}: failed: {{ flow_run.state.name }}",
+        "run": "{{ flow_run.name }}-{{ (flow_run.id | string)[:8] }}",
+        "scenario": "{{ flow_run.name }}",
+        "event": "failed",
+        "detail": "{{ flow_run.state.name }}",
+    }
+)
+"""A template (Jinja) that is JSON whatever a scenario is called: names have no quotes."""
 
 
 @prefect.flow(name=FLOW_NAME, flow_run_name="{settings.name}", persist_result=False, log_prints=False)
@@ -81,18 +93,53 @@ def deployment(name: str, cron: str | None, settings: Settings, base: Path, home
     return made
 
 
-def serve(made: RunnerDeployment) -> None:
-    """Register the deployment with the server that this process uses and run what is due, one run at a time, until interrupted."""
+def serve(made: RunnerDeployment, told: str) -> None:
+    """Register the deployment with the server that this process uses and run what is due, one run at a time, until interrupted.
+
+    told: the http(s) address that the server tells of runs that failed, "" for none.
+    """
     from prefect.runner import Runner
 
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})  # for the processes in which the runs run
     runner = Runner(name=made.name, limit=1, pause_on_shutdown=True)
-    asyncio.run(_serve(runner, made))
+    asyncio.run(_serve(runner, made, told))
 
 
-async def _serve(runner: Runner, made: RunnerDeployment) -> None:
-    await runner.aadd_deployment(made)
+async def _serve(runner: Runner, made: RunnerDeployment, told: str) -> None:
+    identity = await runner.aadd_deployment(made)
+    await tell_of_failures(identity, made.name, told)
     await runner.start()
+
+
+async def tell_of_failures(deployment: UUID, name: str, url: str) -> None:
+    """Have the Prefect server call `url` when a run of this deployment fails or crashes; with "", no longer.
+
+    An automation on the server, so it speaks for runs whose own process is gone, which `notify.webhook` cannot. The address is kept
+    in a block, where Prefect encrypts it. What is posted is what `notify` posts: names, and no message that may quote data.
+    """
+    from prefect.blocks.webhook import Webhook
+    from prefect.client.orchestration import get_client
+    from prefect.events.actions import CallWebhook
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    title = f"cifer: {name} failed"
+    async with get_client() as client:
+        for found in await client.read_automations_by_name(title):
+            await client.delete_automation(found.id)
+        if not url:
+            return
+        block = await Webhook(url=url).save(f"cifer-{deployment}", overwrite=True)
+        trigger = EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.id": f"prefect.deployment.{deployment}", "prefect.resource.role": "deployment"},
+            posture=Posture.Reactive,
+            threshold=1,
+        )
+        call = CallWebhook(block_document_id=block, payload=_PAYLOAD)
+        await client.create_automation(
+            AutomationCore(name=title, description="Made by cifer deploy --notify.", trigger=trigger, actions=[call])
+        )
 
 
 def deployments_report() -> Report:

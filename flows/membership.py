@@ -13,6 +13,7 @@ import msgspec
 from cifer_tasks.config import RESERVED_NAMES
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import DataError, KeyMismatchError, UsageError
+from cifer_tasks.home import mark
 from cifer_tasks.invitations import Invitation, read_invitation, write_invitation
 from cifer_tasks.network import ADMINISTRATOR, SITE, author
 from cifer_tasks.site_home import Offer, SiteHome, read_site, the_site, write_site
@@ -44,6 +45,8 @@ def init(name: str) -> Report:
         msg = f"{home} is the folder of site {found.name}; set CIFER_HOME to a new one for {name}"
         raise UsageError(msg)
     site = found or SiteHome(name, str(Path.cwd()))
+    if found is None:
+        mark(home)
     write_site(home, site)
     text = f"{home} is the folder of {name}; its keys will be made there and stay there"
     return Report({"site": name, "home": str(home)}, (text, "next: cifer site join INVITATION"))

@@ -19,17 +19,24 @@ _FROM_ENVIRONMENT: Final = "env:"
 
 def webhook_of(settings: Settings) -> str:
     """The address to tell, "" when nobody is to be told. Raises `ConfigError` when it is none, or its variable is not set."""
-    given = settings.notify.webhook
+    return address_of(settings.notify.webhook, "notify.webhook")
+
+
+def address_of(given: str, key: str) -> str:
+    """The address that `given` is or, as `env:NAME`, names a variable for; "" for none. key: where it was given, for the message.
+
+    Raises `ConfigError` as `webhook_of` does.
+    """
     url = given
     if given.startswith(_FROM_ENVIRONMENT):
         name = given.removeprefix(_FROM_ENVIRONMENT)
         url = os.environ.get(name, "")
         if not url:
-            msg = f"notify.webhook is {given}, and {name} is not set; export it where runs are started"
+            msg = f"{key} is {given}, and {name} is not set; export it where runs are started"
             raise ConfigError(msg)
     if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc):
         what = given if given.startswith(_FROM_ENVIRONMENT) else "what is given"  # the address may be a secret
-        msg = f"notify.webhook: {what} is no http or https address; give one such as https://example.org/hook"
+        msg = f"{key}: {what} is no http or https address; give one such as https://example.org/hook"
         raise ConfigError(msg)
     return url
 

@@ -115,3 +115,17 @@ def test_a_newer_home_is_never_taken_back(home: Path, tmp_path: Path) -> None:
         with pytest.raises(CiferError, match=says):
             homes.upgrade(place)
     assert homes.format_of(home) == 99
+
+
+def test_a_sites_home_is_marked_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cifer site init` writes the format; of another one every command of the site says what to run, and changes nothing."""
+    from flows.membership import init
+
+    monkeypatch.setenv("CIFER_HOME", str(tmp_path / "site"))
+    init("north")
+    assert homes.format_of(tmp_path / "site") == homes.FORMAT
+    for other, remedy in ((homes.FORMAT - 1, "cifer upgrade"), (homes.FORMAT + 1, "use the version that wrote it")):
+        homes.mark(tmp_path / "site", other)
+        with pytest.raises(UsageError, match=remedy):
+            init("north")
+        assert homes.format_of(tmp_path / "site") == other

@@ -32,6 +32,16 @@ SCHEMES = ("plain", "ckks", "threshold")
 SITES = ("east", "north", "west")
 ROUNDS = 2
 MOST_ATTEMPTS = 3
+PLACES = """
+The places, of which each happens up to some hundred times in a run:
+  step NAME                             a step of the round or of a site begins: prepare, enrol, open_run, train, encrypt, ...
+  before and after sending KIND         a transaction of this kind goes to the ledger: OpenRun, SubmitUpdate, SealRound, AppendLineage, ...
+  before and after block at VALIDATOR   a validator writes a block to its store
+  before and after flushing a file      fsync
+  before and after renaming into FOLDER a file takes its place: artifacts, keys, ledger, the run's folder, a site's folder, ...
+  before and after linking SUFFIX       a file is published that must not be replaced
+The end of a long run lists how often each was hit.
+"""
 RUN = "chaos"
 
 
@@ -256,7 +266,7 @@ def _fork(work: Callable[[], None], folder: Path) -> int:
 
 def main() -> int:
     """The command: 0 when every run ended as the undisturbed one."""
-    parser = argparse.ArgumentParser(description="Kill runs at random places and take them up again.")
+    parser = argparse.ArgumentParser(description=__doc__, epilog=PLACES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scheme", choices=SCHEMES, help="of all runs; else they take turns")

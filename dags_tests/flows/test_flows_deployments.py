@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +16,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from cifer_tasks.config import Settings
 from cifer_tasks.errors import UsageError
 from cifer_tasks.records import ArtifactRef, Awaiting, Committed, RegisteredModel
 from flows import deployments
+from flows.services.kinds import KINDS, environment, url_of
+from flows.services.processes import healthy, listen, start_child
 
 MODEL = ArtifactRef("model", "ab" * 32, 9)
 
@@ -26,7 +36,7 @@ def test_a_deployment_has_schedule_and_settings(lab: Any, made: Any) -> None:
     """The schedule is the given one in UTC, and the parameters are the settings, which read back as the same."""
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, made.name, made.flow_name) == ("0 2 * * *", "nightly", deployments.FLOW_NAME)
-    read = deployments.Settings.model_validate(made.parameters["settings"])
+    read = Settings.model_validate(made.parameters["settings"])
     assert read.digest() == lab.settings(approval="required").digest()
     assert made.entrypoint == "flows.deployments.scheduled_training"
 
@@ -88,3 +98,70 @@ def test_a_flow_run_waits_for_approval_and_goes_on_in_the_same_run(lab: Any, mon
     assert "accepted no candidate" in deployments.scheduled_training.fn(*parameters)
     assert set(trained) == {"lab-1f3a9c2e"} and len(set(keys)) == 2
     assert [folder.name for folder in (lab.home / "runs").iterdir()] == ["lab-1f3a9c2e"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server as `cifer up` configures it, which this process uses."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    home = tmp_path_factory.mktemp("automations")
+    kind = KINDS["prefect"]
+    with listen(0) as listening, (home / "log").open("wb") as log:
+        port = int(listening.getsockname()[1])
+        process = start_child(kind, listening, environment(kind, home, home, port), home, log)
+    try:
+        deadline = time.monotonic() + 300
+        while not healthy(kind, port):
+            assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
+        with temporary_settings({PREFECT_API_URL: f"{url_of(port)}/api"}):
+            yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def heard() -> Iterator[tuple[str, queue.Queue[Any]]]:
+    """An address, and what is posted there."""
+    posted: queue.Queue[Any] = queue.Queue()
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.put(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_address[1]}/hook", posted
+        listening.shutdown()
+
+
+def test_the_server_tells_of_a_run_that_failed(server: None, made: Any, heard: tuple[str, queue.Queue[Any]]) -> None:
+    """The automation of `--notify` posts a failed run of this deployment and no other's; made again it is one, given up none."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Failed
+
+    url, posted = heard
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow(deployments.scheduled_training)
+        ours, other = (client.create_deployment(flow_id=flow, name=name) for name in ("nightly", "weekly"))
+        for address in (url, url):
+            asyncio.run(deployments.tell_of_failures(ours, "nightly", address))
+        (automation,) = client.read_automations_by_name("cifer: nightly failed")
+        assert url not in automation.model_dump_json()
+        failed = {}
+        for identity in (other, ours):
+            run = client.create_flow_run_from_deployment(identity, name="lab")
+            client.set_flow_run_state(run.id, Failed(message="ValueError: Patient-4711"), force=True)
+            failed[identity] = run
+        said = json.loads(posted.get(timeout=120))
+        name = f"lab-{str(failed[ours].id)[:8]}"
+        assert said == {"text": f"Cifer run {name}: failed: Failed", "run": name, "scenario": "lab", "event": "failed", "detail": "Failed"}
+        assert posted.empty()
+        asyncio.run(deployments.tell_of_failures(ours, "nightly", ""))
+        assert client.read_automations_by_name("cifer: nightly failed") == []
