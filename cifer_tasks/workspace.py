@@ -25,6 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cifer_tasks.aggregation import rule_for
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import LedgerSettings, Settings, parse
@@ -33,6 +35,7 @@ from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
+from cifer_tasks.encryption.selective import Mask, SelectiveScheme
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
@@ -113,6 +116,7 @@ class Workspace:
         self.folder = self.home / "runs" / ref.run
         self.listeners: list[Callable[[Progress], None]] = []
         self._lock = threading.RLock()
+        self.masks: dict[bytes, Mask] = {}  # by the digest of the sum that each was made of
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
@@ -237,10 +241,13 @@ class Workspace:
         holder = site if self.scheme.key_per_site else self.ref.run
         return self.keys.secret_context(holder, self.ledger.network.hex(), self.scheme)
 
-    def public_context(self) -> ArtifactRef:
-        """The public context of the next round: of the sites' keys on the ledger, or of the one key that they share in this run."""
+    def public_context(self, mask: Mask | None = None) -> ArtifactRef:
+        """The public context of a round: of the sites' keys on the ledger, or of the one key that they share in this run.
+
+        mask: which entries are encrypted, where not all are.
+        """
         if not self.scheme.key_per_site:
-            return self.store.put("public-context", self.encryption_key(self.ref.run).data)
+            return self._put_context(self.encryption_key(self.ref.run), mask)
         holders = {}
         for site in self.record.sites:
             registered = self.record.state.encryption_key(site)
@@ -248,28 +255,37 @@ class Workspace:
                 msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
                 raise FailureError(msg)
             holders[site] = PublicContext(self.scheme.name, registered.public_key)
-        return self.store.put("public-context", self.scheme.context(holders).data)
+        return self._put_context(self.scheme.context(holders), mask)
+
+    def _put_context(self, context: PublicContext, mask: Mask | None) -> ArtifactRef:
+        if isinstance(self.scheme, SelectiveScheme) and mask is not None:
+            context = self.scheme.masked(context, mask)
+        return self.store.put("public-context", context.data)
 
     def round_context(self, number: int) -> PublicContext:
         """The public context that round `number` was opened with."""
         recorded = self.record.round(number).public_context.hex()
         return PublicContext(self.scheme.name, self.store.get(self.store.find("public-context", recorded)))
 
-    def checked_context(self, number: int) -> PublicContext:
+    def checked_context(self, number: int, mask: Mask | None = None) -> PublicContext:
         """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`.
 
+        mask: what the site has found to be encrypted in this round, where not everything is.
         Looked at once for all sites of this process while the ledger stays as it is: it reads every site's key.
         """
         record, held = self.record, self._checked
         if held is None or held[0] is not record or held[1] != number:
-            held = self._checked = record, number, self._check_context(number)
+            held = self._checked = record, number, self._check_context(number, mask)
         return held[2]
 
-    def _check_context(self, number: int) -> PublicContext:
+    def _check_context(self, number: int, mask: Mask | None) -> PublicContext:
         public = self.round_context(number)
+        if isinstance(self.scheme, SelectiveScheme) and (mask is None or not np.array_equal(self.scheme.mask_of(public), mask)):
+            msg = f"round {number} was opened with another mask than the one that the planning round gives: nothing is sent under it"
+            raise IntegrityError(msg)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
-        own = self.public_context()
+        own = self.public_context(mask)
         if public.digest().hex() != own.digest:
             msg = (
                 f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys on the ledger give "
@@ -287,9 +303,13 @@ class Workspace:
             number,
             base=self.store.find("model", opened.base_model.hex()),
             public_context=self.store.find("public-context", opened.public_context.hex()),
-            sites=drawn(self.record.sites, self.settings.sites.fraction, self.settings.seed, number),
+            sites=drawn(self.record.sites, self.settings.sites.fraction, self.settings.seed, self.training_round(number)),
             committed=committed(opened.opened),
         )
+
+    def training_round(self, number: int) -> int:
+        """Which round of training round `number` of the run is: the same, less the one that plans selective encryption, which is 0."""
+        return number - (self.settings.rounds - self.settings.training.rounds)
 
     def encoding(self) -> Encoding:
         """The integer encoding of updates, as the ledger fixed it for the whole run."""
