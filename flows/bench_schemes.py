@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,7 +80,7 @@ def _train(settings: Settings, base: Path, home: Path, run: str) -> tuple[list[C
     with engine(home):
         data.prepare(settings, base, home)
         train(create_run(settings, base, home, run), [listen])
-    return [(after[0] - before[0], after[1] - before[1]) for before, after in zip(marks, marks[1:], strict=False)], models[-1]
+    return [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)], models[-1]
 
 
 def _summary(found: list[Cost]) -> dict[str, Any]:

@@ -136,10 +136,10 @@ class SelectiveScheme(Scheme):
         """What opens the encrypted part of the sum, named by the digest of the whole. Raises as the other family."""
         items = tuple(submissions.values())
         check_same(items, public)
-        kept = self._taken_apart[0]
+        kept, inner, digest = self._taken_apart
         if len(kept) != len(items) or any(one is not other for one, other in zip(kept, items, strict=True)):
-            self.add(items, public)
-        _, inner, digest = self._taken_apart
+            digest = self.add(items, public).digest()
+            inner = tuple(self._parts(item, self._context(public))[0] for item in items)
         opening = self.inner.release(dict(zip(submissions, inner, strict=True)), opener, self._context(public).inner, secret)
         return replace(opening, binding=items[0].binding, aggregate=digest)
 
