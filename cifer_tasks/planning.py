@@ -84,7 +84,7 @@ def open_statistics(
         query_of(workspace, number, reference),
         site,
         workspace.round_context(number),
-        workspace.secret_context(site),
+        workspace.secret_context(site, number),
     )
     if again != workspace.store.get(measured):
         msg = f"round {number}: {site} refuses to open {measured.digest[:16]}: they are not the statistics of the sealed set"
@@ -166,7 +166,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
     return decide(
         rule_for(workspace.settings),
         {item.site: Measurement(item.square, item.inner, item.fault) for item in first.statistics},
-        {item.site: item.rows for item in sealed.submissions},
+        workspace.record.counted_rows(sealed),
         workspace.record.scores(number),
         workspace.record.standings(number),
         as_reference(direction),

@@ -12,6 +12,7 @@ import numpy as np
 
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
+from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
 from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
@@ -114,7 +115,12 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     if (size := draw_size(len(taking_part), settings.sites.fraction)) < minimum:
         msg = f"sites.fraction={settings.sites.fraction} draws {size} of {len(taking_part)} sites, and a round needs {minimum}; raise it"
         raise TooFewSitesError(msg)
+    if (buffer := settings.rounds.buffer) and not minimum <= buffer <= len(taking_part):
+        msg = f"rounds.buffer={buffer}: a round gets one update of each of {len(taking_part)} sites and needs {minimum}; choose between"
+        raise TooFewSitesError(msg)
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
+    if settings.rounds.staleness:
+        in_parts(encoding)  # refuses a run with too many rows for that now, and not in its first round
     workspace.author(COORDINATOR).send(
         OpenRun(
             run=run.run,
@@ -127,8 +133,9 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
             parameters=len(flatten(workspace.store.get(initial))),
             initial_model=bytes.fromhex(initial.digest),
             minimum_sites=minimum,
-            rounds=settings.rounds,
+            rounds=settings.recorded_rounds,
             datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
+            max_staleness=settings.rounds.staleness,
         )
     )
     _require_approval(workspace)
@@ -191,19 +198,23 @@ def train(run: RunRef, number: int, site: str, table: Dataset, opening: Opening,
     if validation.dataset != table.sha256 or not validation.passed:
         msg = f"refusing to train on a table that has not passed validation ({table.sha256[:16]})"
         raise FailureError(msg)
+    folder, name = workspace.site_folder(site), f"round-{number}.update"
+    if workspace.settings.rounds.staleness and (kept := folder.find(name)) is not None:
+        return LocalUpdate(site, kept, table.rows, (), number)
     rows = data.read_table(table, workspace.scenario.target)
     if plans(workspace, number):
         found = site_sensitivity(workspace.settings, workspace.store.get(opening.base), rows, site)
-        return LocalUpdate(site, workspace.site_folder(site).put(f"round-{number}.update", floats_to_bytes(found)), rows.rows, ())
+        return LocalUpdate(site, folder.put(name, floats_to_bytes(found)), rows.rows, (), number)
     result = training.train(workspace.settings, workspace.store.get(opening.base), rows, site, workspace.training_round(number))
-    update = workspace.site_folder(site).put(f"round-{number}.update", floats_to_bytes(result.delta))
-    return LocalUpdate(site, update, result.rows, tuple(Measured(name, value) for name, value in sorted(result.metrics.items())))
+    keep = folder.keep if workspace.settings.rounds.staleness else folder.put
+    update = keep(name, floats_to_bytes(result.delta))
+    return LocalUpdate(site, update, result.rows, tuple(Measured(key, value) for key, value in sorted(result.metrics.items())), number)
 
 
 @step("protect[{site}]")
 @at_site
 def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> ProtectedUpdate:
-    """Clip the update and encode it as integers weighted by the site's rows."""
+    """Clip the update and encode it as integers weighted by the site's rows, which count less for an update that is late."""
     workspace = Workspace.of(run)
     folder = workspace.site_folder(site)
     plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
@@ -213,12 +224,15 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
         # By round: protecting a round again starts from what it started from before.
         carried = folder.latest("round-{}.residual", before=number)
         residual = np.zeros(plain.size, np.float32) if carried is None else np.array(floats_from_bytes(carried, plain.size)[:])
-    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, update.rows, seed, residual)
+    lag = number - update.round
+    counted = workspace.record.counted(number, lag, update.rows)
+    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, counted, seed, residual)
     protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
     if residual is not None:
         folder.put(f"round-{number}.residual", floats_to_bytes(residual))
-    folder.discard(update.update)
-    return ProtectedUpdate(site, protected, update.rows, norm, clipped)
+    if not workspace.settings.rounds.staleness:
+        folder.discard(update.update)
+    return ProtectedUpdate(site, protected, update.rows, norm, clipped, lag)
 
 
 @step("encrypt[{site}]")
@@ -232,7 +246,7 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number, mask_for(workspace, number)), site)
     stored = workspace.store.put("ciphertext", pieces)
     folder.discard(protected.update)
-    return EncryptedUpdate(site, stored, protected.rows)
+    return EncryptedUpdate(site, stored, protected.rows, protected.lag)
 
 
 @step("submit[{site}]", retries=2)
@@ -244,7 +258,7 @@ def submit(run: RunRef, number: int, site: str, encrypted: EncryptedUpdate) -> S
         ciphertext = encrypted.ciphertext
         dataset = bytes.fromhex(workspace.dataset(site).sha256)
         workspace.author(site).send(
-            SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes)
+            SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes, encrypted.lag)
         )
     found = workspace.record.submission(number, site)
     if found is None:
@@ -314,7 +328,7 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
     _promise(workspace, number, site, sealed, plan)
-    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site)
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
     released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     if [item.aggregate for item in released] != [item.digest() for item in sums_of(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
@@ -386,7 +400,7 @@ def _vectors(workspace: Workspace, opened: ArtifactRef, sums: int) -> list[Vecto
 
 def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[Vector]) -> FloatVector:
     """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
-    rows, rule, encoding = {item.site: item.rows for item in sealed.submissions}, rule_for(workspace.settings), workspace.encoding()
+    rows, rule, encoding = workspace.record.counted_rows(sealed), rule_for(workspace.settings), workspace.encoding()
     plan = plan_of(workspace, number, sealed)
     if rule.family == "statistics":
         return weighted_update(opened[0], encoding, plan.divisor)
@@ -533,7 +547,6 @@ def record_lineage(run: RunRef, number: int) -> int:
     count = 0
     while batch := log.drain(recorded=workspace.record.lineage_events()):
         workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
-        log.acknowledge(batch)
         count += batch.count
     return count
 

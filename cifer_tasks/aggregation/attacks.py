@@ -2,7 +2,7 @@
 
 An attack is what the malicious sites of a round do together. They may train on poisoned rows (`poison`), and may replace what they
 trained by something computed from it and from the honest updates (`craft`): an attacker that knows everybody's updates is the strongest,
-and is what the papers assume. They may also lie about how many rows they have (`claimed_rows`).
+and is what the papers assume. They may also lie about how many rows they have (`claimed_rows`), and bide their time (`share`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,23 @@ class Scene:
 
 
 Craft = Callable[[Scene], DoubleMatrix]
+Share = Callable[[float], float]
+"""From how much of the training has passed, 0 to below 1, to the share of its rows that a malicious site poisons in a round."""
+
+
+def always(_passed: float) -> float:
+    """All rows, from the first round on."""
+    return 1.0
+
+
+def sleeping(passed: float) -> float:
+    """None for the first half of the training, then all: trust is earned first and spent afterwards."""
+    return 0.0 if passed < 0.5 else 1.0
+
+
+def drifting(passed: float) -> float:
+    """A few more in every round, evenly from none to all: no round differs much from the one before."""
+    return passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +56,13 @@ class Attack:
     """poison: what is done to the malicious sites' rows: `flip` makes label y classes - 1 - y, `trigger` marks half and labels those last.
 
     craft: what they submit, float64 (m, d); None: what they trained.  claimed_rows: what they multiply their rows by.
+    share: of their rows that are poisoned; in a round of which it says 0 they do what honest sites do.
     """
 
     poison: Literal["", "flip", "trigger"] = ""
     craft: Craft | None = None
     claimed_rows: int = 1
+    share: Share = always
 
 
 def sign_flip(scene: Scene) -> DoubleMatrix:
@@ -152,4 +171,6 @@ ATTACKS: Final[dict[str, Attack]] = {
     "colluding": Attack(craft=colluding),
     "free_rider": Attack(craft=free_rider),
     "row_liar": Attack("flip", claimed_rows=20),
+    "sleeper": Attack("flip", share=sleeping),
+    "drift": Attack("flip", share=drifting),
 }

@@ -1,6 +1,7 @@
 """`cifer bench robustness`: rule x attack x attacker fraction x seed, simulated: accuracy, attack success, and the reach of scaled updates.
 
-`robustness` is the way in; worlds.py has the data, learning.py the training, defences.py the rules, simulation.py the rounds.
+`robustness` is the way in; worlds.py has the data, learning.py the training, defences.py the rules, simulation.py the rounds, kept.py
+what is finished already.
 """
 
 from __future__ import annotations
@@ -8,14 +9,17 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, Final
 
 from cifer_tasks.aggregation.attacks import ATTACKS
-from flows.bench_robustness.defences import Defence, defences
+from cifer_tasks.home import home_place
+from flows.bench_robustness.defences import defences
 from flows.bench_robustness.displacement import displacements
+from flows.bench_robustness.kept import Finished, Kept, Work
 from flows.bench_robustness.report import BASELINE, NO_ATTACK, Key, draw, reported
 from flows.bench_robustness.simulation import Cell, Outcome, simulate
 from flows.bench_robustness.worlds import World, world
@@ -43,38 +47,47 @@ def robustness(
 
     rounds: None for what the data set is usually trained for. Raises `UsageError` as `world` does.
     """
-    first = world(data, seeds[0])
-    chosen = [name for name in defences(first) if name in rules or name == BASELINE]
-    wanted = [(NO_ATTACK, (0.0,)), *((attack, tuple(fraction for fraction in fractions if fraction > 0)) for attack in attacks)]
-    works = [(data, seed, attack, shares, chosen, rounds) for (attack, shares), seed in itertools.product(wanted, seeds) if shares]
-    found: dict[Key, list[Outcome]] = {}
-    for outcomes in _pooled(works, (rounds or first.rounds) * len(works)):
-        for key, outcome in outcomes.items():
-            found.setdefault(key, []).append(outcome)
+    first = _shortened(world(data, seeds[0]), rounds)
     known = defences(first)
-    kept: list[Defence] = [known[name] for name in chosen]
-    return reported(_shortened(first, rounds), seeds, kept, found, displacements(first, seeds[0], kept))
+    kept = [known[name] for name in known if name in rules or name == BASELINE]
+    shares = [fraction for fraction in fractions if fraction > 0]
+    wanted = [(NO_ATTACK, 0.0), *itertools.product(attacks, shares)]
+    names = tuple(defence.name for defence in kept)
+    works = [Work(data, seed, attack, fraction, names, first.rounds) for seed, (attack, fraction) in itertools.product(seeds, wanted)]
+    found: dict[Key, list[Outcome]] = {}
+    finished = _pooled(works)
+    for work in works:
+        for name, outcome in zip(names, finished[work].outcomes, strict=True):
+            found.setdefault((name, work.attack, work.fraction), []).append(outcome)
+    cpu = sum(item.cpu_seconds for item in finished.values())
+    return reported(first, seeds, kept, found, displacements(first, seeds[0], kept), cpu)
 
 
-def _pooled(works: Sequence[tuple[Any, ...]], rounds: int) -> list[dict[Key, Outcome]]:
-    """`_work` on each, spread over processes; a bar on standard error counts rounds."""
+def _pooled(works: Sequence[Work]) -> dict[Work, Finished]:
+    """What each comes to, taken from disk or computed in a process per core; a bar on standard error counts rounds."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    kept = Kept(home_place() / "bench" / "robustness")
+    finished = {work: found for work in works if (found := kept.get(work)) is not None}
+    missing = [work for work in works if work not in finished]
     spawn = multiprocessing.get_context("spawn")
     done = spawn.Value("q", 0)
-    workers = min(len(works), os.cpu_count() or 1)
+    workers = min(len(missing), os.cpu_count() or 1) or 1
     columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"), TimeRemainingColumn())
     with (
         Progress(*columns, console=Console(stderr=True), transient=True) as bar,
         ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=(done,)) as pool,
     ):
-        task = bar.add_task("", total=rounds)
-        waiting = ordered = [pool.submit(_work, *work) for work in works]
+        task = bar.add_task("", total=sum(work.rounds for work in missing))
+        waiting = {pool.submit(_compute, work): work for work in missing}
         while waiting:
-            waiting = list(wait(waiting, _SECONDS_BETWEEN_LOOKS).not_done)
+            for future in wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
+                work = waiting.pop(future)
+                finished[work] = future.result()
+                kept.put(work, finished[work])
             bar.update(task, completed=done.value)
-        return [future.result() for future in ordered]
+    return finished
 
 
 def _begin(done: Any) -> None:
@@ -88,13 +101,12 @@ def _begin(done: Any) -> None:
     threadpool_limits(1)
 
 
-def _work(data: str, seed: int, attack: str, fractions: tuple[float, ...], rules: Sequence[str], rounds: int | None) -> dict[Key, Outcome]:
-    """All rules and fractions of one attack and seed."""
-    dealt = _shortened(world(data, seed), rounds)
+def _compute(work: Work) -> Finished:
+    started = time.process_time()
+    dealt = _shortened(world(work.data, work.seed), work.rounds)
     known = defences(dealt)
-    cells = [Cell(known[name], attack, fraction) for name in rules for fraction in fractions]
-    outcomes = simulate(dealt, seed, cells, _tick)
-    return {(cell.defence.name, cell.attack, cell.fraction): outcome for cell, outcome in zip(cells, outcomes, strict=True)}
+    outcomes = simulate(dealt, work.seed, [Cell(known[name], work.attack, work.fraction) for name in work.rules], _tick)
+    return Finished(tuple(outcomes), time.process_time() - started)
 
 
 def _shortened(dealt: World, rounds: int | None) -> World:

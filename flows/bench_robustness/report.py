@@ -26,9 +26,14 @@ Key = tuple[str, str, float]
 
 
 def reported(
-    world: World, seeds: Sequence[int], rules: Sequence[Defence], outcomes: Mapping[Key, Sequence[Outcome]], moved: Sequence[Displacement]
+    world: World,
+    seeds: Sequence[int],
+    rules: Sequence[Defence],
+    outcomes: Mapping[Key, Sequence[Outcome]],
+    moved: Sequence[Displacement],
+    cpu_seconds: float,
 ) -> Report:
-    """The report on finished trainings: `outcomes` has one `Outcome` per seed."""
+    """The report on finished trainings: `outcomes` has one `Outcome` per seed.  cpu_seconds: what they took, whenever they ran."""
     honest = outcomes[BASELINE, NO_ATTACK, 0.0]
     free = fmean(item.accuracy for item in honest)
     cells = [_cell(key, found, free) for key, found in outcomes.items()]
@@ -43,6 +48,8 @@ def reported(
         "rounds": world.rounds,
         "seeds": list(seeds),
         "schemes": {rule.name: rule.scheme for rule in rules},
+        "trainings": sum(map(len, outcomes.values())),
+        "cpu_seconds": round(cpu_seconds, 1),
         "attack_free_mean": {
             "accuracy": free,
             "flipped": fmean(item.flipped for item in honest),
@@ -74,6 +81,8 @@ def _cell(key: Key, found: Sequence[Outcome], free: float) -> dict[str, Any]:
         "accuracy_deviation": pstdev(item.accuracy for item in found),
         "attack_success": success,
         "refused_rounds": fmean(item.refused for item in found),
+        "suspended_malicious": fmean(item.suspended for item in found),
+        "suspended_honest": fmean(item.wronged for item in found),
     }
 
 
@@ -104,6 +113,7 @@ def _lines(document: Mapping[str, Any]) -> list[str]:
         f"accuracy/attack success, %. Without attack the mean has {100 * free['accuracy']:.1f}, gives {100 * free['flipped']:.1f} of the "
         f"rows the flipped label and {100 * free['triggered']:.1f} of those with a trigger its label",
     ]
+    lines.append(f"{document['trainings']:,} trainings, {document['cpu_seconds']:,.0f} CPU seconds")
     attacks = list(dict.fromkeys(attack for _, attack, _ in cells if attack != NO_ATTACK))
     for fraction in sorted({fraction for _, _, fraction in cells if fraction}):
         lines += ["", f"{fraction:.0%} of the sites malicious"]
@@ -131,8 +141,9 @@ def _mark(value: float | None, reached: bool | None, name: str) -> str:
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Accuracy of every rule under every attack, a panel per attacker fraction, as an SVG file; the same document gives the same bytes."""
+    """Accuracy of every rule under every attack, a panel per attacker fraction, as SVG or PNG; the same document gives the same bytes."""
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -162,5 +173,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         panel.set_xticks(range(len(attacks)), attacks, rotation=60, ha="right", fontsize=7)
         panel.set_yticks(range(len(rules)), [f"{rule} ({document['schemes'][rule]})" for rule in rules], fontsize=7)
     figure.suptitle(f"Accuracy, %; {high:.1f} without attack under the mean. {document['description']}", fontsize=9)
+    if path.suffix == ".png":
+        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        return
     with mpl.rc_context({"svg.hashsalt": "cifer", "svg.fonttype": "none"}):
         FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]

@@ -35,13 +35,16 @@ class Cell:
 class Outcome:
     """accuracy: on held-out rows.  flipped: share of them given the label ``classes - 1 - y``.  triggered: share of those not of the
     last class that the trigger turns into it.  refused: rounds that ended without a step,
-    because the rule kept nothing or a sum was beyond what honest sites can reach; the model stayed.
+    because the rule kept nothing or a sum was beyond what honest sites can reach; the model stayed.  suspended, wronged: shares of
+    the malicious and of the honest sites that reputation has suspended at the end.
     """
 
     accuracy: float
     flipped: float
     triggered: float
     refused: int
+    suspended: float = 0.0
+    wronged: float = 0.0
 
 
 def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], None] = lambda: None) -> list[Outcome]:
@@ -58,11 +61,20 @@ def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], 
     for number in range(world.rounds):
         asked = np.sort(np.random.default_rng([seed, 1, number]).choice(len(world.sites), world.asked, replace=False))
         batches = _batches(world, seed, number, asked, malicious[:, asked], attacks)
+        awake = [attack.share(number / world.rounds) > 0 for attack in attacks]
         updates = train(world, models, batches)
         for index, attack in enumerate(attacks):
             random = np.random.default_rng([seed, 3, number, index])
             received = _received(
-                world, asked, claims[index], encodings[index], malicious[index, asked], attack, updates[index], last[index], random
+                world,
+                asked,
+                claims[index],
+                encodings[index],
+                malicious[index, asked] & awake[index],
+                attack,
+                updates[index],
+                last[index],
+                random,
             )
             try:
                 last[index] = steps[index](received)
@@ -74,7 +86,21 @@ def simulate(world: World, seed: int, cells: Sequence[Cell], tick: Callable[[], 
             scores.append(_score(world, models))
         tick()
     means = np.mean(scores, axis=0)
-    return [Outcome(float(row[0]), float(row[1]), float(row[2]), rounds) for row, rounds in zip(means, refused, strict=True)]
+    outcomes = []
+    for row, rounds, step, bad in zip(means, refused, steps, malicious, strict=True):
+        suspended, wronged = _suspended(step.suspended, bad)
+        outcomes.append(Outcome(float(row[0]), float(row[1]), float(row[2]), rounds, suspended, wronged))
+    return outcomes
+
+
+def _suspended(sites: frozenset[int], malicious: Booleans) -> tuple[float, float]:
+    """Shares of the malicious and of the honest sites that are suspended; 0 where there are none."""
+    out = np.isin(np.arange(len(malicious)), sorted(sites))
+    return _share(out[malicious]), _share(out[~malicious])
+
+
+def _share(flags: Booleans) -> float:
+    return float(flags.mean()) if flags.size else 0.0
 
 
 def _malicious(world: World, seed: int, fraction: float) -> Booleans:
@@ -101,9 +127,10 @@ def _batches(world: World, seed: int, number: int, asked: Integers, malicious: B
     labels = np.tile(honest, (len(attacks), 1, 1, 1))
     marked = np.zeros(labels.shape, np.bool_)
     for index, attack in enumerate(attacks):
+        poisoned = slice(round(attack.share(number / world.rounds) * world.batch))
         for site in np.flatnonzero(malicious[index]) if attack.poison else ():
             if attack.poison == "flip":
-                labels[index, site] = world.classes - 1 - labels[index, site]
+                labels[index, site, :, poisoned] = world.classes - 1 - labels[index, site, :, poisoned]
             else:
                 marked[index, site, :, ::2] = True
                 labels[index, site, :, ::2] = world.classes - 1

@@ -23,12 +23,17 @@ from flows.cli.bench import bench
 @click.option("--seeds", default="1,2,3", show_default=True, metavar="N,N", help="Seeds; scores are means over them.")
 @click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "digits", "medpar"]), help="What is learnt.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of each training.  [default: as the data needs]")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.svg", help="Draw the accuracies as well.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw the accuracies as well: FILE.svg or FILE.png."
+)
 @as_json
 def bench_robustness(
     rules: str, attacks: str, fractions: str, seeds: str, data: str, rounds: int | None, plot: Path | None, as_json: bool
 ) -> None:
-    """Accuracy and attack success of every rule under every attack, simulated beside the plain mean."""
+    """Accuracy and attack success of every rule under every attack, simulated beside the plain mean.
+
+    What is finished stays in .cifer/bench: the same command goes on where it was stopped.
+    """
     from flows.bench_robustness import ATTACKS, draw, robustness, rule_names
 
     names, known = _names(rules), rule_names(data)
@@ -41,8 +46,8 @@ def bench_robustness(
         raise click.BadParameter(f"{error}; write numbers such as 0.1,0.2 and 1,2,3", param_hint="--fractions or --seeds") from None
     if not all(0 <= share < 1 for share in shares) or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise click.BadParameter("fractions are from 0 to below 1, seeds are different numbers from 0", param_hint="--fractions or --seeds")
-    if plot is not None and plot.suffix != ".svg":
-        raise click.BadParameter(f"{plot} does not end in .svg", param_hint="--plot")
+    if plot is not None and plot.suffix not in {".svg", ".png"}:
+        raise click.BadParameter(f"{plot} does not end in .svg or .png", param_hint="--plot")
     found = robustness(data, names or known, _names(attacks) or tuple(ATTACKS), shares, numbers, rounds)
     if plot is not None:
         draw(found.document, plot)

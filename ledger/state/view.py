@@ -21,6 +21,7 @@ from ledger.state.entries import (
     Consent,
     Dataset,
     EncryptionKey,
+    EncryptionKeyOwner,
     Entry,
     Exclusion,
     Identity,
@@ -79,6 +80,11 @@ class RoundView:
     releases: tuple[Release, ...]
 
 
+def unjudged(name: str) -> Reputation:
+    """The reputation of somebody whose conduct nothing is known of."""
+    return Reputation(name, NEW_SCORE, NEW, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything the rules know after some block. Immutable: a rule returns another one.
@@ -118,7 +124,7 @@ class State:
         return self.read(Identity, name)
 
     def identity_of(self, public_key: bytes) -> Identity | None:
-        """Who is registered with `public_key`."""
+        """Who is, or was before its key changed, registered with `public_key`: compare the two."""
         account = self.read(Account, public_key)
         return None if account is None else self.read(Identity, account.name)
 
@@ -187,6 +193,14 @@ class State:
         """The key under which others encrypt to `site` now."""
         return self.read(EncryptionKey, site)
 
+    def encryption_key_before(self, site: str, height: int) -> bytes | None:
+        """The key under which others encrypted to `site` before the block at `height`; None when it had none yet."""
+        standing = self.read(EncryptionKey, site)
+        key = standing.public_key if standing else b""
+        while (owner := self.read(EncryptionKeyOwner, key)) is not None and owner.origin.height >= height:
+            key = owner.before
+        return key or None
+
     def model(self, name: str, version: int) -> Model | None:
         """A registered version of `name`: 1, 2, ..."""
         return self.read(Model, name, version)
@@ -220,7 +234,7 @@ class State:
 
     def reputation(self, name: str) -> Reputation:
         """What the conduct of a site or validator has come to; a new one's where nothing was judged yet."""
-        return self.read(Reputation, name) or Reputation(name, NEW_SCORE, NEW, 0, 0, 0)
+        return self.read(Reputation, name) or unjudged(name)
 
     def judgements(self, name: str) -> tuple[Judgement, ...]:
         """How its reputation came about, in order."""
