@@ -252,16 +252,15 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _selective_fits(self) -> Settings:
-        if self.encryption.selective < 1.0:
-            if self.encryption.scheme == "plain":
-                msg = "encryption.selective: plain encrypts nothing; set encryption.scheme to threshold or ckks, or selective to 1"
-                raise ValueError(msg)
-            if self.aggregation.rule != "mean":
-                msg = f"encryption.selective is for aggregation.rule=mean only, not {self.aggregation.rule}; set it to 1"
-                raise ValueError(msg)
-            if self.rounds.mode == "buffered" or self.rounds.late == "carry" or self.simulation.delays:
-                msg = "encryption.selective needs synchronous rounds that refuse late updates, without simulated delays; set it to 1"
-                raise ValueError(msg)
+        msg = ""
+        if self.encryption.scheme == "plain":
+            msg = "plain encrypts nothing; set encryption.scheme to threshold or ckks, or selective to 1"
+        elif self.aggregation.rule != "mean":
+            msg = f"it is for aggregation.rule=mean only, not {self.aggregation.rule}; set it to 1"
+        elif self.rounds.mode == "buffered" or self.rounds.late == "carry" or self.simulation.delays:
+            msg = "it needs synchronous rounds that refuse late updates, without simulated delays; set it to 1"
+        if msg and self.encryption.selective < 1.0:
+            raise ValueError(f"encryption.selective: {msg}")
         return self
 
     @property

@@ -53,7 +53,7 @@ def room(family: str, mask: Mask) -> Room:
 
 
 ROOMS = {family: room(family, np.arange(50) % 3 == 0) for family in FAMILIES}
-entries = st.integers(-BOUND // 3, BOUND // 3)
+entries = st.integers(-(BOUND // 3), BOUND // 3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
