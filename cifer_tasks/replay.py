@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
+import numpy as np
+
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.aggregation.staleness import discount, in_parts
@@ -31,6 +33,7 @@ from cifer_tasks.encryption.scheme import (
     SecretContext,
     fixed_by,
 )
+from cifer_tasks.encryption.selective import PLANNING_ROUND, SelectiveScheme, most_sensitive
 from cifer_tasks.encryption.statistics import Weighting
 from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
 from cifer_tasks.errors import ConfigError, IntegrityError
@@ -103,6 +106,7 @@ class _Replaying:
         self._keys = [item for item in verified.transactions if isinstance(item.said.body, RegisterKey)]
         self._consents = [item for item in verified.transactions if isinstance(item.said.body, GrantConsent | WithdrawConsent)]
         self._rows = {site.site: site.rows for site in self._run.sites}
+        self._mask = np.ones(self._run.parameters, np.bool_)
 
     def round(self, found: RoundHistory) -> ReplayedRound:
         """One committed round."""
@@ -119,8 +123,12 @@ class _Replaying:
         _same(f"{where}: the sum of the ciphertexts", b"".join(item.to_bytes() for item in sums), outcome.aggregate)
         integers, opened, faults = self._opened(found, binding, ciphertexts, plan, sums, public)
         _same(f"{where}: what the sum opens to", b"".join(map(integers_to_bytes, integers)), outcome.opened)
-        step = self._step(found, plan, ciphertexts, integers)
-        _same(f"{where}: the model", self._moved(found, step), outcome.candidate)
+        if isinstance(self._scheme, SelectiveScheme) and found.round == PLANNING_ROUND:
+            self._mask = most_sensitive(integers[0], self._scheme.fraction)
+            _same(f"{where}: the model", self._get(found.base_model, "the initial model"), outcome.candidate)
+        else:
+            step = self._step(found, plan, ciphertexts, integers)
+            _same(f"{where}: the model", self._moved(found, step), outcome.candidate)
         return ReplayedRound(found.round, tuple(ciphertexts), outcome.accepted, opened, tuple(sorted(faults.items())))
 
     def _plan(self, found: RoundHistory) -> Plan:
@@ -182,7 +190,12 @@ class _Replaying:
             if missing := sorted(members - keys.keys()):
                 msg = f"{where}: the ledger shows no key of {', '.join(missing)}, which took part"
                 raise IntegrityError(msg)
-            _same(where, self._scheme.context({site: keys[site] for site in members}).data, found.public_context)
+            made = self._scheme.context({site: keys[site] for site in members})
+            made = self._scheme.masked(made, self._mask) if isinstance(self._scheme, SelectiveScheme) else made
+            _same(where, made.data, found.public_context)
+        elif isinstance(self._scheme, SelectiveScheme) and not np.array_equal(self._scheme.mask_of(public), self._mask):
+            msg = f"{where} has another mask than the one that round {PLANNING_ROUND} gives"
+            raise IntegrityError(msg)
         return public
 
     def _members(self, found: RoundHistory) -> set[str]:

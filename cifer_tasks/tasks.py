@@ -13,15 +13,13 @@ import numpy as np
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
-from cifer_tasks.encryption._wire import frames
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
-from cifer_tasks.encryption.scheme import Binding, Ciphertext
-from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
 from cifer_tasks.errors import FailureError, IntegrityError, ModelDeclinedError, TooFewSitesError
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
+from cifer_tasks.learning.sensitivity import site_sensitivity
 from cifer_tasks.learning.weights import apply_update, flatten
 from cifer_tasks.lineage import log_of
 from cifer_tasks.network import COORDINATOR, enrol_sites, require_minimum
@@ -54,6 +52,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.run_record import committed
 from cifer_tasks.sampling import NOT_DRAWN, draw_size
+from cifer_tasks.selecting import REASON, mask_for, plans, read_releases, sums_of
 from cifer_tasks.steps import at_site, step
 from cifer_tasks.workspace import SiteFailed, Workspace
 from ledger import (
@@ -134,7 +133,7 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
             parameters=len(flatten(workspace.store.get(initial))),
             initial_model=bytes.fromhex(initial.digest),
             minimum_sites=minimum,
-            rounds=settings.training.rounds,
+            rounds=settings.recorded_rounds,
             datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
             max_staleness=settings.rounds.staleness,
         )
@@ -168,7 +167,7 @@ def open_round(run: RunRef, number: int) -> Opening:
     base = workspace.store.find("model", declared.current_model.hex())
     if not workspace.record.has_round(number):
         _enough_left(workspace, number)
-        public = workspace.public_context(number)
+        public = workspace.public_context(number, mask_for(workspace, number))
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
     opening = workspace.opening(number)
     _leave_unasked(workspace, opening)
@@ -216,7 +215,10 @@ def train(run: RunRef, number: int, site: str, table: Dataset, opening: Opening,
     if workspace.settings.rounds.staleness and (kept := folder.find(name)) is not None:
         return LocalUpdate(site, kept, table.rows, (), number)
     rows = data.read_table(table, workspace.scenario.target)
-    result = training.train(workspace.settings, workspace.store.get(opening.base), rows, site, number)
+    if plans(workspace, number):
+        found = site_sensitivity(workspace.settings, workspace.store.get(opening.base), rows, site)
+        return LocalUpdate(site, folder.put(name, floats_to_bytes(found)), rows.rows, (), number)
+    result = training.train(workspace.settings, workspace.store.get(opening.base), rows, site, workspace.training_round(number))
     keep = folder.keep if workspace.settings.rounds.staleness else folder.put
     update = keep(name, floats_to_bytes(result.delta))
     return LocalUpdate(site, update, result.rows, tuple(Measured(key, value) for key, value in sorted(result.metrics.items())), number)
@@ -229,9 +231,9 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
     workspace = Workspace.of(run)
     folder = workspace.site_folder(site)
     plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
-    seed = rounding_seed(workspace.settings.seed, number, site)
+    seed = rounding_seed(workspace.settings.seed, workspace.training_round(number), site)
     residual = None
-    if workspace.settings.encryption.error_feedback:
+    if workspace.settings.encryption.error_feedback and not plans(workspace, number):
         # By round: protecting a round again starts from what it started from before.
         carried = folder.latest("round-{}.residual", before=number)
         residual = np.zeros(plain.size, np.float32) if carried is None else np.array(floats_from_bytes(carried, plain.size)[:])
@@ -254,7 +256,7 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     folder = workspace.site_folder(site)
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
-    pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number), site)
+    pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number, mask_for(workspace, number)), site)
     stored = workspace.store.put("ciphertext", pieces)
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows, protected.lag)
@@ -341,7 +343,7 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
     _promise(workspace, number, site, sealed, plan)
     submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
     released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
-    if [item.aggregate for item in released] != [item.digest() for item in _sums(workspace, number, total)]:
+    if [item.aggregate for item in released] != [item.digest() for item in sums_of(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
     return workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
@@ -385,8 +387,8 @@ def open_aggregate(
     """
     workspace = Workspace.of(run)
     scheme, store, public = workspace.scheme, workspace.store, workspace.round_context(number)
-    sums = _sums(workspace, number, total)
-    released, faults = _read_releases(workspace, workspace.binding(number), releases, len(sums))
+    sums = sums_of(workspace, number, total)
+    released, faults = read_releases(workspace, workspace.binding(number), releases, len(sums))
     for place, ciphertext in enumerate(sums):
         faults |= scheme.faults(ciphertext, [items[place] for items in released.values()], public)
     for site, reason in faults.items():
@@ -394,6 +396,8 @@ def open_aggregate(
     honest = [items for site, items in released.items() if site not in faults]
     integers = (scheme.open_pieces(ciphertext, [items[place] for items in honest], public) for place, ciphertext in enumerate(sums))
     opened = store.put("opened", map(integers_to_bytes, chain.from_iterable(integers)))
+    if plans(workspace, number):
+        return Candidate(opened, opening.base)
     step = _step_of(workspace, number, sealed, _vectors(workspace, opened, len(sums)))
     return Candidate(opened, store.put("model", apply_update(store.get(opening.base), step)))
 
@@ -421,35 +425,6 @@ def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[
     return combined_update(rule, encoded, encoding, rows)
 
 
-def _sums(workspace: Workspace, number: int, total: ArtifactRef) -> list[Ciphertext]:
-    """The aggregate ciphertexts of a round, in the order of its plan's parts."""
-    binding, name = workspace.binding(number), workspace.scheme.name
-    return [Ciphertext.from_bytes(frame, name, binding) for frame in frames(workspace.store.open(total))]
-
-
-def _read_releases(
-    workspace: Workspace, binding: Binding, releases: tuple[Release, ...], sums: int
-) -> tuple[dict[str, list[Released]], dict[str, str]]:
-    """The openings of each sum by holder, and the holders whose artifact is damaged or another's."""
-    found: dict[str, list[Released]] = {}
-    faults: dict[str, str] = {}
-    for item in releases:
-        try:
-            openings = [
-                Released.from_bytes(bytes(frame[:]), workspace.scheme.name, binding) for frame in frames(workspace.store.get(item.opening))
-            ]
-        except IntegrityError as error:
-            faults[item.site] = str(error)
-            continue
-        if len(openings) != sums:
-            faults[item.site] = f"it released {len(openings)} openings for {sums} sums"
-        elif strangers := {opening.opener for opening in openings} - {item.site}:
-            faults[item.site] = f"what it signed is an opening by {min(strangers)}"
-        else:
-            found[item.site] = openings
-    return found, faults
-
-
 @step("evaluate[{number}]")
 def evaluate(run: RunRef, number: int, candidate: Candidate) -> Evaluation:
     """Measure the candidate on the held-out table."""
@@ -460,6 +435,8 @@ def evaluate(run: RunRef, number: int, candidate: Candidate) -> Evaluation:
 def accept(run: RunRef, number: int, opening: Opening, evaluation: Evaluation) -> Verdict:
     """The gate: reject a candidate that is worse than the current model by more than the margin."""
     workspace = Workspace.of(run)
+    if plans(workspace, number):
+        return Verdict(evaluation.model, False, REASON, evaluation)
     reason = gate.judge(workspace.settings.gate, current=workspace.evaluate(opening.base), candidate=evaluation)
     return Verdict(evaluation.model, not reason, reason, evaluation)
 

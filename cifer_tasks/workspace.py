@@ -25,6 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from cifer_tasks.aggregation import rule_for
 from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
@@ -34,6 +36,7 @@ from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
+from cifer_tasks.encryption.selective import Mask, SelectiveScheme
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
@@ -115,6 +118,7 @@ class Workspace:
         self.folder = self.home / "runs" / ref.run
         self.listeners: list[Callable[[Progress], None]] = []
         self._lock = threading.RLock()
+        self.masks: dict[bytes, Mask] = {}  # by the digest of the sum that each was made of
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
@@ -246,11 +250,22 @@ class Workspace:
         public = self._holder(site, self.record.round(number).opened.height)
         return self.keys.secret_context_of(site, network, self.scheme, public.data)
 
-    def public_context(self, number: int) -> ArtifactRef:
-        """The public context of round `number`, the current or the next: of its sites' keys on the ledger, or of the one they share."""
+    def public_context(self, number: int, mask: Mask | None = None) -> ArtifactRef:
+        """The public context of round `number`, the current or the next: of its sites' keys on the ledger, or of the one they share.
+
+        mask: which entries are encrypted, where not all are.
+        """
         if not self.scheme.key_per_site:
-            return self.store.put("public-context", self.encryption_key(self.ref.run).data)
-        return self.store.put("public-context", self._roster(number, self.record.state.height + 1).data)
+            return self._put_context(self.encryption_key(self.ref.run), mask)
+        return self._put_context(self._roster(number, self.record.state.height + 1), mask)
+
+    def _put_context(self, context: PublicContext, mask: Mask | None) -> ArtifactRef:
+        return self.store.put("public-context", self._masked(context, mask).data)
+
+    def _masked(self, context: PublicContext, mask: Mask | None) -> PublicContext:
+        if isinstance(self.scheme, SelectiveScheme) and mask is not None:
+            return self.scheme.masked(context, mask)
+        return context
 
     def _roster(self, number: int, height: int) -> PublicContext:
         """Of the keys that the sites of round `number` have before the block at `height`."""
@@ -268,21 +283,25 @@ class Workspace:
         recorded = self.record.round(number).public_context.hex()
         return PublicContext(self.scheme.name, self.store.get(self.store.find("public-context", recorded)))
 
-    def checked_context(self, number: int) -> PublicContext:
+    def checked_context(self, number: int, mask: Mask | None = None) -> PublicContext:
         """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`.
 
+        mask: what the site has found to be encrypted in this round, where not everything is.
         Looked at once for all sites of this process while the ledger stays as it is: it reads every site's key.
         """
         record, held = self.record, self._checked
         if held is None or held[0] is not record or held[1] != number:
-            held = self._checked = record, number, self._check_context(number)
+            held = self._checked = record, number, self._check_context(number, mask)
         return held[2]
 
-    def _check_context(self, number: int) -> PublicContext:
+    def _check_context(self, number: int, mask: Mask | None) -> PublicContext:
         public = self.round_context(number)
+        if isinstance(self.scheme, SelectiveScheme) and (mask is None or not np.array_equal(self.scheme.mask_of(public), mask)):
+            msg = f"round {number} was opened with another mask than the one that the planning round gives: nothing is sent under it"
+            raise IntegrityError(msg)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
-        own = self._roster(number, self.record.round(number).opened.height)
+        own = self._masked(self._roster(number, self.record.round(number).opened.height), mask)
         if public.digest() != own.digest():
             msg = (
                 f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys that the ledger had then give "
@@ -304,13 +323,17 @@ class Workspace:
             committed=committed(opened.opened),
         )
 
+    def training_round(self, number: int) -> int:
+        """Which round of training round `number` of the run is: the same, less the one that plans selective encryption, which is 0."""
+        return number - (self.settings.recorded_rounds - self.settings.training.rounds)
+
     def _asked(self, number: int) -> tuple[str, ...]:
         """The sites that are drawn for a round, and those that still owe it an update of an earlier one."""
         record, settings, members = self.record, self.settings, self.record.members(number)
-        found = set(drawn(members, settings.sites.fraction, settings.seed, number))
+        found = set(drawn(members, settings.sites.fraction, settings.seed, self.training_round(number)))
         for began in range(max(1, number - settings.rounds.staleness), number):
             if len(found) < len(members):
-                earlier = drawn(record.members(began), settings.sites.fraction, settings.seed, began)
+                earlier = drawn(record.members(began), settings.sites.fraction, settings.seed, self.training_round(began))
                 found |= {site for site in earlier if site not in found and site in members and record.owed(number, site, began)}
         return tuple(sorted(found))
 

@@ -32,7 +32,7 @@ def round_costs(site_counts: Sequence[int], rounds: int, scheme: str) -> Report:
 
 
 def _measure(sites: int, rounds: int, scheme: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder, _inside(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder, inside(Path(folder)):
         home = Path(folder) / ".cifer"
         settings = _settings(sites, rounds, scheme)
         seconds, models = _cifer(settings, home, sites)
@@ -136,7 +136,7 @@ def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, keys: Any, 
 
 
 @contextmanager
-def _inside(folder: Path) -> Iterator[None]:
+def inside(folder: Path) -> Iterator[None]:
     """Work in `folder`, so that a benchmark leaves nothing in the user's."""
     import os
 

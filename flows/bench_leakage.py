@@ -1,8 +1,9 @@
 """`cifer bench leakage`: the same gradient inversion on what each way of sending updates exposes, beside what guessing gives.
 
 Each of K sites takes one step of gradient descent on one handwritten digit, the easiest case for an attacker. The views are what really
-leaves the sites under the run's own encoding: the integers of one update in the clear, the sum that the default scheme opens, and one
-update of which a fraction of entries is hidden, as selective encryption would (Cifer does not offer it).
+leaves the sites under the run's own encoding: the integers of one update in the clear, the sum that the default scheme opens, and what
+anyone reads of one submission under `encryption.selective`, whose mask is made as a run's planning round makes it; beside that, as many
+entries hidden at random.
 """
 
 from __future__ import annotations
@@ -106,23 +107,54 @@ def _round(sites: int, seed: int) -> _Round:
 
 def _views(made: _Round, fractions: Sequence[float], victims: int, seed: int) -> list[tuple[str, list[View]]]:
     """A view per victim under each way of sending."""
-    import torch
-
-    from cifer_tasks.privacy.inversion import View, sensitivity
+    from cifer_tasks.encryption.selective import most_sensitive
+    from cifer_tasks.privacy.inversion import View
 
     everything = np.ones(made.updates[0].size, np.bool_)
     alone = [_gradient(made, made.updates[number], made.names[number : number + 1]) for number in range(victims)]
     found = [("plain: one site's update", [View(gradient, everything, 1) for gradient in alone])]
     for count in sorted({*(size for size in SMALL_SUMS if victims <= size < len(made.names)), len(made.names)}):
-        opened = View(_gradient(made, _opened(made, count), made.names[:count]), everything, count)
+        opened = View(_gradient(made, _summed(made, made.updates, count), made.names[:count]), everything, count)
         found.append((f"threshold: the sum of {count} sites", [opened] * victims))
-    ranked = np.argsort(-sensitivity(made.module, torch.from_numpy(made.rows)), kind="stable")
-    drawn = np.random.default_rng(seed).permutation(everything.size)
+    sensitivities = _summed(made, _sensitivities(made, seed), len(made.names))
+    drawn = np.random.default_rng(seed).permutation(everything.size).astype(np.int32)
     for fraction in fractions:
-        for how, order in (("most sensitive", ranked), ("random", drawn)):
-            visible = everything.copy()
-            visible[order[: round(fraction * everything.size)]] = False
-            found.append((f"selective: {fraction:.0%} hidden, {how}", [View(gradient, visible, 1) for gradient in alone]))
+        mask = most_sensitive(sensitivities, fraction)
+        submitted = [
+            View(_gradient(made, _readable(made, mask, fraction, number), made.names[number : number + 1]), ~mask, 1)
+            for number in range(victims)
+        ]
+        found.append((f"selective: {fraction:.0%} hidden, most sensitive", submitted))
+        hidden = [View(gradient, ~most_sensitive(drawn, fraction), 1) for gradient in alone]
+        found.append((f"selective: {fraction:.0%} hidden, random", hidden))
+    return found
+
+
+def _sensitivities(made: _Round, seed: int) -> list[npt.NDArray[np.int32]]:
+    """What each site sends in a planning round: its sensitivities, of the clipping norm, encoded as updates are."""
+    import torch
+
+    from cifer_tasks.privacy.inversion import sensitivity
+
+    encoded = []
+    for number, name in enumerate(made.names):
+        found = sensitivity(made.module, torch.from_numpy(made.rows[number : number + 1]))
+        scaled = (found * (CLIP_NORM / float(np.linalg.norm(found)))).astype(np.float32)
+        encoded.append(made.encoding.encode(scaled, 1, rounding_seed(seed, 0, name))[0])
+    return encoded
+
+
+def _readable(made: _Round, mask: npt.NDArray[np.bool_], fraction: float, number: int) -> npt.NDArray[np.int32]:
+    """The integers that anyone reads of one site's submission, zeros for those that are encrypted."""
+    from cifer_tasks.encryption.selective import SelectiveScheme, read_clear
+    from cifer_tasks.encryption.threshold import ThresholdScheme
+
+    scheme = SelectiveScheme(ThresholdScheme(), fraction)
+    public = scheme.masked(scheme.context({name: scheme.generate()[0] for name in made.names}), mask)
+    binding = Binding("00", "leakage", 2, mask.size, made.encoding.bound, "00" * 32)
+    submission = scheme.encrypt(made.updates[number], binding, public, made.names[number])
+    found = np.zeros(mask.size, np.int32)
+    found[~mask] = read_clear(submission, mask)
     return found
 
 
@@ -134,17 +166,17 @@ def _gradient(made: _Round, total: npt.NDArray[np.int32], names: tuple[str, ...]
     return mean / -LEARNING_RATE
 
 
-def _opened(made: _Round, count: int) -> npt.NDArray[np.int32]:
-    """The sum of the first `count` sites, encrypted, added and opened by the default scheme among these sites."""
+def _summed(made: _Round, updates: Sequence[npt.NDArray[np.int32]], count: int) -> npt.NDArray[np.int32]:
+    """The sum of the first `count` sites' vectors, encrypted, added and opened by the default scheme among these sites."""
     from cifer_tasks.encryption.threshold import ThresholdScheme
 
     scheme = ThresholdScheme()
-    updates = dict(zip(made.names[:count], made.updates, strict=False))
-    pairs = {name: scheme.generate() for name in updates}
+    values = dict(zip(made.names[:count], updates, strict=False))
+    pairs = {name: scheme.generate() for name in values}
     public = scheme.context({name: pair[0] for name, pair in pairs.items()})
     binding = Binding("00", "leakage", 1, made.updates[0].size, made.encoding.bound, "00" * 32)
-    submissions = {name: scheme.encrypt(values, binding, public, name) for name, values in updates.items()}
-    openers = scheme.openers(sorted(updates), public)
+    submissions = {name: scheme.encrypt(item, binding, public, name) for name, item in values.items()}
+    openers = scheme.openers(sorted(values), public)
     openings = [scheme.release(submissions, opener, public, pairs[opener][1]) for opener in openers]
     return np.asarray(scheme.open(scheme.add(list(submissions.values()), public), openings, public))
 

@@ -61,7 +61,7 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
                 ref = choose()
                 workspace = Workspace.of(ref)
                 settings = workspace.settings
-                view.begin(settings.training.rounds)
+                view.begin(settings.recorded_rounds)
                 view.say(f"Run {ref.run}: {_sites(workspace)} sites, {settings.encryption.scheme} encryption")
                 model = train(ref, [view])
                 lines = closing_lines(workspace, view)

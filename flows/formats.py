@@ -68,7 +68,8 @@ def facts_of(model: str) -> Facts:
     packages = installed_packages()
     known = hashlib.sha256("\n".join(packages).encode()).digest() == history.run.lock_digest
     pairs = tuple((name, version) for name, _, version in (line.partition("==") for line in packages)) if known else ()
-    encryption = Encryption.model_validate({"scheme": history.run.scheme})
+    share = settings.get("encryption", {}).get("selective", 1.0)
+    encryption = Encryption.model_validate({"scheme": history.run.scheme, "selective": share})
     return Facts(history, network, height, settings, pairs, scheme_for(encryption).warning)
 
 

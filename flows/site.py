@@ -153,8 +153,9 @@ def site_releases(run: RunRef, number: int, sealed: SealedSet, aggregate: Artifa
 def release_together(
     run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: tuple[str, ...]
 ) -> tuple[Release | SiteStepError, ...]:
-    """The releases of many key holders as one task; they are sent at the same time, so that the ledger takes them in few blocks."""
-    answers = [_attempt(lambda site=site: tasks.answer(run, number, site, sealed, aggregate)) for site in openers]  # type: ignore[misc]
+    """The releases of many key holders as one task; they wait for the disk together, and are sent together: the ledger takes them in few
+    blocks."""
+    answers = _at_once(openers, lambda site: tasks.answer(run, number, site, sealed, aggregate))
     ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
     sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1])))
     return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
@@ -171,7 +172,7 @@ def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepErr
 
 
 def _at_once(items: Sequence[T], send: Callable[[T], R]) -> list[R | SiteStepError]:
-    """What `send` makes of each, all at the same time: they wait for the ledger, not for this machine."""
+    """What `send` makes of each, all at the same time: they wait for the ledger or the disk, not for this machine's cores."""
     with ThreadPoolExecutor(max_workers=max(len(items), 1), thread_name_prefix="cifer-send") as pool:
         return list(pool.map(lambda item: _attempt(lambda: send(item)), items))
 

@@ -17,6 +17,14 @@ __all__ = ["Binding", "Ciphertext", "Opening", "PublicContext", "Scheme", "Secre
 
 def scheme_for(settings: Encryption, bucket_size: int = 0) -> Scheme:
     """The family that the settings name, configured; it holds no keys. bucket_size: least size of buckets, where those are opened."""
+    if settings.selective < 1.0:
+        from cifer_tasks.encryption.selective import SelectiveScheme
+
+        return SelectiveScheme(_family(settings, bucket_size), settings.selective)
+    return _family(settings, bucket_size)
+
+
+def _family(settings: Encryption, bucket_size: int) -> Scheme:
     match settings.scheme:
         case "threshold":
             from cifer_tasks.encryption.threshold import ThresholdScheme

@@ -231,9 +231,10 @@ class ThresholdScheme(Scheme):
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
         summed, digest = self._summed
         if len(summed) != len(submissions) or any(one is not other for one, other in zip(summed, submissions, strict=True)):
-            for _ in self.add_pieces(submissions, public):
-                pass
-            digest = self._summed[1]
+            state = sha256()  # of its own: other holders may be adding other sets meanwhile
+            for piece in self.add_pieces(submissions, public):
+                state.update(piece)
+            digest = state.digest()
         check_same(submissions, public)
         return digest, submissions[0].binding
 

@@ -35,6 +35,7 @@ OTHER_VALUES: dict[str, Any] = {
     "checks.labels": [0, 1],
     "model.path": "my.Net",
     "model.args": {"width": 3},
+    "encryption.selective": 0.5,
     "sites.on_error": "abort",
     "sites.fraction": 0.5,
     "rounds.mode": "buffered",

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cifer_tasks.learning.models import PolynomialMLP
 from cifer_tasks.privacy.inversion import View, gradient_of, invert, psnr, sensitivity
-from flows.bench_leakage import _opened, _round, leakage
+from flows.bench_leakage import _readable, _round, _summed, leakage
 from flows.cli import cli
 
 
@@ -29,7 +29,14 @@ def test_plain_updates_leak_and_the_default_does_not() -> None:
 def test_the_opened_sum_is_the_sum_of_the_updates() -> None:
     """What the attacker is given for the default scheme is exactly the sum of the integers that the sites encrypted."""
     made = _round(5, 3)
-    assert np.array_equal(_opened(made, 4), np.sum(made.updates[:4], axis=0))
+    assert np.array_equal(_summed(made, made.updates, 4), np.sum(made.updates[:4], axis=0))
+
+
+def test_what_is_read_of_a_partly_encrypted_submission_is_its_clear_part() -> None:
+    """The attacker's view under `encryption.selective` is taken from the submission's bytes: the entries outside the mask."""
+    made = _round(3, 2)
+    mask = np.arange(made.updates[0].size) % 10 < 3
+    assert np.array_equal(_readable(made, mask, 0.3, 1), np.where(mask, 0, made.updates[1]))
 
 
 def test_the_attack_has_no_other_way_in() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from flows.cli.base import CONTEXT, as_json, cli, command, print_report
@@ -28,6 +30,22 @@ def bench_round(sites: str, rounds: int, scheme: str, as_json: bool) -> None:
     except ValueError:
         raise click.BadParameter(f"{sites!r} is not a list of numbers such as 4,16", param_hint="--sites") from None
     print_report(round_costs(counts, rounds, scheme), as_json)
+
+
+@command(bench, "schemes", "cifer bench schemes configs/quickstart.yaml\ncifer bench schemes configs/medpar.yaml --rounds 6 --json")
+@click.argument("settings", type=click.Path(path_type=Path))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=2), help="Rounds per training; the first does not count.")
+@click.option("--repeats", default=2, show_default=True, type=click.IntRange(min=1), help="Trainings with and without, in turn.")
+@as_json
+def bench_schemes(settings: Path, rounds: int, repeats: int, as_json: bool) -> None:
+    """Whole rounds under a settings file's encryption, beside the same rounds in the clear."""
+    from cifer_tasks.config import load
+    from flows.bench_schemes import scheme_costs
+
+    found = load(settings)
+    if found.encryption.scheme == "plain" or found.execution != "local":
+        raise click.BadParameter(f"{settings} has to encrypt, with all sites here, to be compared with plain rounds", param_hint="SETTINGS")
+    print_report(scheme_costs(found, settings.resolve().parent, rounds, repeats), as_json)
 
 
 @command(bench, "encryption", "cifer bench encryption\ncifer bench encryption --params 25e6 --family threshold-16 --json")
@@ -87,18 +105,20 @@ def bench_audit(events: str, as_json: bool) -> None:
 
 @command(bench, "leakage", "cifer bench leakage\ncifer bench leakage --sites 8 --fractions 0.1,0.3 --json")
 @click.option("--sites", default=16, show_default=True, type=click.IntRange(3, 64), help="Sites in the sum, a row each.")
-@click.option("--fractions", default="0.1,0.3,0.5,0.9", show_default=True, metavar="F,F", help="Shares of an update that are hidden.")
+@click.option(
+    "--fractions", default="0.1,0.3,0.5,0.9", show_default=True, metavar="F,F", help="Shares of an update that encryption.selective hides."
+)
 @click.option("--victims", default=3, show_default=True, type=click.IntRange(1), help="Sites whose rows are sought.")
 @as_json
 def bench_leakage(sites: int, fractions: str, victims: int, as_json: bool) -> None:
-    """Gradient inversion on plain updates, on the sum that the default opens, and on partly hidden updates."""
+    """Gradient inversion on plain updates, on the sum that the default opens, and on updates under encryption.selective."""
     from flows.bench_leakage import leakage
 
     try:
         shares = [float(part) for part in fractions.split(",")]
     except ValueError:
         shares = []
-    if not shares or not all(0 <= share <= 1 for share in shares):
+    if not shares or not all(0 < share <= 1 for share in shares):
         raise click.BadParameter(f"{fractions!r} is not a list of shares such as 0.1,0.3", param_hint="--fractions")
     if victims > sites:
         raise click.BadParameter(f"{victims} victims are more than {sites} sites", param_hint="--victims")

@@ -1,0 +1,89 @@
+"""Which entries a run encrypts under `encryption.selective`: all in its first round, which plans, and from then on the most sensitive.
+
+In round 1 sites send how sensitive each parameter is instead of an update, encrypted whole. The opened sum fixes the mask of all later
+rounds; the model stays as it is. Round n of such a run trains what round n - 1 of one without `selective` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import numpy as np
+
+from cifer_tasks.encryption._wire import frames
+from cifer_tasks.encryption.scheme import Binding, Ciphertext
+from cifer_tasks.encryption.scheme import Opening as Released
+from cifer_tasks.encryption.selective import PLANNING_ROUND, Mask, SelectiveScheme, most_sensitive
+from cifer_tasks.encryption.vectors import integers_to_bytes
+from cifer_tasks.errors import IntegrityError
+from cifer_tasks.records import ArtifactRef, Release
+from cifer_tasks.workspace import Workspace
+from ledger.state.entries import Outcome
+
+REASON: Final = "planning: no step is taken; the sum of sensitivities fixes what is encrypted from the next round on"
+
+
+def plans(workspace: Workspace, number: int) -> bool:
+    """Whether round `number` sums sensitivities instead of updates."""
+    return isinstance(workspace.scheme, SelectiveScheme) and number == PLANNING_ROUND
+
+
+def mask_for(workspace: Workspace, number: int) -> Mask | None:
+    """The mask of round `number`, None where everything is encrypted anyway. Raises `IntegrityError` when the record does not give one."""
+    scheme = workspace.scheme
+    if not isinstance(scheme, SelectiveScheme):
+        return None
+    if number == PLANNING_ROUND:
+        return np.ones(workspace.record.declared.parameters, np.bool_)
+    outcome = workspace.record.round(PLANNING_ROUND).outcome
+    if outcome is None:
+        msg = f"round {number}: what is encrypted follows from round {PLANNING_ROUND}, which has no outcome yet"
+        raise IntegrityError(msg)
+    if outcome.opened not in workspace.masks:
+        workspace.masks[outcome.opened] = _planned(workspace, outcome, scheme.fraction)
+    return workspace.masks[outcome.opened]
+
+
+def _planned(workspace: Workspace, on_record: Outcome, fraction: float) -> Mask:
+    """The mask that the planning round's sum gives, opened here once more: a coordinator that records another sum picks no mask."""
+    number, scheme = PLANNING_ROUND, workspace.scheme
+    record, public = workspace.record, workspace.round_context(PLANNING_ROUND)
+    releases = tuple(found for site in record.sites if (found := record.release(number, site)) is not None)
+    total = sums_of(workspace, number, workspace.store.find("aggregate", on_record.aggregate.hex()))[0]
+    released, faults = read_releases(workspace, workspace.binding(number), releases, 1)
+    faults |= scheme.faults(total, [items[0] for items in released.values()], public)
+    sensitivities = scheme.open(total, [items[0] for site, items in released.items() if site not in faults], public)
+    if hashlib.sha256(integers_to_bytes(sensitivities)).digest() != on_record.opened:
+        msg = f"round {number} was recorded with another sum than what its releases open: nothing is encrypted under a mask made of it"
+        raise IntegrityError(msg)
+    return most_sensitive(sensitivities, fraction)
+
+
+def sums_of(workspace: Workspace, number: int, total: ArtifactRef) -> list[Ciphertext]:
+    """The aggregate ciphertexts of a round, in the order of its plan's parts."""
+    binding, name = workspace.binding(number), workspace.scheme.name
+    return [Ciphertext.from_bytes(frame, name, binding) for frame in frames(workspace.store.open(total))]
+
+
+def read_releases(
+    workspace: Workspace, binding: Binding, releases: tuple[Release, ...], sums: int
+) -> tuple[dict[str, list[Released]], dict[str, str]]:
+    """The openings of each sum by holder, and the holders whose artifact is damaged or another's."""
+    found: dict[str, list[Released]] = {}
+    faults: dict[str, str] = {}
+    for item in releases:
+        try:
+            openings = [
+                Released.from_bytes(bytes(frame[:]), workspace.scheme.name, binding) for frame in frames(workspace.store.get(item.opening))
+            ]
+        except IntegrityError as error:
+            faults[item.site] = str(error)
+            continue
+        if len(openings) != sums:
+            faults[item.site] = f"it released {len(openings)} openings for {sums} sums"
+        elif strangers := {opening.opener for opening in openings} - {item.site}:
+            faults[item.site] = f"what it signed is an opening by {min(strangers)}"
+        else:
+            found[item.site] = openings
+    return found, faults
