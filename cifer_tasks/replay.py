@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
+import numpy as np
+
+from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.aggregation.weighing import Decision, Weighed
 from cifer_tasks.config import Settings, parse
@@ -32,7 +34,7 @@ from cifer_tasks.encryption.scheme import (
 )
 from cifer_tasks.encryption.statistics import Weighting
 from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
-from cifer_tasks.errors import ConfigError, IntegrityError
+from cifer_tasks.errors import ConfigError, IntegrityError, SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import Part, Plan
 from ledger import RegisterKey, header_digest
@@ -117,8 +119,7 @@ class _Replaying:
         _same(f"{where}: the sum of the ciphertexts", b"".join(item.to_bytes() for item in sums), outcome.aggregate)
         integers, opened, faults = self._opened(found, binding, ciphertexts, plan, sums, public)
         _same(f"{where}: what the sum opens to", b"".join(map(integers_to_bytes, integers)), outcome.opened)
-        step = self._step(found, plan, ciphertexts, integers)
-        _same(f"{where}: the model", self._moved(found, step), outcome.candidate)
+        _same(f"{where}: the model", self._moved(found, plan, ciphertexts, integers), outcome.candidate)
         return ReplayedRound(found.round, tuple(ciphertexts), outcome.accepted, opened, tuple(sorted(faults.items())))
 
     def _plan(self, found: RoundHistory) -> Plan:
@@ -144,18 +145,24 @@ class _Replaying:
     def _step(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> FloatVector:
         """What the run's rule makes of the opened sums, or of submissions in the clear."""
         rule, rows = rule_for(self._settings), {site: self._rows[site] for site in ciphertexts}
-        if found.weighing is not None:
-            return weighted_update(integers[0], self._encoding, plan.divisor)
         if found.partition is not None:
             return bucket_update(rule, integers, [{site: rows[site] for site in part.sites} for part in plan.parts], self._encoding)
-        if rule.family == "sum":
-            return mean_update(integers[0], self._encoding, rows)
-        return combined_update(rule, {site: read_submission(item) for site, item in ciphertexts.items()}, self._encoding, rows)
+        if rule.family == "vectors":
+            encoded = {site: read_submission(ciphertexts[site]) for site in plan.parts[0].sites}
+            return combined_update(rule, encoded, self._encoding, {site: rows[site] for site in encoded})
+        if found.weighing is not None:
+            return weighted_update(integers[0], self._encoding, plan.divisor)
+        return mean_update(integers[0], self._encoding, rows)
 
-    def _moved(self, found: RoundHistory, step: FloatVector) -> bytes:
+    def _moved(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> bytes:
+        """The candidate: the base model one step further, or itself where the opened sum is one that no step is made of."""
         from cifer_tasks.learning.weights import apply_update
 
-        return apply_update(self._get(found.base_model, f"the model that round {found.round} starts from"), step)
+        base = self._get(found.base_model, f"the model that round {found.round} starts from")
+        try:
+            return apply_update(base, self._step(found, plan, ciphertexts, integers))
+        except SpoiltSumError:
+            return base
 
     def _binding(self, found: RoundHistory) -> Binding:
         opened = fixed_by(ROUND_OPENING, found.opened.transaction, self._blocks[found.opened.height]).hex()
@@ -208,7 +215,10 @@ class _Replaying:
         for place, total in enumerate(sums):
             faults |= self._scheme.faults(total, [openings[place] for openings in usable.values()], public)
         honest = [openings for site, openings in usable.items() if site not in faults]
-        integers = [self._scheme.open(total, [openings[place] for openings in honest], public) for place, total in enumerate(sums)]
+        integers = [
+            np.concatenate(list(opened_pieces(self._scheme, total, [openings[place] for openings in honest], public)))
+            for place, total in enumerate(sums)
+        ]
         if isinstance(self._scheme, PlainScheme):
             for part, opening in zip(plan.parts, honest[0], strict=True):
                 self._again(found, submissions, part, opening, public)

@@ -48,6 +48,9 @@ FULL_INFLUENCE: Final = 600
 UNMEASURED: Final = -1
 _PRECISION: Final = 1_000_000
 
+NOT_DRAWN: Final = "sampling"
+"""The step at which a site is excluded that was not drawn for a round: not its own doing."""
+
 INITIAL: Final = "initial"
 TRUSTED: Final = "trusted"
 NORMAL: Final = "normal"
@@ -56,12 +59,15 @@ UNRELIABLE: Final = "unreliable"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.  left_itself: it excluded itself."""
+    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.
+
+    excused: it excluded itself, or was not drawn.
+    """
 
     submitted: bool
     sealed: bool
     released: bool
-    left_itself: bool
+    excused: bool
     quality: int = UNMEASURED
 
 
@@ -94,6 +100,16 @@ def equivocated(state: State, name: str, origin: Origin) -> State:
     return _record(state, before, _standing(before, 0), origin, event="equivocated")
 
 
+def suspension(standing: Reputation) -> str:
+    """Why somebody may not submit, and until when; "" while it may."""
+    if standing.level != UNRELIABLE:
+        return ""
+    return (
+        f"unreliable, at {standing.score} thousandths; it may submit after {PROBATION_AFTER - standing.out} more committed rounds of its "
+        "runs, or once an administrator restores it"
+    )
+
+
 def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     """What the ledger holds on each site of a run in one of its rounds, in the run's order.
 
@@ -118,7 +134,7 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
             submitted=state.read(Submission, *key, site) is not None,
             sealed=site in round_.sealed_sites,
             released=site in released,
-            left_itself=exclusion is not None and exclusion.by == site,
+            excused=exclusion is not None and (exclusion.by == site or exclusion.step == NOT_DRAWN),
             quality=quality.get(site, UNMEASURED),
         )
     return found
@@ -150,7 +166,7 @@ def qualities(weights: Sequence[int], scores: Sequence[int], statistics: Sequenc
 def judged(before: Reputation, found: Evidence, *, accepted: bool) -> tuple[Reputation, str]:
     """Y7 to Y10: the reputation after one more round, and the event that changed it or left it."""
     if not found.submitted:
-        return _kept_out(before) if before.level == UNRELIABLE else _away(before, left=found.left_itself)
+        return _kept_out(before) if before.level == UNRELIABLE else _away(before, excused=found.excused)
     if not found.sealed:
         return _standing(before, before.score), "unsealed"
     return _sealed(before, found, accepted=accepted)
@@ -162,8 +178,8 @@ def _kept_out(before: Reputation) -> tuple[Reputation, str]:
     return _standing(before, NORMAL_FROM, out=0), "probation"
 
 
-def _away(before: Reputation, *, left: bool) -> tuple[Reputation, str]:
-    if left:
+def _away(before: Reputation, *, excused: bool) -> tuple[Reputation, str]:
+    if excused:
         return _standing(before, before.score), "left"
     return _standing(before, max(min(before.score, NORMAL_FROM), before.score - ABSENT)), "absent"
 
