@@ -19,7 +19,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
@@ -40,9 +40,12 @@ _GOOD: Final = frozenset({http.client.OK, http.client.CREATED, http.client.NOT_F
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Who asks, on which network, and the administrators' certificates (PEM) that vouch for the service. The key is not shown."""
+    """Who asks, on which network, and the administrators' certificates (PEM) that vouch for the service.
 
-    key: SigningKey
+    key: gives the present signing key whenever a session begins, so that one that was rotated is not asked with.
+    """
+
+    key: Callable[[], SigningKey]
     network: bytes
     authorities: tuple[bytes, ...]
 
@@ -199,8 +202,9 @@ class ServiceShelf:
         if asked.status != http.client.OK:
             self._refuse(asked)
         challenge = asked.body
-        signature = self._access.key.sign(Domain.ARTIFACT_SESSION, self._access.network + challenge)
-        said = {"key": self._access.key.public.hex(), "challenge": challenge.hex(), "signature": signature.hex()}
+        key = self._access.key()
+        signature = key.sign(Domain.ARTIFACT_SESSION, self._access.network + challenge)
+        said = {"key": key.public.hex(), "challenge": challenge.hex(), "signature": signature.hex()}
         answer = _answer(self._raw("POST", "/session", {"Content-Type": "application/json"}, json.dumps(said).encode()))
         if answer.status != http.client.OK:
             self._refuse(answer)

@@ -150,6 +150,27 @@ class SiteFolder:
         # Not flushed: what a power cut takes is made again from the table.
         return SiteFile(self.site, name, *write_pieces(pieces, self.folder, lambda _: path, durable=False))
 
+    def keep(self, name: str, data: bytes) -> SiteFile:
+        """`put`, so that it survives a power cut, in place of all files whose names end alike: of ``round-7.update``, all `*.update`."""
+        path = self.folder / _checked(name)
+        self._make()
+        kept = SiteFile(self.site, name, *write_pieces((data,), self.folder, lambda _: path))
+        for other in self.folder.glob(f"*{path.suffix}"):
+            if other.name != name:
+                other.unlink(missing_ok=True)
+        return kept
+
+    def find(self, name: str) -> SiteFile | None:
+        """A file that `keep` wrote, with the digest of what it holds now; None when there is none. Raises `StorageError`."""
+        path = self.folder / _checked(name)
+        try:
+            return SiteFile(self.site, name, *digest_of(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            msg = f"{path}: cannot be read: {_cause(error)}"
+            raise StorageError(msg) from None
+
     def once(self, name: str, data: bytes) -> bytes:
         """Write a file, mode 0600, unless there is one of this name, and return what it holds. Raises `StorageError`."""
         path = self.folder / _checked(name)

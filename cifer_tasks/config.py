@@ -17,11 +17,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cifer_tasks.aggregation.rules import is_shipped, resolve
+from cifer_tasks.config_rounds import OTHERS, Rounds, Simulation, SiteName
 from cifer_tasks.errors import ConfigError
 
 # The ledger's names have at most 64 characters, and it knows a table as <scenario>.<site>.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
-SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,30}$")]
 RESERVED_NAMES = re.compile(r"administrator(-[0-9]+)?|coordinator|validator-[0-9]+")
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -101,8 +101,8 @@ class Training(_Section):
 class Sites(_Section):
     """Who has to take part, and what happens when a step raises at a site: leave it out of the round, retry, or abort the run.
 
-    `retry` tries the step again up to `retries` times, then leaves the site out.  deadline_seconds: under `execution: sites`, how long a
-    site has for its part of a round, and for each step of preparing; a site that has not submitted by then is left out of the round.
+    `retry` tries the step again up to `retries` times, then leaves the site out.  deadline_seconds: how long a site has for its part of a
+    round, and under `execution: sites` for each step of preparing; who has not submitted by then is left out of the round.
     fraction: share of the sites that train in a round, drawn anew for each from `seed`; the ledger says who was not drawn.
     """
 
@@ -199,6 +199,8 @@ class Settings(_Section):
     model: Model = Model()
     training: Training = Training()
     sites: Sites = Sites()
+    rounds: Rounds = Rounds()
+    simulation: Simulation = Simulation()
     privacy: Privacy = Privacy()
     encryption: Encryption = Encryption()
     aggregation: Aggregation = Aggregation()
@@ -222,6 +224,20 @@ class Settings(_Section):
             if self.data.files and self.baselines:
                 msg = "baselines train on every site's table in one place; under execution: sites set baselines to false"
                 raise ValueError(msg)
+            if self.simulation.delays:
+                msg = "simulation.delays: under execution: sites the sites take the time they take; leave the delays out"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _stragglers_fit(self) -> Settings:
+        if 0 < self.rounds.buffer < self.sites.minimum:
+            msg = f"rounds.buffer={self.rounds.buffer} closes a round below sites.minimum={self.sites.minimum}; raise it, or lower that"
+            raise ValueError(msg)
+        known = {OTHERS, *self.data.files}
+        if self.data.files and (strange := sorted(self.simulation.delays.keys() - known)):
+            msg = f"simulation.delays: {strange[0]} is no site of data.files; name one of {', '.join(sorted(known))}"
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -48,8 +48,11 @@ class FileBytes:
 Body = bytes | memoryview | FileBytes
 """Bytes in memory, or in a file too large to hold."""
 
+Piece = bytes | memoryview
+"""Some of the bytes that are written or read one after the other."""
 
-def pieces_of(body: Body) -> Iterator[bytes | memoryview]:
+
+def pieces_of(body: Body) -> Iterator[Piece]:
     """A body from its first byte to its last, at most `PIECE_BYTES` of a file at a time."""
     if isinstance(body, FileBytes):
         yield from (body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES))
@@ -69,7 +72,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600, *, durable: boo
 
 
 def write_pieces(
-    pieces: Iterable[bytes | memoryview], folder: Path, place: Callable[[str], Path], mode: int = 0o600, *, durable: bool = True
+    pieces: Iterable[Piece], folder: Path, place: Callable[[str], Path], mode: int = 0o600, *, durable: bool = True
 ) -> tuple[str, int]:
     """Write pieces to a temporary file in `folder`, rename it to what `place` makes of its hex SHA-256, and return digest and size.
 

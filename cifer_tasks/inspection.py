@@ -33,9 +33,12 @@ def _inspected(workspace: Workspace, site: str, sealed: SealedSet, names: set[st
     if not isinstance(workspace.scheme, SharedKeyScheme):
         return {}
     encoding, chosen = workspace.encoding(), [item for item in sealed.submissions if item.site in names]
-    limits = {item.site: encoding.site_bound(item.rows) for item in chosen}
+    counted = workspace.record.counted_rows(sealed)
+    limits = {item.site: encoding.site_bound(counted[item.site]) for item in chosen}
     submissions = workspace.submissions(sealed)
-    return workspace.scheme.inspect({name: submissions[name] for name in limits}, limits, workspace.secret_context(site), site)
+    return workspace.scheme.inspect(
+        {name: submissions[name] for name in limits}, limits, workspace.secret_context(site, sealed.round), site
+    )
 
 
 def name_spoilt(workspace: Workspace, number: int, site: str, sealed: SealedSet, total: ArtifactRef, found: dict[str, str]) -> str:
@@ -61,7 +64,8 @@ def without_spoilt(workspace: Workspace, number: int, sealed: SealedSet) -> Deci
         msg = f"round {number} keeps {len(kept)} submissions and needs {least}; at fault: {named}"
         raise TooFewSitesError(msg)
     sites = tuple(Weighed(item.site, 0 if faults[item.site] else WEIGHT_ONE, 0, faults[item.site]) for item in sealed.submissions)
-    return Decision(sites, WEIGHT_ONE * sum(item.rows for item in kept))
+    counted = workspace.record.counted_rows(sealed)
+    return Decision(sites, WEIGHT_ONE * sum(counted[item.site] for item in kept))
 
 
 def check_named(workspace: Workspace, number: int, site: str, sealed: SealedSet, plan: Plan) -> None:

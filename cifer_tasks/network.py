@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cifer_tasks.artifact_client import SERVICE_SCHEME, Pass
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.config import LedgerSettings, Settings
-from cifer_tasks.encryption.keys import Keystore
+from cifer_tasks.encryption.keys import NEXT_SIGNING, Keystore
 from cifer_tasks.errors import KeyMismatchError, TooFewSitesError, UsageError
 from cifer_tasks.home import mark
 from cifer_tasks.records import Dataset, Enrolment, Scenario
@@ -21,6 +21,7 @@ from ledger.backends import open_ledger
 from ledger.backends.network import has_ledger, read_genesis
 from ledger.crypto import VERIFIER
 from ledger.node.folder import is_client, read_client
+from ledger.state.identities import REVOKED
 from ledger.state.view import SALT_BYTES
 from ledger.types import Genesis, Validator
 
@@ -78,7 +79,19 @@ def _found(settings: LedgerSettings, keys: Keystore) -> Genesis:
 
 def author(name: str, ledger: Ledger, keys: Keystore) -> Author:
     """Somebody whose signing key is on this machine. The administrator's key is older than the network and not bound to it."""
-    return Author(keys.signing_key(name, "" if name == ADMINISTRATOR else ledger.network.hex()), ledger)
+    return Author(key_of(name, ledger, keys), ledger)
+
+
+def key_of(name: str, ledger: Ledger, keys: Keystore) -> SigningKey:
+    """The key on this machine with which somebody signs: the next one, from the moment on that the ledger has it."""
+    if name == ADMINISTRATOR:
+        return keys.signing_key(name)
+    network, known = ledger.network.hex(), ledger.state().identity(name)
+    if known is not None and keys.has(name, NEXT_SIGNING):
+        fresh = keys.next_signing_key(name, network)
+        if fresh.public == known.public_key:
+            return fresh
+    return keys.signing_key(name, network)
 
 
 def store_at(url: str, home: Path, name: str) -> ArtifactStore:
@@ -86,8 +99,8 @@ def store_at(url: str, home: Path, name: str) -> ArtifactStore:
     if not url.startswith(SERVICE_SCHEME):
         return ArtifactStore(url or home / "artifacts")
     client = read_client(home / "ledger")
-    key = Keystore.open(home / "keys").signing_key(name, client.network.hex())
-    return ArtifactStore(url, Pass(key, client.network, client.members.administrators))
+    keys = Keystore.open(home / "keys")
+    return ArtifactStore(url, Pass(lambda: keys.signing_key(name, client.network.hex()), client.network, client.members.administrators))
 
 
 def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
@@ -138,10 +151,13 @@ def _admit(workspace: Workspace, name: str, role: str) -> None:
     if known is None:
         public = workspace.author(name).public
         workspace.author(ADMINISTRATOR).send(RegisterIdentity(name, role, public))
+    elif known.public_key == REVOKED:
+        msg = f"the key of {name} was revoked; `cifer keys rotate {name}` makes another, for an administrator to register"
+        raise KeyMismatchError(msg)
     elif not workspace.keys.has(name, "signing") or workspace.author(name).public != known.public_key:
         msg = (
             f"{workspace.keys.folder}: the signing key of {name} is not the one the ledger registered, {known.public_key.hex()[:16]}; "
-            f"restore {name}.signing.secret from a backup"
+            f"restore {name}.signing.secret from a backup, or have it revoked: cifer keys revoke {name}"
         )
         raise KeyMismatchError(msg)
 

@@ -7,7 +7,7 @@ What they decide is on the ledger before anything is opened, and follows from wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.statistics import Measurement, Query, Weighting, as_reference, longest_of
 from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes
 from cifer_tasks.errors import FailureError, IntegrityError
+from cifer_tasks.files import Piece
 from cifer_tasks.inspection import without_spoilt
 from cifer_tasks.learning import training
 from cifer_tasks.learning.weights import flatten
@@ -84,7 +85,7 @@ def open_statistics(
         query_of(workspace, number, reference),
         site,
         workspace.round_context(number),
-        workspace.secret_context(site),
+        workspace.secret_context(site, number),
     )
     if again != workspace.store.get(measured):
         msg = f"round {number}: {site} refuses to open {measured.digest[:16]}: they are not the statistics of the sealed set"
@@ -168,7 +169,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
     return decide(
         rule_for(workspace.settings),
         {item.site: Measurement(item.square, item.inner, item.fault) for item in first.statistics},
-        {item.site: item.rows for item in sealed.submissions},
+        workspace.record.counted_rows(sealed),
         workspace.record.scores(number),
         workspace.record.standings(number),
         as_reference(direction),
@@ -189,12 +190,12 @@ def _measuring(scheme: Scheme) -> SharedKeyScheme:
     return scheme
 
 
-def add_part(scheme: Scheme, submissions: Mapping[str, Ciphertext], part: Part, public: PublicContext) -> Ciphertext:
-    """The sum over one part, weighted where the part is."""
+def add_part(scheme: Scheme, submissions: Mapping[str, Ciphertext], part: Part, public: PublicContext) -> Iterator[Piece]:
+    """The sum over one part, weighted where the part is, as the pieces of a ciphertext."""
     chosen = [submissions[site] for site in part.sites]
     if set(part.factors) == {1}:
-        return scheme.add(chosen, public)
-    return _measuring(scheme).add(chosen, public, Weighting(part.factors, part.unit))
+        return scheme.add_pieces(chosen, public)
+    return _measuring(scheme).add(chosen, public, Weighting(part.factors, part.unit)).pieces()
 
 
 def release_part(

@@ -104,30 +104,39 @@ class Measured(Record, frozen=True):
 
 
 class LocalUpdate(Record, frozen=True):
-    """A site's plain update (delta from the round's base model), in that site's folder, and how training went."""
+    """A site's plain update (delta from the base model of round `round`), in that site's folder, and how training went.
+
+    metrics: none where the update had been kept from an earlier round.
+    """
 
     site: str
     update: SiteFile
     rows: int
     metrics: tuple[Measured, ...]
+    round: int
 
 
 class ProtectedUpdate(Record, frozen=True):
-    """The clipped, weighted and integer-encoded update, still in the site's folder. `clipped`: whether the bound was hit."""
+    """The clipped, weighted and integer-encoded update, still in the site's folder. `clipped`: whether the bound was hit.
+
+    lag: how many rounds before its own it was begun in.
+    """
 
     site: str
     update: SiteFile
     rows: int
     norm: float
     clipped: bool
+    lag: int
 
 
 class EncryptedUpdate(Record, frozen=True):
-    """A site's ciphertext in the artifact store."""
+    """A site's ciphertext in the artifact store. lag: as in `ProtectedUpdate`."""
 
     site: str
     ciphertext: ArtifactRef
     rows: int
+    lag: int = 0
 
 
 class Committed(Record, frozen=True):
@@ -138,12 +147,13 @@ class Committed(Record, frozen=True):
 
 
 class Submission(Record, frozen=True):
-    """A site's submission, final on the ledger."""
+    """A site's submission, final on the ledger. lag: as in `ProtectedUpdate`."""
 
     site: str
     ciphertext: ArtifactRef
     rows: int
     committed: Committed
+    lag: int = 0
 
 
 class Exclusion(Record, frozen=True):

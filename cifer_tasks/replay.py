@@ -15,6 +15,7 @@ import numpy as np
 
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
 from cifer_tasks.aggregation import plan as plans
+from cifer_tasks.aggregation.staleness import discount, in_parts
 from cifer_tasks.aggregation.weighing import Decision, Weighed
 from cifer_tasks.config import Settings, parse
 from cifer_tasks.encryption import scheme_for
@@ -39,7 +40,7 @@ from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import Part, Plan
 from ledger import RegisterKey, header_digest
 from ledger.provenance import RoundHistory, VerifiedBundle
-from ledger.state.entries import Account
+from ledger.state.entries import Account, Submission
 
 Fetch = Callable[[bytes], bytes | None]
 """An artifact by its SHA-256, verified; None when it is not there."""
@@ -96,7 +97,8 @@ class _Replaying:
     def __init__(self, verified: VerifiedBundle, settings: Settings, get: Callable[[bytes, str], bytes]) -> None:
         self._run, self._settings, self._get = verified.history.run, settings, get
         self._scheme = scheme_for(settings.encryption)
-        self._encoding = Encoding.parse(self._run.encoding)
+        encoding = Encoding.parse(self._run.encoding)
+        self._encoding = in_parts(encoding) if self._run.max_staleness else encoding
         self._network = verified.network.hex()
         self._blocks = {header.height: header_digest(header) for header in verified.headers}
         self._names = {entry.public_key: entry.name for entry in verified.entries if isinstance(entry, Account)}
@@ -144,7 +146,8 @@ class _Replaying:
 
     def _step(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> FloatVector:
         """What the run's rule makes of the opened sums, or of submissions in the clear."""
-        rule, rows = rule_for(self._settings), {site: self._rows[site] for site in ciphertexts}
+        rule = rule_for(self._settings)
+        rows = {item.site: self._counted(found, item) for item in found.submissions if item.site in ciphertexts}
         if found.partition is not None:
             return bucket_update(rule, integers, [{site: rows[site] for site in part.sites} for part in plan.parts], self._encoding)
         if rule.family == "vectors":
@@ -153,6 +156,11 @@ class _Replaying:
         if found.weighing is not None:
             return weighted_update(integers[0], self._encoding, plan.divisor)
         return mean_update(integers[0], self._encoding, rows)
+
+    def _counted(self, found: RoundHistory, submission: Submission) -> int:
+        """What the rows behind a submission count: less for every model that was accepted since the one that it was trained from."""
+        late = self._run.max_staleness > 0
+        return submission.rows * (discount(self._run.staleness(found.round, submission.lag)) if late else 1)
 
     def _moved(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> bytes:
         """The candidate: the base model one step further, or itself where the opened sum is one that no step is made of."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cifer_tasks.aggregation.staleness import discount
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.errors import FailureError
 from cifer_tasks.records import (
@@ -20,8 +21,9 @@ from cifer_tasks.records import (
     StatisticsOpened,
     Submission,
 )
+from cifer_tasks.sampling import LATE
 from ledger import RoundView, State
-from ledger.state.entries import Approval, Origin, Run
+from ledger.state.entries import Approval, Origin, Round, Run
 from ledger.state.entries import Exclusion as ExclusionEntry
 from ledger.state.entries import Submission as SubmissionEntry
 from ledger.state.reputation import NOT_DRAWN, suspension
@@ -136,6 +138,39 @@ class RunRecord:
         """Why `site` may not submit at present, and until when; "" while it may."""
         return suspension(self.state.reputation(site))
 
+    def counted(self, number: int, lag: int, rows: int) -> int:
+        """What `rows` rows behind an update of round `number` count that was begun `lag` rounds before: fewer for every model since.
+
+        In the parts that `Workspace.encoding` counts; the rows themselves in a run that takes no late updates.
+        """
+        if not self.declared.max_staleness:
+            return rows
+        outcomes = (self.round(earlier).outcome for earlier in range(number - lag, number))
+        return rows * discount(sum(outcome is not None and outcome.accepted for outcome in outcomes))
+
+    def counted_rows(self, sealed: SealedSet) -> dict[str, int]:
+        """What the rows behind each sealed submission count."""
+        return {item.site: self.counted(sealed.round, item.lag, item.rows) for item in sealed.submissions}
+
+    def owed(self, number: int, site: str, began: int) -> bool:
+        """Whether an update that `site` began in round `began` may still come to round `number`: none did so far, and nothing but its being
+        late speaks against it.
+        """
+        between = range(began, number)
+        excluded = (self.state.exclusion(self.run, earlier, site) for earlier in between)
+        sent = any(self.state.submission(self.run, earlier, site) is not None for earlier in between)
+        return not sent and all(found is None or found.step == LATE for found in excluded)
+
+    def shut(self, number: int, site: str) -> bool:
+        """Whether the round takes nothing of `site` any more: it is sealed, or the site is left out of it. Two look-ups."""
+        found = self.state.read(Round, self.run, number)
+        return (found is not None and found.sealed is not None) or self.exclusion(number, site) is not None
+
+    def outcomes(self, number: int) -> list[Submission | Exclusion]:
+        """Who submitted to the round and who was left out of it, ascending by site; not those that were never drawn for it."""
+        found: list[Submission | Exclusion] = [*map(self._submission, self.round(number).submissions), *self.exclusions(number)]
+        return sorted(found, key=lambda item: item.site)
+
     def consent_refusal(self, site: str) -> str:
         """Why `site` may not train on its table, "" while its consent for the run's purpose is live."""
         declared = self.declared
@@ -234,7 +269,7 @@ class RunRecord:
 
     def _submission(self, entry: SubmissionEntry) -> Submission:
         ciphertext = ArtifactRef("ciphertext", entry.ciphertext.hex(), entry.size_bytes)
-        return Submission(entry.site, ciphertext, entry.rows, committed(entry.origin))
+        return Submission(entry.site, ciphertext, entry.rows, committed(entry.origin), entry.lag)
 
 
 def _exclusion(entry: ExclusionEntry) -> Exclusion:

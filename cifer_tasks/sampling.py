@@ -10,6 +10,8 @@ from typing import Final
 
 SUSPENDED: Final = "suspended"
 """The step at which the ledger says that a site was left out before it trained, because it may not submit."""
+LATE: Final = "deadline"
+"""The step at which it says that a site was left out because it had not submitted when the round closed."""
 
 
 def draw_size(sites: int, fraction: float) -> int:

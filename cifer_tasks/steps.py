@@ -20,6 +20,7 @@ from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
+from cifer_tasks import logs
 from cifer_tasks.config import Settings
 from cifer_tasks.errors import CiferError, SiteStepError, UnreachableError
 from cifer_tasks.lineage import instrument
@@ -50,7 +51,8 @@ def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Cal
             progress = StepStarted(function.__name__, arguments.get("number", 0), arguments.get("site", ""))
             workspace = Workspace.of(arguments["run"])
             workspace.announce(progress)
-            return patiently(workspace, function.__name__, lambda: function(*args, **kwargs))
+            with logs.step(arguments["run"].run, progress.round, progress.site, progress.step):
+                return patiently(workspace, function.__name__, lambda: function(*args, **kwargs))
 
         made = task(
             task_run_name=name,

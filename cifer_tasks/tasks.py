@@ -12,6 +12,7 @@ import numpy as np
 
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
+from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.encryption._wire import frames
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
@@ -117,7 +118,12 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     if (size := draw_size(len(taking_part), settings.sites.fraction)) < minimum:
         msg = f"sites.fraction={settings.sites.fraction} draws {size} of {len(taking_part)} sites, and a round needs {minimum}; raise it"
         raise TooFewSitesError(msg)
+    if (buffer := settings.rounds.buffer) and not minimum <= buffer <= len(taking_part):
+        msg = f"rounds.buffer={buffer}: a round gets one update of each of {len(taking_part)} sites and needs {minimum}; choose between"
+        raise TooFewSitesError(msg)
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
+    if settings.rounds.staleness:
+        in_parts(encoding)  # refuses a run with too many rows for that now, and not in its first round
     workspace.author(COORDINATOR).send(
         OpenRun(
             run=run.run,
@@ -132,6 +138,7 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
             minimum_sites=minimum,
             rounds=settings.training.rounds,
             datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
+            max_staleness=settings.rounds.staleness,
         )
     )
     _require_approval(workspace)
@@ -200,16 +207,20 @@ def train(run: RunRef, number: int, site: str, table: Dataset, opening: Opening,
     if validation.dataset != table.sha256 or not validation.passed:
         msg = f"refusing to train on a table that has not passed validation ({table.sha256[:16]})"
         raise FailureError(msg)
+    folder, name = workspace.site_folder(site), f"round-{number}.update"
+    if workspace.settings.rounds.staleness and (kept := folder.find(name)) is not None:
+        return LocalUpdate(site, kept, table.rows, (), number)
     rows = data.read_table(table, workspace.scenario.target)
     result = training.train(workspace.settings, workspace.store.get(opening.base), rows, site, number)
-    update = workspace.site_folder(site).put(f"round-{number}.update", floats_to_bytes(result.delta))
-    return LocalUpdate(site, update, result.rows, tuple(Measured(name, value) for name, value in sorted(result.metrics.items())))
+    keep = folder.keep if workspace.settings.rounds.staleness else folder.put
+    update = keep(name, floats_to_bytes(result.delta))
+    return LocalUpdate(site, update, result.rows, tuple(Measured(key, value) for key, value in sorted(result.metrics.items())), number)
 
 
 @step("protect[{site}]")
 @at_site
 def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> ProtectedUpdate:
-    """Clip the update and encode it as integers weighted by the site's rows."""
+    """Clip the update and encode it as integers weighted by the site's rows, which count less for an update that is late."""
     workspace = Workspace.of(run)
     folder = workspace.site_folder(site)
     plain = floats_from_bytes(folder.get(update.update), workspace.record.declared.parameters)
@@ -219,12 +230,15 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
         # By round: protecting a round again starts from what it started from before.
         carried = folder.latest("round-{}.residual", before=number)
         residual = np.zeros(plain.size, np.float32) if carried is None else np.array(floats_from_bytes(carried, plain.size)[:])
-    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, update.rows, seed, residual)
+    lag = number - update.round
+    counted = workspace.record.counted(number, lag, update.rows)
+    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, counted, seed, residual)
     protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
     if residual is not None:
         folder.put(f"round-{number}.residual", floats_to_bytes(residual))
-    folder.discard(update.update)
-    return ProtectedUpdate(site, protected, update.rows, norm, clipped)
+    if not workspace.settings.rounds.staleness:
+        folder.discard(update.update)
+    return ProtectedUpdate(site, protected, update.rows, norm, clipped, lag)
 
 
 @step("encrypt[{site}]")
@@ -235,10 +249,10 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     folder = workspace.site_folder(site)
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
-    ciphertext = workspace.scheme.encrypt(values, binding, workspace.checked_context(number), site)
-    stored = workspace.store.put("ciphertext", ciphertext.pieces())
+    pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number), site)
+    stored = workspace.store.put("ciphertext", pieces)
     folder.discard(protected.update)
-    return EncryptedUpdate(site, stored, protected.rows)
+    return EncryptedUpdate(site, stored, protected.rows, protected.lag)
 
 
 @step("submit[{site}]", retries=2)
@@ -250,7 +264,7 @@ def submit(run: RunRef, number: int, site: str, encrypted: EncryptedUpdate) -> S
         ciphertext = encrypted.ciphertext
         dataset = bytes.fromhex(workspace.dataset(site).sha256)
         workspace.author(site).send(
-            SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes)
+            SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes, encrypted.lag)
         )
     found = workspace.record.submission(number, site)
     if found is None:
@@ -296,8 +310,8 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
     """Add the ciphertexts of each part of the plan, weighted as it says. Has the public context only."""
     workspace = Workspace.of(run)
     submissions, public = workspace.submissions(sealed), workspace.round_context(number)
-    sums = [add_part(workspace.scheme, submissions, part, public) for part in plan.parts]
-    return workspace.store.put("aggregate", chain.from_iterable(total.pieces() for total in sums))
+    sums = (add_part(workspace.scheme, submissions, part, public) for part in plan.parts)
+    return workspace.store.put("aggregate", chain.from_iterable(sums))
 
 
 @step("release[{site}]", retries=1)
@@ -335,7 +349,7 @@ def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet
     if workspace.plan_kind == "sum" and plan.weights:
         check_named(workspace, number, site, sealed, plan)
     looked_at = not plan.weights and workspace.plan_kind == "sum"
-    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site)
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
     try:
         if looked_at and rule_for(workspace.settings).family == "vectors" and (found := spoilt(workspace, site, sealed)):
             raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found))
@@ -411,7 +425,7 @@ def _vectors(workspace: Workspace, opened: ArtifactRef, sums: int) -> list[Vecto
 
 def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[Vector]) -> FloatVector:
     """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
-    rows, rule, encoding = {item.site: item.rows for item in sealed.submissions}, rule_for(workspace.settings), workspace.encoding()
+    rows, rule, encoding = workspace.record.counted_rows(sealed), rule_for(workspace.settings), workspace.encoding()
     plan = plan_of(workspace, number, sealed)
     if workspace.plan_kind == "buckets":
         return bucket_update(rule, opened, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)
@@ -586,7 +600,6 @@ def record_lineage(run: RunRef, number: int) -> int:
     count = 0
     while batch := log.drain(recorded=workspace.record.lineage_events()):
         workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
-        log.acknowledge(batch)
         count += batch.count
     return count
 

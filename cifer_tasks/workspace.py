@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cifer_tasks.aggregation import rule_for
+from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import LedgerSettings, Settings, parse
 from cifer_tasks.data import load_scenario
@@ -55,6 +56,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.run_record import RunRecord, committed
 from cifer_tasks.sampling import drawn
+from cifer_tasks.stragglers import Stragglers
 from ledger import Author, header_digest
 from ledger.state.entries import Origin
 
@@ -222,33 +224,44 @@ class Workspace:
         return held
 
     def author(self, name: str) -> Author:
-        """Somebody who signs transactions from this machine: a site, the coordinator or the administrator."""
+        """Somebody who signs transactions from this machine: a site, the coordinator or the administrator; with the key of now."""
         with self._lock:
-            if name not in self._authors:
-                self._authors[name] = author(name, self.ledger, self.keys)
-            return self._authors[name]
+            held, known = self._authors.get(name), self.ledger.state().identity(name)
+            if held is None or (known is not None and known.public_key != held.public):
+                held = self._authors[name] = author(name, self.ledger, self.keys)
+            return held
 
     def encryption_key(self, holder: str) -> PublicContext:
         """The public half of a key holder's encryption key; it is made on first use and its secret half sealed."""
         return self.keys.encryption_contexts(holder, self.ledger.network.hex(), self.scheme)[0]
 
-    def secret_context(self, site: str) -> SecretContext:
-        """What `site` releases with. Raises `KeyMismatchError` when the keystore holds none, or another network's."""
-        holder = site if self.scheme.key_per_site else self.ref.run
-        return self.keys.secret_context(holder, self.ledger.network.hex(), self.scheme)
+    def secret_context(self, site: str, number: int) -> SecretContext:
+        """What `site` releases with in round `number`: behind the key that stood when it was opened.
+
+        Raises `KeyMismatchError` when the keystore holds none, or another network's.
+        """
+        network = self.ledger.network.hex()
+        if not self.scheme.key_per_site:
+            return self.keys.secret_context(self.ref.run, network, self.scheme)
+        public = self._holder(site, self.record.round(number).opened.height)
+        return self.keys.secret_context_of(site, network, self.scheme, public.data)
 
     def public_context(self) -> ArtifactRef:
         """The public context of the next round: of the sites' keys on the ledger, or of the one key that they share in this run."""
         if not self.scheme.key_per_site:
             return self.store.put("public-context", self.encryption_key(self.ref.run).data)
-        holders = {}
-        for site in self.record.sites:
-            registered = self.record.state.encryption_key(site)
-            if registered is None:
-                msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
-                raise FailureError(msg)
-            holders[site] = PublicContext(self.scheme.name, registered.public_key)
-        return self.store.put("public-context", self.scheme.context(holders).data)
+        return self.store.put("public-context", self._roster(self.record.state.height + 1).data)
+
+    def _roster(self, height: int) -> PublicContext:
+        """Of the keys that the run's sites have before the block at `height`."""
+        return self.scheme.context({site: self._holder(site, height) for site in self.record.sites})
+
+    def _holder(self, site: str, height: int) -> PublicContext:
+        registered = self.record.state.encryption_key_before(site, height)
+        if registered is None:
+            msg = f"{site} has no encryption key on the ledger, which encryption.scheme={self.scheme.name} needs; start a new run"
+            raise FailureError(msg)
+        return PublicContext(self.scheme.name, registered)
 
     def round_context(self, number: int) -> PublicContext:
         """The public context that round `number` was opened with."""
@@ -269,11 +282,11 @@ class Workspace:
         public = self.round_context(number)
         if not self.scheme.key_per_site:
             return public  # nothing is dealt under it, and deriving it would open the shared secret
-        own = self.public_context()
-        if public.digest().hex() != own.digest:
+        own = self._roster(self.record.round(number).opened.height)
+        if public.digest() != own.digest():
             msg = (
-                f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys on the ledger give "
-                f"{own.digest[:16]}: somebody else would receive the shares; a key that changed during a round counts from the next"
+                f"round {number} was opened with public context {public.digest().hex()[:16]}, and the keys that the ledger had then give "
+                f"{own.digest().hex()[:16]}: somebody else would receive the shares; a key that changed during a round counts from the next"
             )
             raise IntegrityError(msg)
         return public
@@ -287,13 +300,29 @@ class Workspace:
             number,
             base=self.store.find("model", opened.base_model.hex()),
             public_context=self.store.find("public-context", opened.public_context.hex()),
-            sites=drawn(self.record.sites, self.settings.sites.fraction, self.settings.seed, number),
+            sites=self._asked(number),
             committed=committed(opened.opened),
         )
 
+    def _asked(self, number: int) -> tuple[str, ...]:
+        """The sites that are drawn for a round, and those that still owe it an update of an earlier one."""
+        record, settings = self.record, self.settings
+        found = set(drawn(record.sites, settings.sites.fraction, settings.seed, number))
+        for began in range(max(1, number - settings.rounds.staleness), number):
+            earlier = drawn(record.sites, settings.sites.fraction, settings.seed, began)
+            found |= {site for site in earlier if site not in found and record.owed(number, site, began)}
+        return tuple(sorted(found))
+
+    @cached_property
+    def stragglers(self) -> Stragglers:
+        """When sites are in, where they are simulated."""
+        return Stragglers(self.settings, self.record.sites)
+
     def encoding(self) -> Encoding:
-        """The integer encoding of updates, as the ledger fixed it for the whole run."""
-        return Encoding.parse(self.record.declared.encoding)
+        """The integer encoding of updates, as the ledger fixed it for the whole run; rows in parts where late updates count less."""
+        declared = self.record.declared
+        encoding = Encoding.parse(declared.encoding)
+        return in_parts(encoding) if declared.max_staleness else encoding
 
     def binding(self, number: int) -> Binding:
         """What the ciphertexts of round `number` are bound to."""

@@ -53,7 +53,7 @@ class Served:
 
     def stranger(self, key: SigningKey) -> Pass:
         """A pass of somebody whom the network may not know."""
-        return Pass(key, NETWORK, (tls.authority(self.administrator, "administrator-0", tls.ADMINISTRATOR, NETWORK),))
+        return Pass(lambda: key, NETWORK, (tls.authority(self.administrator, "administrator-0", tls.ADMINISTRATOR, NETWORK),))
 
 
 @contextmanager

@@ -16,8 +16,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
+import hypothesis
 import pytest
 import yaml
+
+hypothesis.settings.register_profile("cifer", deadline=None)  # machines are shared: how long an example took says nothing
+hypothesis.settings.load_profile("cifer")
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFER = [sys.executable, "-m", "flows.cli"]

@@ -12,14 +12,22 @@ from flows.documents import Report
 
 
 def grant_report(name: str, role: str, days: int, site: str) -> Report:
-    """Give somebody a token, and show it: this once."""
+    """Give somebody a token, and show it: this once. A producer becomes somebody on the ledger first."""
+    if role == Role.PRODUCER:
+        from flows.producers import admit
+
+        admit(home_folder(), name)
     grant, token = Access(home_folder()).grant(name, Role(role), days, site)
     lines = (
         f"token    {token}",
         f"holder   {_line(grant)}",
-        "Shown this once. Enter it on the portal's page (cifer up), or send it as: Authorization: Bearer TOKEN",
+        "Shown this once. " + (_POST if grant.role == Role.PRODUCER else _ENTER),
     )
     return Report({**_plain(grant), "token": token}, lines)
+
+
+_ENTER = "Enter it on the portal's page (cifer up), or send it as: Authorization: Bearer TOKEN"
+_POST = "Give it to an OpenLineage client: transport http, url of the portal (cifer up), auth api_key with this token"
 
 
 def list_report() -> Report:

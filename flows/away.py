@@ -17,7 +17,7 @@ from cifer_tasks import data, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
 from cifer_tasks.errors import IntegrityError, SiteStepError
-from cifer_tasks.network import COORDINATOR, admit_coordinator, require_minimum
+from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
     Dataset,
@@ -31,6 +31,7 @@ from cifer_tasks.records import (
     SealedSet,
     Submission,
 )
+from cifer_tasks.sampling import LATE
 from cifer_tasks.statements import Order
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import RoundStateError
@@ -38,6 +39,7 @@ from ledger import RoundStateError
 PREPARE: Final = "site-prepare"
 ROUND: Final = "site-round"
 RELEASE: Final = "site-release"
+"""The step at which a site is left out of a round that has not submitted in time."""
 LOOK_SECONDS: Final = 0.2
 MOST_RUNS: Final = 200
 GRACE_SECONDS: Final = 2.0
@@ -73,11 +75,21 @@ class Away:
         return scenario, enrolment
 
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
-        """See `flows.places.Places`. A site that has not submitted at the deadline is left out, and the ledger says why."""
+        """See `flows.places.Places`. Who has not submitted when the round closes is left out, and the ledger says why; of a buffered round,
+        that it sealed without it. What the ledger holds of the round already counts, whoever was in when it was asked before.
+        """
         workspace = Workspace.of(run)
+        rounds, record = workspace.settings.rounds, workspace.record
+        if record.round(number).sealed is not None:
+            return record.outcomes(number)
         waiting = [site for site in opening.sites if _outcome(workspace, number, site) is None]
-        replies = _ask(workspace, ROUND, waiting, {"run": run.run, "number": number}, number)
-        return [_outcome(workspace, number, site) or _leave_out(run, number, replies[site]) for site in opening.sites]
+        enough = rounds.buffer - sum(record.submission(number, site) is not None for site in opening.sites) if rounds.buffer else None
+        given = {"run": run.run, "number": number}
+        replies = _ask(workspace, ROUND, waiting, given, number, enough=enough, grace=0.0, leave=rounds.late == "carry")
+        for site in waiting:
+            if not rounds.buffer and _outcome(workspace, number, site) is None:
+                _leave_out(run, number, replies[site])
+        return [found for site in opening.sites if (found := _outcome(workspace, number, site)) is not None]
 
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `flows.places.Places`. Waits for enough holders, and a little longer for the others."""
@@ -139,7 +151,7 @@ class _Preparing:
 
     def say(self, record: Record) -> ArtifactRef:
         """Sign something for the sites to read."""
-        key = self.workspace.keys.signing_key(COORDINATOR, self.workspace.ledger.network.hex())
+        key = key_of(COORDINATOR, self.workspace.ledger, self.workspace.keys)
         return self.store.put("statement", statements.sign(key, self.workspace.ledger.network, self.run.run, record))
 
     def heard(self, answers: Mapping[str, str], kind: type[T]) -> dict[str, T]:
@@ -187,7 +199,7 @@ def _leave_out(run: RunRef, number: int, reply: Reply) -> Submission | Exclusion
     if workspace.settings.sites.on_error == "abort":
         raise SiteStepError(reply.text, step=ROUND, detail=reply.text)
     try:
-        return tasks.exclude(run, number, reply.site, "deadline", reply.text)
+        return tasks.exclude(run, number, reply.site, LATE, reply.text)
     except RoundStateError:
         found = workspace.record.submission(number, reply.site)
         if found is None:
@@ -196,17 +208,27 @@ def _leave_out(run: RunRef, number: int, reply: Reply) -> Submission | Exclusion
 
 
 def _ask(
-    workspace: Workspace, flow: str, sites: list[str], given: Mapping[str, object], number: int, *, enough: int | None = None
+    workspace: Workspace,
+    flow: str,
+    sites: list[str],
+    given: Mapping[str, object],
+    number: int,
+    *,
+    enough: int | None = None,
+    grace: float = GRACE_SECONDS,
+    leave: bool = False,
 ) -> dict[str, Reply]:
     """Have every site run one of its deployments at the same time; how each ended, by site.
 
-    Waits for all of them up to the deadline, or, with `enough`, for that many and a little longer. A run that did not end is cancelled.
-    Called in a flow, it shows each site's run as a part of it.
+    Waits for all of them up to the deadline, or, with `enough`, for that many and `grace` seconds longer. A run that did not end is
+    cancelled, unless it is to `leave` going. Called in a flow, it shows each site's run as a part of it.
     """
     from prefect.client.orchestration import get_client
 
     replies: dict[str, Reply] = {}
     started: dict[UUID, str] = {}
+    if enough is not None and enough <= 0:
+        return replies
     for site in sites:
         workspace.announce(StepStarted(flow, number, site))
         identity = _start(flow, site, given)
@@ -215,10 +237,12 @@ def _ask(
         else:
             started[identity] = site
     with get_client(sync_client=True) as client:
-        late = _wait(client, started, replies, workspace.settings.sites.deadline_seconds, len(sites) if enough is None else enough)
+        deadline = workspace.settings.sites.deadline_seconds
+        late = _wait(client, started, replies, deadline, len(sites) if enough is None else enough, grace)
         for identity, site in late.items():
-            replies[site] = Reply(site, False, f"{site} did not finish {flow} within {workspace.settings.sites.deadline_seconds:g} s")
-            _cancel(client, identity)
+            replies[site] = Reply(site, False, f"{site} did not finish {flow} within {deadline:g} s")
+            if not leave:
+                _cancel(client, identity)
     return replies
 
 
@@ -234,7 +258,9 @@ def _start(flow: str, site: str, given: Mapping[str, object]) -> UUID | None:
     return identity
 
 
-def _wait(client: Any, started: Mapping[UUID, str], replies: dict[str, Reply], seconds: float, enough: int) -> dict[UUID, str]:
+def _wait(
+    client: Any, started: Mapping[UUID, str], replies: dict[str, Reply], seconds: float, enough: int, grace: float
+) -> dict[UUID, str]:
     """Collect replies until all have ended, enough have and the others had their grace, or time is up. Returns those that have not."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.client.schemas.sorting import FlowRunSort
@@ -249,7 +275,7 @@ def _wait(client: Any, started: Mapping[UUID, str], replies: dict[str, Reply], s
                 text = (found.state.message or found.state.name).removeprefix(_PREFIX)
                 replies[site] = Reply(site, found.state.is_completed(), text)
         if len(started) > enough <= sum(reply.done for reply in replies.values()):
-            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            deadline = min(deadline, time.monotonic() + grace)
             enough = len(started)
         if waiting and time.monotonic() >= deadline:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from flows.lineage import progress_on
 from flows.synthetic_record import CHAIN, ROUNDS, SITES, SyntheticRecord, digest
 from ledger.provenance import browse, questions
 from ledger.provenance.index import Index, Store
+from ledger.types import CommittedBlock
 
 REPEATS = 5
 MOST_MS = 50.0
-"""What a question may take of a processor, whatever the size."""
+"""What a question may take, whatever the size."""
 
 
 def audit_costs(sizes: Sequence[int], repeats: int = REPEATS) -> Report:
@@ -40,7 +41,7 @@ def audit_costs(sizes: Sequence[int], repeats: int = REPEATS) -> Report:
             + "".join(f"{row['questions'][name]['best_cpu_ms']:>13.2f} /{row['questions'][name]['best_ms']:>7.2f}" for row in rows)
             for name in names
         ),
-        f"{'build':<{width}}" + "".join(f"{row['build_seconds']:>20.1f} s" for row in rows),
+        f"{'build':<{width}}" + "".join(f"{row['build_cpu_seconds']:>11.1f} /{row['build_seconds']:>7.1f} s" for row in rows),
         f"{'file':<{width}}" + "".join(f"{row['file_bytes'] / 1e6:>19.1f} MB" for row in rows),
     ]
     return Report(rows, tuple(lines))
@@ -50,10 +51,12 @@ def _measure(size: int, repeats: int) -> dict[str, Any]:
     record = SyntheticRecord(size)
     with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder:
         path = Path(folder) / "provenance.sqlite"
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         with Index.open(path, record.genesis) as index:
-            index.update(record, progress_on(sys.stderr))
-            built = time.perf_counter() - started
+            made = _Timed(record)
+            index.update(made, progress_on(sys.stderr))
+            built = time.perf_counter() - started - made.seconds
+            used = time.process_time() - processor - made.processor
             ((held,),) = index.rows("SELECT count(*) FROM events")
             if held != record.events:
                 msg = f"the index holds {held} events, {record.events} were made"
@@ -61,19 +64,41 @@ def _measure(size: int, repeats: int) -> dict[str, Any]:
             ((nodes,),), ((edges,),) = index.rows("SELECT count(*) FROM nodes"), index.rows("SELECT count(*) FROM edges")
             asked = {name: _timed(ask, index, repeats) for name, ask in _questions(record).items()}
         size_bytes = path.stat().st_size
-    slowest = max(asked, key=lambda name: asked[name]["best_cpu_ms"])
+    slowest = max(asked, key=lambda name: asked[name]["best_ms"])
     return {
         "events": record.events,
         "runs": record.runs,
         "nodes": nodes,
         "edges": edges,
         "build_seconds": built,
+        "build_cpu_seconds": used,
         "events_per_second": record.events / built,
         "file_bytes": size_bytes,
         "questions": asked,
         "slowest": slowest,
-        "within_50_ms": asked[slowest]["best_cpu_ms"] <= MOST_MS,
+        "within_50_ms": asked[slowest]["best_ms"] <= MOST_MS,
     }
+
+
+class _Timed:
+    """A record's blocks, and how long making them took: they are the question, not the index."""
+
+    def __init__(self, record: SyntheticRecord) -> None:
+        self.genesis = record.genesis
+        self.head = record.head
+        self.seconds = self.processor = 0.0
+        self._record = record
+
+    def blocks(self, start: int = 1, stop: int | None = None) -> Iterator[CommittedBlock]:
+        made = self._record.blocks(start, stop)
+        while True:
+            started, processor = time.perf_counter(), time.process_time()
+            committed = next(made, None)
+            self.seconds += time.perf_counter() - started
+            self.processor += time.process_time() - processor
+            if committed is None:
+                return
+            yield committed
 
 
 def _questions(record: SyntheticRecord) -> Mapping[str, Callable[[Store], object]]:

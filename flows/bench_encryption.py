@@ -201,7 +201,7 @@ def _site(made: Round, site: str, repeats: int) -> dict[str, Any]:
         _write(encoded, map(integers_to_bytes, values))
 
     def encrypt() -> None:
-        _write(submitted, made.scheme.encrypt(made.vector(encoded.name, "<i4"), made.binding, made.public, site).pieces())
+        _write(submitted, made.scheme.encrypt_pieces(made.vector(encoded.name, "<i4"), made.binding, made.public, site))
 
     encoding_seconds, encrypting = _best(encode, repeats), _best(encrypt, repeats)
     return {"encode_seconds": encoding_seconds, "encrypt_seconds": encrypting, "size_bytes": submitted.stat().st_size}
@@ -210,7 +210,7 @@ def _site(made: Round, site: str, repeats: int) -> dict[str, Any]:
 def _aggregator(folder: Path, family: str) -> dict[str, Any]:
     made = _round(folder, family)
     submissions = list(made.submissions().values())
-    return {"add_seconds": _best(lambda: _write(folder / "aggregate", made.scheme.add(submissions, made.public).pieces()))}
+    return {"add_seconds": _best(lambda: _write(folder / "aggregate", made.scheme.add_pieces(submissions, made.public)))}
 
 
 def _holders(folder: Path, family: str, numbers: range) -> dict[str, Any]:

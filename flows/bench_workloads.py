@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from random import Random
 from typing import Final
 
@@ -90,13 +91,22 @@ class Script:
         return tuple(self.sign("administrator", RegisterIdentity(name, role, self.key(name).public)) for name in names)
 
 
-def opaque(network: bytes, administrator: SigningKey, transactions: int, batch: int) -> Workload:
-    """Anchors of 64 authors in turn, 300 bytes each as they stand in a block."""
+def opaque(network: bytes, administrator: SigningKey, transactions: int, batch: int, callers: int = 1, each: int = 1) -> Workload:
+    """Anchors of 64 authors in turn, 300 bytes each as they stand in a block.
+
+    A repetition has `each` batches of every caller, who has authors of its own: number 0, `callers`, ... are those of the first.
+    """
     script, random = Script(network, administrator), Random(7)  # noqa: S311 - filler
     names = [f"site-{number:03d}" for number in range(AUTHORS)]
     founding = script.admit(names, "site")
-    said = [script.sign(names[number % AUTHORS], Anchor(random.randbytes(ANCHOR_BYTES))) for number in range(transactions)]
-    return Workload("opaque", (founding,), tuple((part,) for part in _batched(said, batch)))
+    said = []
+    for caller in range(callers):
+        own = names[caller::callers]
+        share = range(transactions // callers)
+        said.append(_batched([script.sign(own[number % len(own)], Anchor(random.randbytes(ANCHOR_BYTES))) for number in share], batch))
+    turns = [tuple(batches) for batches in zip(*said, strict=True)]
+    repetitions = tuple(tuple(chain.from_iterable(turns[start : start + each])) for start in range(0, len(turns), each))
+    return Workload("opaque", (founding,), repetitions)
 
 
 def rounds(network: bytes, administrator: SigningKey, transactions: int) -> Workload:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cifer_tasks import logs
 from cifer_tasks.config import Settings, load
 from cifer_tasks.errors import FailureError
 from cifer_tasks.records import RegisteredModel, RunRef, to_plain
@@ -54,7 +55,7 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
     ref: RunRef | None = None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with RunView(quiet=as_json) as view:
+        with RunView(quiet=as_json or logs.wanted()) as view:
             view.note("starting")
             with engine(home_folder()):
                 ref = choose()
@@ -72,14 +73,14 @@ def follow(choose: Callable[[], RunRef], *, report: Path | None, as_json: bool) 
         view.say(*lines)
         return 0 if isinstance(model, RegisteredModel) else 1
     except KeyboardInterrupt:
-        click.echo("", err=True)
-        click.echo(_interrupted(ref), err=True)
+        if not logs.wanted():
+            click.echo("", err=True)  # ends the line on which the terminal shows ^C
+        logs.complain(_interrupted(ref))
         return 130
     except (FailureError, LedgerError) as error:
-        for line in str(error).splitlines():
-            click.echo(f"cifer: {line}", err=True)
+        logs.complain(str(error))
         if ref is not None and _resumable(ref):
-            click.echo(f"cifer: take it up again with: cifer run --resume {ref.run}", err=True)
+            logs.complain(f"take it up again with: cifer run --resume {ref.run}")
         return 1
 
 
@@ -92,8 +93,8 @@ def _sites(workspace: Workspace) -> int:
 
 def _interrupted(ref: RunRef | None) -> str:
     if ref is None:
-        return "cifer: interrupted before anything was recorded"
-    return f"cifer: interrupted; everything it started is stopped. Take it up again with: cifer run --resume {ref.run}"
+        return "interrupted before anything was recorded"
+    return f"interrupted; everything it started is stopped. Take it up again with: cifer run --resume {ref.run}"
 
 
 def _resumable(ref: RunRef) -> bool:

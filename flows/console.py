@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -9,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
+from cifer_tasks import logs
 from cifer_tasks.records import Awaiting, Comparison, Enrolment, Measured, RegisteredModel, RoundResult
 from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import LedgerAway, Progress, SiteFailed, StepStarted, Workspace
@@ -99,6 +101,34 @@ class RunView:
             verb = "skipped" if item.step == SUSPENDED else "left out"
             self.console.print(f"      [yellow]{verb}[/]  {item.site}, {item.step}: {escape(item.reason)}")
         self.results.append(result)
+
+
+def log_progress(progress: Progress) -> None:
+    """What `RunView` shows, as lines of a log; steps log themselves. What is for the person at the terminal alone stays out."""
+    match progress:
+        case LedgerAway(step, left):
+            logs.said(logging.WARNING, "waiting for the ledger", step=step, seconds_left=round(left))
+        case Enrolment(sites, left_out):
+            logs.said(logging.INFO, "sites enrolled", sites=list(sites), left_out=dict(left_out))
+        case SiteFailed(number, site, _):
+            logs.said(logging.WARNING, "site failed", round=number, site=site)
+        case RoundResult():
+            fields = {
+                "round": progress.round,
+                "accepted": progress.accepted,
+                "reason": progress.reason,
+                "sites": list(progress.sites),
+                "left_out": {item.site: f"{item.step}: {item.reason}" for item in progress.excluded},
+                "update_bytes": progress.update_bytes,
+                "block": progress.committed.height,
+                **{item.name: item.value for item in progress.evaluation.metrics},
+            }
+            logs.said(logging.INFO, "round committed", **fields)
+        case Awaiting():
+            logs.said(logging.INFO, "model waits for approval", model=progress.model.digest)
+        case RegisteredModel():
+            said = f"{progress.name}@{progress.version}"
+            logs.said(logging.INFO, "model registered", name=said, model=progress.model.digest, block=progress.committed.height)
 
 
 def closing_lines(workspace: Workspace, view: RunView) -> list[str]:

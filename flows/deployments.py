@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import prefect
 
+from cifer_tasks import logs
 from cifer_tasks.config import Settings
 from cifer_tasks.errors import UsageError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
@@ -36,6 +37,8 @@ def scheduled_training(settings: Settings, base: Path, home: Path, project: Path
     from prefect.flow_runs import suspend_flow_run
     from prefect.runtime import flow_run
 
+    if logs.wanted():
+        logs.configure()
     os.environ["CIFER_HOME"] = str(home)
     os.chdir(project)
     run = f"{settings.name}-{str(flow_run.id)[:8]}"

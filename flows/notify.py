@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from typing import Final, Literal
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from cifer_tasks.config import Settings
 from cifer_tasks.errors import ConfigError
+from cifer_tasks.logs import complain
 
 TIMEOUT_SECONDS: Final = 10.0
 _FROM_ENVIRONMENT: Final = "env:"
@@ -50,4 +50,4 @@ def notify(settings: Settings, run: str, event: Literal["failed", "awaiting-appr
             return
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
-        print(f"cifer: nobody was told that {run} is {event}: the webhook does not answer ({reason})", file=sys.stderr)  # noqa: T201
+        complain(f"nobody was told that {run} is {event}: the webhook does not answer ({reason})")

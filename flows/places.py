@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cifer_tasks import tasks
+from cifer_tasks.errors import SiteStepError
 from cifer_tasks.records import ArtifactRef, Enrolment, Exclusion, Opening, Release, RunRef, Scenario, SealedSet, Submission
+from cifer_tasks.sampling import LATE
+from cifer_tasks.stragglers import Schedule, Work
 from cifer_tasks.workspace import Workspace
 from flows.site import site_releases, site_rounds
 
@@ -33,12 +36,29 @@ class Here:
         return scenario, tasks.enrol(run, scenario)
 
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
-        """See `Places`."""
-        return site_rounds(run, number, opening, opening.sites)
+        """See `Places`. Who is in when the round closes follows from `simulation.delays`; who is not submits nothing to it."""
+        workspace = Workspace.of(run)
+        if workspace.record.round(number).sealed is not None:
+            return workspace.record.outcomes(number)
+        schedule = workspace.stragglers.round(number)
+        late = [] if workspace.settings.rounds.mode == "buffered" else [_late(run, schedule, work) for work in schedule.late]
+        began = {work.site: work.began for work in schedule.arrivals if work.site in opening.sites}
+        found = [*late, *site_rounds(run, number, opening, began)]
+        return sorted(found, key=lambda item: item.site)
 
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `Places`."""
         return site_releases(run, number, sealed, aggregate, openers)
+
+
+def _late(run: RunRef, schedule: Schedule, work: Work) -> Exclusion:
+    """Record that a simulated site was not done at the deadline. Under `sites.on_error: abort` that ends the run."""
+    policy = Workspace.of(run).settings.sites
+    took = (work.ends - schedule.opens) / 1000
+    reason = f"simulated: {work.site} is done {took:g} s after the round opened; sites.deadline_seconds={policy.deadline_seconds:g}"
+    if policy.on_error == "abort":
+        raise SiteStepError(reason, step=LATE, detail=reason)
+    return tasks.exclude(run, schedule.round, work.site, LATE, reason)
 
 
 def places(run: RunRef) -> Places:

@@ -25,6 +25,7 @@ from ledger.types import OperateValidator, RestoreReputation
 CAUSES: Final = {
     "absent": f"submitted nothing and did not say why: {ABSENT} less",
     "left": "left itself out: nothing changes",
+    "late": "its update may still come, in a run that takes late ones: nothing changes",
     "unsealed": "submitted and was not sealed: nothing changes",
     "sealed": "took part in a round that says nothing about single submissions",
     "good": f"submitted what the round's rule took for good: {GOOD} more if the candidate was accepted",

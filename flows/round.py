@@ -7,7 +7,7 @@ from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
 from flows.flow import flow
 from flows.places import places
 from flows.planned import openers, planned, spoilt
-from flows.ui import publish_round
+from flows.ui import hold_round, publish_held
 
 
 @flow("round", run_name="round-{number}")
@@ -15,6 +15,7 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     """Open, let every site contribute, seal who did, plan what is opened, aggregate, open it, judge the candidate, commit the outcome."""
     sites = places(run)
     opening = tasks.open_round(run, number)
+    publish_held(run)
 
     outcomes = sites.contribute(run, number, opening)
     submissions = tuple(item for item in outcomes if isinstance(item, Submission))
@@ -31,8 +32,7 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
     verdict = tasks.accept(run, number, opening, candidate, evaluation)
-    committed = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
-    result = tasks.track(run, number, committed)
+    result = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
 
-    publish_round(run, result, outcomes)
+    hold_round(run, result, outcomes)
     return result

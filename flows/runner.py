@@ -28,6 +28,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import parameter_schema
 
+from cifer_tasks import logs
 from cifer_tasks.site_home import SiteHome
 from flows.station import FLOWS, Station
 
@@ -118,7 +119,9 @@ class Runner:
         if name is None or not client.set_flow_run_state(due.id, Pending()).state.is_pending():  # type: ignore[union-attr]
             return
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            asked = due.parameters
+            place = logs.within(run=str(asked.get("run", "")), round=int(asked.get("number", 0)), site=self.site.name)
+            with place, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 # Read again: its state is what the engine begins from.
                 state: Any = run_flow(FLOWS[name], flow_run=client.read_flow_run(due.id), parameters=due.parameters, return_type="state")
             self.say(f"{name} of {due.parameters.get('run', '')}: {state.message or state.name}")

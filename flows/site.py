@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -51,48 +51,51 @@ SHOWN = Steps(tasks.validate_data, tasks.train, tasks.protect, tasks.encrypt, ta
 FUSED = Steps(bare(tasks.validate_data), bare(tasks.train), bare(tasks.protect), bare(tasks.encrypt), bare(tasks.submit))
 
 
-def site_rounds(run: RunRef, number: int, opening: Opening, sites: Sequence[str]) -> list[Submission | Exclusion]:
-    """The parts of `sites` in a round, in their order: as steps of their own, or in groups, as tasks `sites[...]`, in a round of many.
+def site_rounds(run: RunRef, number: int, opening: Opening, began: Mapping[str, int]) -> list[Submission | Exclusion]:
+    """The parts of sites in a round, in their order: as steps of their own, or in groups, as tasks `sites[...]`, in a round of many.
 
-    What the ledger holds of this round already is taken as it is.
+    began: from the base model of which round each site trains; an earlier one than `number` for an update that comes late.
+    What the ledger holds of this round already is taken as it is. A site for which the round closed in the meantime has no part in it.
     """
     workspace, record = Workspace.of(run), Workspace.of(run).record
-    outcomes = {site: record.submission(number, site) or record.exclusion(number, site) for site in sites}
-    waiting = [workspace.dataset(site) for site in sites if outcomes[site] is None]
+    outcomes = {site: record.submission(number, site) or record.exclusion(number, site) for site in began}
+    waiting = {table.site: table for table in (workspace.dataset(site) for site in began if outcomes[site] is None)}
+    bases = {first: opening if first == number else workspace.opening(first) for first in {began[site] for site in waiting}}
     if len(opening.sites) <= MOST_SITES_IN_FULL:
-        outcomes |= {table.site: contribute(run, number, table, opening) for table in waiting}
+        outcomes |= {site: contribute(run, number, table, bases[began[site]]) for site, table in waiting.items()}
     else:
-        for group in _groups(waiting):
-            found = contribute_together(run, number, _label(group), group, opening)
+        for group in _groups(list(waiting.values()), began):
+            found = contribute_together(run, number, _label(group), group, bases[began[group[0].site]])
             outcomes |= dict(zip((table.site for table in group), found, strict=True))
     return [found for found in outcomes.values() if found is not None]
 
 
-def contribute(run: RunRef, number: int, table: Dataset, opening: Opening) -> Submission | Exclusion:
+def contribute(run: RunRef, number: int, table: Dataset, base: Opening) -> Submission | Exclusion | None:
     """validate -> train -> protect -> encrypt -> submit; a site whose consent, table or step fails is left out, and the ledger says why.
 
+    base: the opening of the round whose model it trains.  None when the round closed before the site was done.
     Under `sites.on_error: abort` the site's error ends the run instead.
     """
-    update = _update(run, number, table, opening, SHOWN)
-    if isinstance(update, Exclusion):
+    update = _update(run, number, table, base, SHOWN)
+    if not isinstance(update, EncryptedUpdate):
         return update
     return _settled(run, number, table.site, _attempt(lambda: SHOWN.submit(run, number, table.site, update)))
 
 
 @step("sites[{label}]")
 def contribute_together(
-    run: RunRef, number: int, label: str, tables: tuple[Dataset, ...], opening: Opening
-) -> tuple[Submission | Exclusion, ...]:
+    run: RunRef, number: int, label: str, tables: tuple[Dataset, ...], base: Opening
+) -> tuple[Submission | Exclusion | None, ...]:
     """All steps of several sites as one task. They submit at the same time, so that the ledger takes them in few blocks."""
-    updates = [_update(run, number, table, opening, FUSED) for table in tables]
+    updates = [_update(run, number, table, base, FUSED) for table in tables]
     ready = [item for item in updates if isinstance(item, EncryptedUpdate)]
     sent = _at_once(ready, lambda update: FUSED.submit(run, number, update.site, update))
     outcomes = {update.site: _settled(run, number, update.site, found) for update, found in zip(ready, sent, strict=True)}
-    return tuple(item if isinstance(item, Exclusion) else outcomes[item.site] for item in updates)
+    return tuple(outcomes[item.site] if isinstance(item, EncryptedUpdate) else item for item in updates)
 
 
-def _update(run: RunRef, number: int, table: Dataset, opening: Opening, steps: Steps) -> EncryptedUpdate | Exclusion:
-    """A site's work up to the update that it submits."""
+def _update(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> EncryptedUpdate | Exclusion | None:
+    """A site's work up to the update that it submits; None when the round closed while it trained."""
     workspace, site = Workspace.of(run), table.site
     policy = workspace.settings.sites
     if refusal := workspace.record.consent_refusal(site):
@@ -101,15 +104,19 @@ def _update(run: RunRef, number: int, table: Dataset, opening: Opening, steps: S
         validation = steps.validate(run, number, site, table)
         if not validation.passed:
             return tasks.exclude(run, number, site, "validate_data", "; ".join(validation.failures))
-        update = _again(policy, lambda: steps.train(run, number, site, table, opening, validation))
+        update = _again(policy, lambda: steps.train(run, base.round, site, table, base, validation))
+        if workspace.record.shut(number, site):
+            return None
         protected = steps.protect(run, number, site, update)
-        return steps.encrypt(run, number, site, protected, opening)
+        return steps.encrypt(run, number, site, protected, base)
     except SiteStepError as error:
-        return _leave_out(run, number, site, error)
+        return _settled(run, number, site, error)
 
 
-def _settled(run: RunRef, number: int, site: str, found: Submission | SiteStepError) -> Submission | Exclusion:
-    return _leave_out(run, number, site, found) if isinstance(found, SiteStepError) else found
+def _settled(run: RunRef, number: int, site: str, found: R | SiteStepError) -> R | Exclusion | None:
+    if not isinstance(found, SiteStepError):
+        return found
+    return None if Workspace.of(run).record.shut(number, site) else _leave_out(run, number, site, found)
 
 
 def _leave_out(run: RunRef, number: int, site: str, error: SiteStepError) -> Exclusion:
@@ -176,10 +183,11 @@ def _attempt(step: Callable[[], R]) -> R | SiteStepError:
         return error
 
 
-def _groups(tables: Sequence[Dataset]) -> list[tuple[Dataset, ...]]:
-    """At most `MOST_GROUPS` groups of neighbours of one size, the last one smaller."""
+def _groups(tables: Sequence[Dataset], began: Mapping[str, int]) -> list[tuple[Dataset, ...]]:
+    """`MOST_GROUPS` groups of neighbours of one size, smaller where those end that train one model."""
     size = -(-len(tables) // MOST_GROUPS) or 1
-    return [tuple(tables[start : start + size]) for start in range(0, len(tables), size)]
+    alike = [[table for table in tables if began[table.site] == first] for first in sorted({began[table.site] for table in tables})]
+    return [tuple(together[start : start + size]) for together in alike for start in range(0, len(together), size)]
 
 
 def _label(group: Sequence[Dataset]) -> str:

@@ -30,7 +30,7 @@ from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Layout, Preparation
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import CiferError, DataError, FailureError, IntegrityError
-from cifer_tasks.network import COORDINATOR, enrol_table, store_at
+from cifer_tasks.network import COORDINATOR, enrol_table, key_of, store_at
 from cifer_tasks.records import ArtifactRef, Dataset, Exclusion, Record, RunRef
 from cifer_tasks.site_home import Offer, SiteHome, the_site
 from cifer_tasks.statements import Order
@@ -118,7 +118,7 @@ class Station:
 
     def say(self, run: str, record: Record) -> str:
         """Sign a statement, and leave it in the store; its digest."""
-        key = self.keys.signing_key(self.site.name, self.ledger.network.hex())
+        key = key_of(self.site.name, self.ledger, self.keys)
         return self.store.put("statement", statements.sign(key, self.ledger.network, run, record)).digest
 
     def hear(self, run: str, digest: str, kind: type[Any]) -> Any:
@@ -190,10 +190,25 @@ def contribute(run: str, number: int) -> str:
     opened = station.seen(lambda state: state.round(run, number))
     if opened is not None and opened.sealed is not None:
         return "the round is sealed already"
-    (found,) = site_rounds(workspace.ref, number, workspace.opening(number), [station.site.name])
+    name = station.site.name
+    began = _began(workspace, number, name)
+    found = next(iter(site_rounds(workspace.ref, number, workspace.opening(number), {name: began})), None)
+    if found is None:
+        return f"late for round {number}: {'kept for the next' if workspace.settings.rounds.staleness else 'refused'}"
     if isinstance(found, Exclusion):
         return f"left out at {found.step}: {found.reason}"
     return f"submitted {found.ciphertext.digest} of {found.rows} rows, block {found.committed.height}"
+
+
+def _began(workspace: Workspace, number: int, site: str) -> int:
+    """The round of the update that this site has kept and that no sealed set holds, if round `number` takes that; else `number`."""
+    record, folder = workspace.record, workspace.site_folder(site)
+    for began in range(number - 1, max(0, number - 1 - record.declared.max_staleness), -1):
+        if site in record.round(began).sealed_sites:
+            break
+        if folder.find(f"round-{began}.update") is not None:
+            return began
+    return number
 
 
 @discreet

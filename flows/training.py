@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cifer_tasks import tasks
 from cifer_tasks.errors import ModelDeclinedError, SiteStepError, TooFewSitesError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
+from flows.beside import beside, settle
 from flows.flow import flow
 from flows.places import places
 from flows.round import federated_round
-from flows.ui import publish_training
+from flows.ui import publish_held, publish_training
 
 
 @flow("training", run_name="{run.run}")
@@ -27,10 +30,15 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
     results = [tasks.track(run, result.round, result) for result in workspace.record.results()]
     try:
         for number in workspace.record.remaining_rounds():
-            results.append(federated_round(run, number))
+            results.append(result := federated_round(run, number))
+            beside(run, partial(tasks.track, run, number, result))
             tasks.mirror_lineage(run, number)
+        publish_held(run)
+        settle(run)
         model = tasks.register(run)
     except (TooFewSitesError, SiteStepError, ModelDeclinedError) as error:
+        publish_held(run)
+        settle(run)
         tasks.close_run(run, "aborted", str(error))
         tasks.mirror_lineage(run, 0)
         raise

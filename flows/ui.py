@@ -1,11 +1,13 @@
-"""What an operator finds in the Prefect UI: tables of sites and rounds, validation results, and where ledger and MLflow say the same."""
+"""What an operator finds in the Prefect UI: how healthy a round is at a glance, tables of sites and rounds, validation results, and where
+ledger and MLflow say the same.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -14,6 +16,8 @@ from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import Workspace
+from flows.beside import beside
+from flows.health import health_markdown
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
 
@@ -21,23 +25,21 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
-_aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cifer-pages")
-_under_way: list[Future[None]] = []
+_held: dict[RunRef, Callable[[], None]] = {}
 
 
-def publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
-    """The sites of a round as a table, and their reputations; both keep their history under one key per run.
+def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
+    """Make the page of a round ready to be published: its sites as a table, and their reputations, each with its history under one key."""
+    _held[run] = partial(copy_context().run, _publish_round, run, result, outcomes)
 
-    The next round does not wait for the page: what went wrong with it is raised when the next one is published.
+
+def publish_held(run: RunRef) -> None:
+    """Publish, beside what comes next, the page that is ready.
+
+    A round's page waits until the next round has begun: the server has that to do first, and the round would wait for it.
     """
-    _settle()
-    _under_way.append(_aside.submit(copy_context().run, _publish_round, run, result, outcomes))
-
-
-def _settle() -> None:
-    """Wait for what is being published. Raises what it raised."""
-    while _under_way:
-        _under_way.pop().result()
+    if (page := _held.pop(run, None)) is not None:
+        beside(run, page)
 
 
 def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
@@ -49,6 +51,11 @@ def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submissi
     if result.round == 1:
         _publish_validation(run)
     record = Workspace.of(run).record
+    create_markdown_artifact(
+        health_markdown(record.results()[: result.round], len(record.sites)),
+        key=_key(run, "health"),
+        description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
+    )
     create_markdown_artifact(
         markdown(record.state, record.sites), key=_key(run, "reputation"), description=f"Reputations after round {result.round}"
     )
@@ -62,7 +69,6 @@ def _publish_validation(run: RunRef) -> None:
 
 def publish_training(run: RunRef, results: Sequence[RoundResult], model: RegisteredModel | Awaiting | None) -> None:
     """The metrics over rounds, and where the model is."""
-    _settle()
     create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
 
 

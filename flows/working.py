@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cifer_tasks import logs
 from cifer_tasks.errors import UsageError
 from cifer_tasks.site_home import SiteHome, the_site
 from cifer_tasks.workspace import Workspace, home_folder, make_importable
@@ -22,7 +23,8 @@ def work(say: Callable[[str], None]) -> None:
         msg = f"{site.name} has joined no network; `cifer site join INVITATION` first"
         raise UsageError(msg)
     os.environ.update(environment(site))
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if not logs.wanted():
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     make_importable(Path(site.base))
     from flows.runner import Runner
 

@@ -13,7 +13,8 @@ from ledger.codec import encode
 from ledger.crypto import Domain, SigningKey
 from ledger.digests import transaction_id
 from ledger.errors import SequenceError
-from ledger.types import Body, SignedTransaction, Transaction
+from ledger.state.identities import rotating
+from ledger.types import Body, RotateIdentity, SignedTransaction, Transaction
 
 
 def sign_transaction(key: SigningKey, network: bytes, sequence: int, body: Body) -> SignedTransaction:
@@ -62,6 +63,21 @@ class Author:
                 return tuple(self._ledger.submit_all(signed))
             except SequenceError:
                 return self._send_rest(bodies, signed)
+
+    def rotate(self, fresh: SigningKey) -> Receipt:
+        """Have `fresh` take this key's place, by the word of both; returns once it is final. This author says nothing after that.
+
+        Raises as `send` does.
+        """
+        with self._turn:
+            while True:
+                network, sequence = self._ledger.network, self._ledger.state().next_sequence(self.public)
+                proof = fresh.sign(Domain.ROTATING, rotating(network, self.public, sequence))
+                try:
+                    return self._ledger.submit(sign_transaction(self._key, network, sequence, RotateIdentity(fresh.public, proof)))
+                except SequenceError:
+                    if self._ledger.state().next_sequence(self.public) == sequence:
+                        raise  # nobody took the number: trying again would change nothing
 
     def _send_rest(self, bodies: Sequence[Body], signed: Sequence[SignedTransaction]) -> tuple[Receipt, ...]:
         done: list[Receipt] = []

@@ -47,6 +47,7 @@ class Domain:
     VALIDATORS: Final = b"cifer/validators/1"
     EVIDENCE: Final = b"cifer/evidence/1"
     JOINING: Final = b"cifer/joining/1"
+    ROTATING: Final = b"cifer/rotating/1"
     INVITATION: Final = b"cifer/invitation/1"
     ARTIFACT_SESSION: Final = b"cifer/artifact-session/1"
     SITE_STATEMENT: Final = b"cifer/site-statement/1"
@@ -173,18 +174,24 @@ class VerificationCache:
 
     def verify(self, public: bytes, domain: bytes, data: bytes, signature: bytes) -> bool:
         """What `crypto.verify` says, computed at most once while remembered."""
-        if len(public) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
-            return False
-        # Short data is its own key: the same bytes objects come again, and their hash is remembered in them. The root of long data
-        # makes a key of another length, or it would pass for data.
-        short = len(data) <= LONGEST_KEY_BYTES
-        key = (public, signature, domain, data) if short else (public, signature, signing_root(domain, data))
-        if key in self._accepted:
+        if _cache_key(public, domain, data, signature) in self._accepted:
             return True
-        if not verify(public, domain, data, signature):
-            return False
+        accepted = verify(public, domain, data, signature)
+        if accepted:
+            self.remember(public, domain, data, signature)
+        return accepted
+
+    def remember(self, public: bytes, domain: bytes, data: bytes, signature: bytes) -> None:
+        """Keep an acceptance: `crypto.verify` said yes to exactly this, here or in a process of ours (`ledger.verifying`)."""
+        key = _cache_key(public, domain, data, signature)
         with self._lock:
             self._accepted[key] = None
             while len(self._accepted) > self._capacity:
                 self._accepted.popitem(last=False)
-        return True
+
+
+def _cache_key(public: bytes, domain: bytes, data: bytes, signature: bytes) -> tuple[bytes, ...]:
+    # Short data is its own key: the same bytes objects come again, and their hash is remembered in them. The root of long data
+    # makes a key of another length, or it would pass for data.
+    short = len(data) <= LONGEST_KEY_BYTES
+    return (public, signature, domain, data) if short else (public, signature, signing_root(domain, data))

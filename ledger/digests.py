@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 from ledger import merkle
@@ -45,6 +44,7 @@ def validators_hash(validators: tuple[Validator, ...]) -> bytes:
     return tagged_digest(Domain.VALIDATORS, encode(validators))
 
 
-def transactions_root(transactions: Sequence[bytes]) -> bytes:
+@lru_cache(maxsize=8)
+def transactions_root(transactions: tuple[bytes, ...]) -> bytes:
     """RFC 6962 root over the encoded `SignedTransaction`s of a block."""
     return merkle.root(transactions)

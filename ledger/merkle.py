@@ -29,7 +29,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
     """
     if not leaves:
         return sha256(b"").digest()
-    level = [leaf_hash(leaf) for leaf in leaves]
+    level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
     while len(level) > 1:
         level = _level_above(level)
     return level[0]
@@ -75,5 +75,5 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
 
 
 def _level_above(level: list[bytes]) -> list[bytes]:
-    pairs = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+    pairs = [sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
     return pairs if len(level) % 2 == 0 else [*pairs, level[-1]]

@@ -52,6 +52,28 @@ class AcceptInvitation(Record, frozen=True, tag="identity.accept"):
     proof: bytes
 
 
+class RotateIdentity(Record, frozen=True, tag="identity.rotate"):
+    """An author, signing with its present key, names the one that alone speaks for it from the next transaction on.
+
+    proof: `public_key`'s signature (domain ``cifer/rotating/1``) over the network, the key it takes the place of, and the sequence number
+    of this transaction: see `ledger.state.identities.rotating`.
+    """
+
+    public_key: bytes
+    proof: bytes
+
+
+class RevokeIdentity(Record, frozen=True, tag="identity.revoke"):
+    """An administrator, or its holder, has a key that was stolen or lost speak for nobody any more.
+
+    public_key: the present one of `name`. What it said before stays on record.
+    """
+
+    name: str
+    public_key: bytes
+    reason: str
+
+
 class RegisterKey(Record, frozen=True, tag="key.register"):
     """A site names the X25519 public key (32 bytes) under which others encrypt to it, in place of the one before."""
 
@@ -103,6 +125,8 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     scheme: encryption family.  encoding: canonical JSON of the integer encoding (bits, clip, total rows).
     parameters: number of model parameters.  initial_model: digest of the safetensors bytes.
     minimum_sites: a round with fewer submissions may not be sealed.
+    max_staleness: how many rounds before the one it is submitted to the model of an update may be; 0: every update starts from the
+    model of its own round.
     """
 
     run: str
@@ -117,6 +141,7 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     minimum_sites: int
     rounds: int
     datasets: tuple[DatasetUse, ...]
+    max_staleness: int = 0
 
 
 class OpenRound(Record, frozen=True, tag="round.open"):
@@ -132,7 +157,10 @@ class OpenRound(Record, frozen=True, tag="round.open"):
 
 
 class SubmitUpdate(Record, frozen=True, tag="round.submit"):
-    """A site's one submission to a round: the digest of its ciphertext, its rows, the dataset it trained on."""
+    """A site's one submission to a round: the digest of its ciphertext, its rows, the dataset it trained on.
+
+    lag: how many rounds before this one that round is from whose base model the update was trained: of a late update 1 or more.
+    """
 
     run: str
     round: int
@@ -140,6 +168,7 @@ class SubmitUpdate(Record, frozen=True, tag="round.submit"):
     rows: int
     ciphertext: bytes
     size_bytes: int
+    lag: int = 0
 
 
 class ExcludeSite(Record, frozen=True, tag="round.exclude"):
@@ -356,6 +385,8 @@ Body = (
     RegisterIdentity
     | InviteIdentity
     | AcceptInvitation
+    | RotateIdentity
+    | RevokeIdentity
     | RegisterKey
     | RegisterDataset
     | GrantConsent

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening
 from cifer_tasks.errors import IntegrityError
-from cifer_tasks.files import Body, FileBytes, pieces_of
+from cifer_tasks.files import Body, FileBytes, Piece, pieces_of
 
 CIPHERTEXT_MAGIC: Final = b"CIFERCT\x03"
 OPENING_MAGIC: Final = b"CIFEROP\x03"
@@ -29,17 +29,16 @@ _CIPHERTEXT: Final = {"scheme": str, **_BINDING, "context": str, "count": int, "
 _OPENING: Final = {"scheme": str, **_BINDING, "opener": str, "aggregate": str, "sealed_sites": list, "body_bytes": int}
 
 
-def ciphertext_pieces(ciphertext: Ciphertext) -> Iterator[bytes | memoryview]:
+def ciphertext_pieces(ciphertext: Ciphertext) -> Iterator[Piece]:
     """A ciphertext's frame, in pieces."""
-    fields = {
-        "scheme": ciphertext.scheme,
-        **_binding_fields(ciphertext.binding),
-        "context": ciphertext.context.hex(),
-        "count": ciphertext.count,
-        "body_bytes": len(ciphertext.data),
-    }
-    yield _head(CIPHERTEXT_MAGIC, fields)
+    yield ciphertext_head(ciphertext.scheme, ciphertext.binding, ciphertext.context, ciphertext.count, len(ciphertext.data))
     yield from pieces_of(ciphertext.data)
+
+
+def ciphertext_head(scheme: str, binding: Binding, context: bytes, count: int, body_bytes: int) -> bytes:
+    """What stands before a ciphertext's body."""
+    fields = {"scheme": scheme, **_binding_fields(binding), "context": context.hex(), "count": count, "body_bytes": body_bytes}
+    return _head(CIPHERTEXT_MAGIC, fields)
 
 
 def unpack_ciphertext(data: Body, scheme: str, binding: Binding) -> Ciphertext:

@@ -8,6 +8,9 @@ derivation runs once per keystore object and salt, not once per secret.
     <folder>/passphrase             only when neither a passphrase was given nor the keyring asked for: a random one
     <folder>/<name>.<kind>.secret   one secret
 
+Of kind ``signing-next`` and ``encryption-next`` are secrets that are to take the place of the present ones (`advance`), of kind
+``encryption-<16 hex>`` earlier ones that a round still needs.
+
 Wrong passphrase, another network's secret and a damaged file are all `KeyMismatchError`, naming the file and what to do.
 """
 
@@ -17,6 +20,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +32,7 @@ from cifer_tasks.artifacts import NAME
 from cifer_tasks.encryption.passphrase import CHOSEN_COST_LOG2, PASSPHRASE_VARIABLE, passphrase_of
 from cifer_tasks.encryption.scheme import PublicContext, Scheme, SecretContext
 from cifer_tasks.errors import KeyMismatchError, StorageError
-from cifer_tasks.files import write_once
+from cifer_tasks.files import write_atomically, write_once
 from ledger.crypto import SEED_BYTES, SigningKey
 
 _FORMAT: Final = "cifer-keystore/1"
@@ -37,14 +41,18 @@ _NONCE_BYTES: Final = 12
 _COST_LIMITS_LOG2: Final = range(10, 21)
 _SIGNING: Final = "signing"
 _ENCRYPTION: Final = "encryption"
+_NEXT: Final = "-next"
+NEXT_SIGNING: Final = _SIGNING + _NEXT
+NEXT_ENCRYPTION: Final = _ENCRYPTION + _NEXT
+"""Kinds of secrets that are made, and not in place yet."""
 
 
 class Keystore:
     """The secrets of everyone who lives on one machine, in a folder of mode 0700 with files of mode 0600.
 
     A secret is named by (name, kind, network): whose it is, what it is for, and the hex identity of the ledger network it belongs to; the
-    empty network means any. Existing secrets are never overwritten. Safe between threads, and between processes that create the same
-    secret at once: one wins, and both read the winner's. It holds the passphrase in memory and does not print or pickle it.
+    empty network means any. Existing secrets are never overwritten, but by `advance`. Safe between threads, and between processes that
+    create the same secret at once: one wins, and both read the winner's. It holds the passphrase in memory and does not print or pickle it.
     """
 
     __slots__ = ("_cost_log2", "_derived", "_lock", "_passphrase", "folder")
@@ -156,6 +164,51 @@ class Keystore:
         """The secret context of `name`, which has to exist. Raises `KeyMismatchError`."""
         return _split_contexts(self.get(name, _ENCRYPTION, network), scheme.name, self._path(name, _ENCRYPTION))[1]
 
+    # -------------------------------------------------------------------------------- secrets that take another's place
+
+    def next_signing_key(self, name: str, network: str) -> SigningKey:
+        """The Ed25519 key that is to take the place of the present one, made on first use: see `advance`."""
+        self._create(name, NEXT_SIGNING, network, lambda: secrets.token_bytes(SEED_BYTES))
+        return SigningKey.from_seed(self.get(name, NEXT_SIGNING, network))
+
+    def next_contexts(self, name: str, network: str, scheme: Scheme) -> tuple[PublicContext, SecretContext]:
+        """The like of `next_signing_key`, for encryption."""
+        self._create(name, NEXT_ENCRYPTION, network, lambda: _join_contexts(*scheme.generate()))
+        return _split_contexts(self.get(name, NEXT_ENCRYPTION, network), scheme.name, self._path(name, NEXT_ENCRYPTION))
+
+    def advance(self, name: str, following: str, network: str, keep: str = "") -> None:
+        """Put the secret of kind `following` in the place of the present one, which is forgotten, or kept as of kind `keep`.
+
+        Cut short anywhere and done again it comes to the same: one of the two is in place all the time.
+        """
+        kind, fresh = following.removesuffix(_NEXT), self.get(name, following, network)
+        if self.has(name, kind) and (present := self.get(name, kind, network)) != fresh and keep:
+            self.put(name, keep, network, present)
+        write_atomically(self._path(name, kind), self._sealed(name, kind, network, fresh))
+        self.forget(name, following)
+
+    def forget(self, name: str, kind: str) -> None:
+        """Delete a secret; nothing where there is none. Raises `StorageError`."""
+        try:
+            self._path(name, kind).unlink(missing_ok=True)
+        except OSError as error:
+            msg = f"{self._path(name, kind)}: cannot be deleted: {error.strerror}"
+            raise StorageError(msg) from None
+
+    def kinds(self, name: str) -> tuple[str, ...]:
+        """Of which kinds there are secrets of `name`, ascending."""
+        return tuple(kind for known, kind, _ in self.labels() if known == name)
+
+    def secret_context_of(self, name: str, network: str, scheme: Scheme, public: bytes) -> SecretContext:
+        """The secret behind one of the encryption keys that `name` has or had. Raises `KeyMismatchError` when it is not here (any more)."""
+        others = (kind for kind in self.kinds(name) if kind.startswith(f"{_ENCRYPTION}-"))
+        for kind in chain((_ENCRYPTION,), others):  # one file where it is the present key, which it nearly always is
+            found, secret = _split_contexts(self.get(name, kind, network), scheme.name, self._path(name, kind))
+            if found.data == public:
+                return secret
+        msg = f"{self.folder}: no encryption secret of {name} goes with the key {public.hex()[:16]}; restore the folder from a backup"
+        raise KeyMismatchError(msg)
+
     def public_context(self, name: str, network: str, scheme: Scheme) -> PublicContext:
         """The public context of `name`, which has to exist. Raises `KeyMismatchError`."""
         return _split_contexts(self.get(name, _ENCRYPTION, network), scheme.name, self._path(name, _ENCRYPTION))[0]
@@ -168,12 +221,14 @@ class Keystore:
 
     def _seal(self, name: str, kind: str, network: str, secret: bytes) -> bool:
         """Write a new secret's file; False when there is one."""
-        path = self._path(name, kind)
+        return write_once(self._path(name, kind), self._sealed(name, kind, network, secret))
+
+    def _sealed(self, name: str, kind: str, network: str, secret: bytes) -> bytes:
         salt, cost_log2 = self._parameters()
         nonce = secrets.token_bytes(_NONCE_BYTES)
         fields = {"name": name, "kind": kind, "network": network, "salt": salt, "scrypt_log2_n": cost_log2, "nonce": nonce.hex()}
         label = json.dumps({"format": _FORMAT, **fields}, sort_keys=True, separators=(",", ":")).encode()
-        return write_once(path, label + b"\n" + self._cipher(salt, cost_log2, path).encrypt(nonce, secret, label))
+        return label + b"\n" + self._cipher(salt, cost_log2, self._path(name, kind)).encrypt(nonce, secret, label)
 
     def _path(self, name: str, kind: str) -> Path:
         for part in (name, kind):

@@ -14,8 +14,9 @@ The verbs, in the order of a round, and who performs each:
     faults(aggregate, openings, public)              -> {opener: what is wrong}        anyone
     open(aggregate, openings, public)                -> integer sum, int32 (d,)        anyone
 
-Large vectors and bodies stay in files: `values` may be a `StoredVector`, the body of a ciphertext `FileBytes`, both read piece by piece,
-and `open_pieces` gives the sum piece by piece. What a step makes besides, at most one ciphertext, it holds in memory.
+Large vectors and bodies stay in files: `values` may be a `StoredVector`, the body of a ciphertext `FileBytes`, both read piece by piece;
+`encrypt_pieces`, `add_pieces` and `open_pieces` give their results piece by piece. What a step makes besides, at most one ciphertext, it
+holds in memory.
 
 With one shared key (CKKS) one opener suffices and its opening carries the sum. With a key per site (threshold) each
 opener releases a share for exactly the sealed set, and any t of them open it. What is released is made from the submissions of the
@@ -34,7 +35,7 @@ from typing import Final, NoReturn
 import numpy as np
 
 from cifer_tasks.encryption.vectors import IntVector, Vector
-from cifer_tasks.files import Body
+from cifer_tasks.files import Body, Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Ciphertext:
         """A self-describing encoding; `from_bytes` refuses another scheme, binding or a truncated body by name."""
         return b"".join(self.pieces())
 
-    def pieces(self) -> Iterator[bytes | memoryview]:
+    def pieces(self) -> Iterator[Piece]:
         """`to_bytes` in pieces, for a file or a digest."""
         from cifer_tasks.encryption._wire import ciphertext_pieces
 
@@ -201,9 +202,17 @@ class Scheme(ABC):
         Raises `ValueError` when the length or an entry's magnitude breaks `binding`.
         """
 
+    def encrypt_pieces(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Iterator[Piece]:
+        """As `encrypt`, in the pieces of `Ciphertext.pieces`, for a file. Raises as `encrypt`, possibly after the first pieces."""
+        return self.encrypt(values, binding, public, sender).pieces()
+
     @abstractmethod
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
         """The ciphertext of the entrywise sum. Raises `IntegrityError` on mixed bindings or an empty list."""
+
+    def add_pieces(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Iterator[Piece]:
+        """As `add`, in the pieces of `Ciphertext.pieces`, for a file. Raises as `add`, possibly after the first pieces."""
+        return self.add(ciphertexts, public).pieces()
 
     @abstractmethod
     def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:

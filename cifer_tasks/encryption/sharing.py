@@ -39,6 +39,9 @@ ENVELOPE_BYTES: Final = 32 + SHARE_BYTES + 16
 MOST_SUBSETS: Final = 20_000
 """How many sets of honest holders are tried when shares do not fit together: all errors up to 4 of 30 holders, 5 of 16."""
 
+SINGLE_THREAD_LOG2: Final = 18
+"""log2 of the multiplications up to which OpenBLAS starts no threads: some milliseconds of their waiting cost more than a small product."""
+
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _DOMAIN: Final = b"cifer/key-share/1:"
 
@@ -80,7 +83,11 @@ def deal(secret: IntVector, threshold: int, holders: int, key: bytes) -> Share:
     coefficients[0] = secret % FIELD
     coefficients[1:] = _uniform(key, (threshold - 1) * DEGREE).reshape(threshold - 1, DEGREE)
     # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
-    return np.asarray((_powers(threshold, holders) @ coefficients).astype(np.int64) % FIELD)
+    powers, dealt = _powers(threshold, holders), np.empty((holders, DEGREE))
+    width = max(2**SINGLE_THREAD_LOG2 // powers.size, 64)
+    for start in range(0, DEGREE, width):
+        np.matmul(powers, coefficients[:, start : start + width], out=dealt[:, start : start + width])
+    return np.asarray(dealt.astype(np.int64) % FIELD)
 
 
 @lru_cache(maxsize=8)

@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
+from itertools import chain
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -39,11 +40,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cifer_tasks.encryption import ring, sharing
 from cifer_tasks.encryption._blocks import Layout, add_block, each, encrypt_block, open_block, opens, read_wire
 from cifer_tasks.encryption._shared import MAXIMUM_SITES, check_count, check_public, check_same, check_scheme, check_sealed, check_shape
+from cifer_tasks.encryption._wire import ciphertext_head
 from cifer_tasks.encryption.packing import packing
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
 from cifer_tasks.encryption.sharing import ENVELOPE_BYTES, Address
 from cifer_tasks.encryption.vectors import IntVector, Vector
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
+from cifer_tasks.files import Piece
 
 KEY_BYTES: Final = 32
 
@@ -130,22 +133,35 @@ class ThresholdScheme(Scheme):
 
         Raises `ValueError` when the values or the binding are not the round's, `IntegrityError` for a sender who holds no share.
         """
+        body = bytearray()
+        for piece in self._body(values, binding, public, sender)[1]:
+            body += piece
+        return Ciphertext(self.name, binding, public.digest(), 1, memoryview(body).toreadonly())
+
+    def encrypt_pieces(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Iterator[Piece]:
+        """As `encrypt`, in the pieces of `Ciphertext.pieces`, of which no more are held than there are cores, and some."""
+        size_bytes, pieces = self._body(values, binding, public, sender)
+        return chain((ciphertext_head(self.name, binding, public.digest(), 1, size_bytes),), pieces)
+
+    def _body(self, values: Vector, binding: Binding, public: PublicContext, sender: str) -> tuple[int, Iterator[Piece]]:
+        """The length of a submission's body, and its pieces, once: what is not drawn is not encrypted."""
         roster = self._roster(public)
         roster.place(sender)
         check_shape(values, binding)
         layout, seed = _layout(binding, roster), public_seed(binding, public)
-        secret = ring.binomial(ring.key_stream(self._randomness(KEY_BYTES), 0, ring.DEGREE))
-        errors, multiplier = self._randomness(KEY_BYTES), ring.multiplier(secret)
-        body = bytearray(1 + len(roster.names) * ENVELOPE_BYTES + layout.wire_bytes)
-        start = len(body) - layout.wire_bytes
-        work = partial(encrypt_block, values, binding, layout, seed, errors, multiplier, memoryview(body)[start:])
 
-        def envelopes() -> None:
-            body[:start] = b"".join((_SUBMISSION, *self._envelopes(secret, binding, roster, sender)))
+        def pieces() -> Iterator[Piece]:
+            secret = ring.binomial(ring.key_stream(self._randomness(KEY_BYTES), 0, ring.DEGREE))
+            errors, multiplier = self._randomness(KEY_BYTES), ring.multiplier(secret)
+            dealt: list[bytes] = []
+            work = partial(encrypt_block, values, binding, layout, seed, errors, multiplier)
+            blocks = each(layout.blocks, work, meanwhile=lambda: dealt.extend(self._envelopes(secret, binding, roster, sender)))
+            first = next(blocks)
+            yield b"".join((_SUBMISSION, *dealt))
+            yield first
+            yield from blocks
 
-        for _ in each(layout.blocks, work, meanwhile=envelopes):
-            pass
-        return Ciphertext(self.name, binding, public.digest(), 1, memoryview(body).toreadonly())
+        return 1 + len(roster.names) * ENVELOPE_BYTES + layout.wire_bytes, pieces()
 
     def _envelopes(self, secret: ring.IntVector, binding: Binding, roster: Roster, sender: str) -> list[bytes]:
         shares = sharing.deal(secret, roster.threshold, len(roster.names), self._randomness(KEY_BYTES))
@@ -159,6 +175,12 @@ class ThresholdScheme(Scheme):
 
         Raises `IntegrityError` on an empty list, mixed bindings, another roster's ciphertexts or more submissions than holders.
         """
+        _, *body = self.add_pieces(ciphertexts, public)
+        count = sum(ciphertext.count for ciphertext in ciphertexts)
+        return Ciphertext(self.name, ciphertexts[0].binding, public.digest(), count, b"".join(body))
+
+    def add_pieces(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Iterator[Piece]:
+        """As `add`, in the pieces of `Ciphertext.pieces`, of which no more are held than there are cores, and some."""
         roster = self._roster(public)
         check_same(ciphertexts, public)
         binding, count = ciphertexts[0].binding, sum(ciphertext.count for ciphertext in ciphertexts)
@@ -167,13 +189,16 @@ class ThresholdScheme(Scheme):
             raise IntegrityError(msg)
         layout = _layout(binding, roster)
         bodies = [(ciphertext.data, _start(ciphertext, layout, roster)) for ciphertext in ciphertexts]
-        body = bytearray(len(_SUM) + layout.wire_bytes)
-        body[: len(_SUM)] = _SUM
-        for _ in each(layout.blocks, partial(add_block, bodies, layout, memoryview(body)[len(_SUM) :])):
-            pass
-        total = Ciphertext(self.name, binding, public.digest(), count, memoryview(body).toreadonly())
-        self._summed = tuple(ciphertexts), total.digest()
-        return total
+        head = ciphertext_head(self.name, binding, public.digest(), count, len(_SUM) + layout.wire_bytes)
+
+        def pieces() -> Iterator[Piece]:
+            state = sha256()
+            for piece in chain((head, _SUM), each(layout.blocks, partial(add_block, bodies, layout))):
+                state.update(piece)
+                yield piece
+            self._summed = tuple(ciphertexts), state.digest()
+
+        return pieces()
 
     # ------------------------------------------------------------------------------------------------------ key holders
 
@@ -206,7 +231,9 @@ class ThresholdScheme(Scheme):
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
         summed, digest = self._summed
         if len(summed) != len(submissions) or any(one is not other for one, other in zip(summed, submissions, strict=True)):
-            digest = self.add(submissions, public).digest()
+            for _ in self.add_pieces(submissions, public):
+                pass
+            digest = self._summed[1]
         check_same(submissions, public)
         return digest, submissions[0].binding
 

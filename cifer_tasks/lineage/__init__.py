@@ -1,8 +1,7 @@
 """OpenLineage events from Prefect's state changes: which task, in which flow, made which bytes out of which.
 
 instrument(task), instrument(flow)          once, where they are defined
-log = log_of(run); batch = log.drain()      in the task that mirrors events to the ledger,
-log.acknowledge(batch)                      once the ledger holds them
+log_of(run).drain(recorded)                 in the task that mirrors events to the ledger
 close_log(run)                              when the process is done with the run
 """
 

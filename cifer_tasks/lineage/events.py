@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
+import attr
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import (
     DatasetFacet,
@@ -20,13 +22,13 @@ from openlineage.client.facet_v2 import (
     processing_engine_run,
     tags_run,
 )
-from openlineage.client.serde import Serde
 
 from cifer_tasks.lineage.datasets import Version
 from cifer_tasks.lineage.facets import PRODUCER
 
 ADAPTER_VERSION: Final = "1"
 RUN_TAG: Final = "cifer.run"
+_ENCODER: Final = json.JSONEncoder(sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,31 @@ def run_event(
 
 
 def event_lines(event: RunEvent, *others: RunEvent) -> bytes:
-    """Events as the log and the ledger hold them: newline-delimited JSON, keys in the client's order, ASCII."""
-    return b"".join(Serde.to_json(item).encode("ascii") + b"\n" for item in (event, *others))
+    """Events as the log and the ledger hold them: newline-delimited JSON, keys sorted, ASCII; byte for byte what `Serde` makes.
+
+    That is the client's own encoder, which takes twice the time, and a round has some seventy events.
+    """
+    return b"".join(_ENCODER.encode(_plain(item)).encode("ascii") + b"\n" for item in (event, *others))
+
+
+def _plain(value: Any) -> Any:
+    """A part of an event as JSON has it: without what is None, and without empty mappings in lists."""
+    match value:
+        case None | str() | int() | float():
+            return value
+        case RunState():
+            return value.value
+        case dict():
+            return {key: _plain(item) for key, item in value.items() if item is not None}
+        case list():
+            return [plain for item in value if item is not None and (plain := _plain(item)) != {}]
+        case _:
+            return {name: _plain(item) for name in _names(value.__class__) if (item := getattr(value, name)) is not None}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in attr.fields(kind))
 
 
 def completed_lines(

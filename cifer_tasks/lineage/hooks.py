@@ -25,13 +25,12 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flows import Flow
 from prefect.tasks import Task
 
-from cifer_tasks.errors import CiferError
 from cifer_tasks.lineage.datasets import Version, versions_in
 from cifer_tasks.lineage.events import Scope, run_event
 from cifer_tasks.lineage.facets import facets_of
 from cifer_tasks.lineage.log import LineageLog
+from cifer_tasks.logs import readable
 from cifer_tasks.records import RunRef
-from ledger.errors import LedgerError
 
 _logger = logging.getLogger("cifer.lineage")
 _Unit = TypeVar("_Unit", bound=Task[..., Any] | Flow[..., Any])
@@ -171,14 +170,8 @@ def _run_of(parameters: Mapping[str, Any]) -> RunRef:
 
 
 def _readable(cause: object) -> str:
-    """What an event may say of a failure: our own messages are made for people, those of others may quote data or secrets."""
-    match cause:
-        case CiferError() | LedgerError():
-            return f"{type(cause).__name__}: {cause}"
-        case BaseException():
-            return f"{type(cause).__name__} (its message may quote data and is withheld)"
-        case _:
-            return "ended without a result"
+    """What an event may say of a failure."""
+    return readable(cause) if isinstance(cause, BaseException) else "ended without a result"
 
 
 def _time(state: State[Any]) -> str:

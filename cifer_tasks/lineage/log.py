@@ -1,7 +1,7 @@
 """A run's lineage log: an append-only NDJSON file of OpenLineage events, mirrored to the ledger in batches.
 
     <home>/runs/<run>/lineage.ndjson    one event a line, keys sorted, ASCII
-    <home>/runs/<run>/lineage.json      how many events the ledger holds, how many could not be written
+    <home>/runs/<run>/lineage.json      how many events could not be written
 
 What goes to the ledger is lines of the file as they stand, so that anyone holding the file can check it against the ledger.
 """
@@ -38,12 +38,8 @@ _ENDS: Final = frozenset({RunState.COMPLETE, RunState.FAIL, RunState.ABORT})
 
 @dataclass(frozen=True, slots=True)
 class LineageBatch:
-    """Consecutive events of a run: `count` lines of NDJSON, the SHA-256 of those lines (32 bytes), and the lines zlib-compressed.
+    """Consecutive events of a run: `count` lines of NDJSON, the SHA-256 of those lines (32 bytes), and the lines zlib-compressed."""
 
-    start: how many events of the run come before the batch.
-    """
-
-    start: int
     count: int
     sha256: bytes
     events: bytes
@@ -82,7 +78,6 @@ class LineageLog:
             self._alone = _claim(self._file.fileno())
             state = _read_state(self._state_path)
             self._lost = state.get("lost", 0)
-            self._acknowledged = state.get("acknowledged", 0)
             self._write_state()
             if self._alone:
                 _cut_partial_line(self.path)
@@ -132,32 +127,20 @@ class LineageLog:
                     found.append(scope)
         return tuple(reversed(found))
 
-    def drain(self, recorded: int | None = None) -> LineageBatch:
+    def drain(self, recorded: int) -> LineageBatch:
         """The next events, in the order of the file: at most 4 MiB of them, so call again until the batch is empty.
 
-        The batch starts behind the last acknowledged one, so a retry loses nothing. recorded: number of this run's events that the
-        ledger holds; the batch then starts behind those, so that a crash between the two calls does not repeat any either.
-        Raises `StorageError` when the log cannot be read.
+        recorded: number of this run's events that the ledger holds; the batch starts behind those, so that whoever crashes between
+        draining and recording neither loses nor repeats any. Raises `StorageError` when the log cannot be read.
         """
         with self._lock:
-            start = self._acknowledged if recorded is None else recorded
             try:
-                lines = _head(self._lines_from(start))
+                lines = _head(self._lines_from(recorded))
             except OSError as error:
                 msg = f"{self.path}: the lineage log cannot be read: {error.strerror or error}"
                 raise StorageError(msg) from None
             plain = b"".join(lines)
-            return LineageBatch(start, len(lines), hashlib.sha256(plain).digest(), zlib.compress(plain, 6))
-
-    def acknowledge(self, batch: LineageBatch) -> None:
-        """Remember, also after a restart, that the ledger holds `batch`. Raises `StorageError` when that cannot be written."""
-        with self._lock:
-            self._acknowledged = max(self._acknowledged, batch.start + batch.count)
-            try:
-                self._write_state()
-            except OSError as error:
-                msg = f"{self._state_path}: cannot be written: {error.strerror or error}; free or unlock the folder"
-                raise StorageError(msg) from None
+            return LineageBatch(len(lines), hashlib.sha256(plain).digest(), zlib.compress(plain, 6))
 
     def abort_orphans(self, engine_version: str) -> int:
         """End as ABORT the runs that a killed process left open, and return how many; none while another process has the log open."""
@@ -197,7 +180,7 @@ class LineageLog:
 
     def _write_state(self) -> None:
         temporary = self._state_path.with_suffix(".json.part")
-        temporary.write_text(json.dumps({"acknowledged": self._acknowledged, "lost": self._lost}, sort_keys=True) + "\n", encoding="ascii")
+        temporary.write_text(json.dumps({"lost": self._lost}, sort_keys=True) + "\n", encoding="ascii")
         os.replace(temporary, self._state_path)
 
 

@@ -80,11 +80,13 @@ class Tracker:
         The metrics go to the parent too, with the round as step, so that they make charts.
         seconds: how long the round took; left out when None.
         """
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import Metric
 
         with self._guard, recording(self.project):
             parent = self._parent()
-            child = self._child(parent, result.round)
+            tags = _ledger_tags(result.model, result.committed.transaction, result.committed.height)
+            tags |= {"cifer.accepted": str(result.accepted).lower(), "cifer.reason": result.reason, "cifer.sites": ",".join(result.sites)}
+            child = self._child(parent, result.round, tags)
             if child.info.status == "FINISHED":
                 return
             values = {item.name: item.value for item in result.evaluation.metrics}
@@ -94,10 +96,8 @@ class Tracker:
                 values["seconds"] = seconds
             # One timestamp per round: MLflow keeps one of several equal points, so a repetition after a crash adds none.
             metrics = [Metric(name, value, child.info.start_time, result.round) for name, value in sorted(values.items())]
-            tags = _ledger_tags(result.model, result.committed.transaction, result.committed.height)
-            tags |= {"cifer.accepted": str(result.accepted).lower(), "cifer.reason": result.reason, "cifer.sites": ",".join(result.sites)}
-            self._log_bytes(child.info.run_id, "model.safetensors", model_bytes)
-            self._client.log_batch(child.info.run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+            _write_artifact(child, "model.safetensors", model_bytes)
+            self._client.log_batch(child.info.run_id, metrics=metrics)
             self._client.log_batch(parent.info.run_id, metrics=metrics)
             self._client.set_terminated(child.info.run_id)
 
@@ -161,19 +161,25 @@ class Tracker:
         kind = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on runs and charts, not on traces of agents
         return str(self._client.create_experiment(name, (artifact_root(self.project) / name).as_uri(), kind))
 
-    def _child(self, parent: Run, number: int) -> Run:
+    def _child(self, parent: Run, number: int, tags: dict[str, str]) -> Run:
+        """The run of a round, made with `tags` if there is none yet."""
         if number in self._rounds:
             return self._client.get_run(self._rounds[number])
-        tags = {_PARENT: parent.info.run_id, RUN: self.run, ROUND: str(number)}
+        tags = {_PARENT: parent.info.run_id, RUN: self.run, ROUND: str(number), **tags}
         child = self._client.create_run(parent.info.experiment_id, run_name=f"round-{number}", tags=tags)
         self._rounds[number] = child.info.run_id
         return child
 
-    def _log_bytes(self, run_id: str, name: str, data: bytes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_bytes(data)
-            self._client.log_artifact(run_id, str(path))
+
+def _write_artifact(run: Run, name: str, data: bytes) -> None:
+    """Put a file where a run keeps its own. `MlflowClient.log_artifact` would read the whole run first to learn where that is."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        repository: Any = get_artifact_repository(run.info.artifact_uri)
+        repository.log_artifact(str(path))
 
 
 def _ledger_tags(model: ArtifactRef, transaction: str, height: int) -> dict[str, str]:

@@ -37,6 +37,10 @@ OTHER_VALUES: dict[str, Any] = {
     "model.args": {"width": 3},
     "sites.on_error": "abort",
     "sites.fraction": 0.5,
+    "rounds.mode": "buffered",
+    "rounds.buffer": 2,
+    "rounds.late": "carry",
+    "simulation.delays": {"others": [1.0, 2.0]},
     "approval": "required",
     "notify.webhook": "https://example.org/hook",
     "execution": "sites",
@@ -87,6 +91,10 @@ def test_every_key_can_be_set_and_matters(tmp_path: Path, key: str) -> None:
     path = tmp_path / "scenario.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
     overrides = [f"{key}={json.dumps(other_value(key))}"]
+    if key == "rounds.mode":
+        overrides.append("rounds.buffer=2")
+    if key == "rounds.buffer":
+        overrides.append("rounds.mode=buffered")
     if key == "data.table":
         overrides.append("data.files={}")
     if key == "execution":

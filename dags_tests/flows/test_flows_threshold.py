@@ -15,6 +15,7 @@ import pytest
 from cifer_tasks import tasks
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.encryption import sharing
+from cifer_tasks.encryption.scheme import PublicContext
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
 from cifer_tasks.records import SealedSet, Submission
@@ -161,7 +162,7 @@ def test_without_its_promise_a_site_would_open_a_second_set(finished: Any, monke
             every = workspace.submissions(sealed_set(workspace))
             chosen = {site: every[site] for site in names}
             total = workspace.scheme.add(list(chosen.values()), public)
-            releases = [workspace.scheme.release(chosen, site, public, workspace.secret_context(site)) for site in SITES]
+            releases = [workspace.scheme.release(chosen, site, public, workspace.secret_context(site, 1)) for site in SITES]
             return workspace.scheme.open(total, releases, public)
 
         update = opened(SITES) - opened(SITES[:3])
@@ -180,13 +181,18 @@ def test_stale_rounds_and_sets_off_the_ledger_are_refused(finished: Any) -> None
         Workspace.close_all()
 
 
-def test_a_roster_that_the_ledger_does_not_give_is_refused(finished: Any) -> None:
-    """After a key changes, what the round was opened with is no longer what a site derives: it deals no shares under it."""
+def test_a_roster_that_the_ledger_does_not_give_is_refused(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that changes counts from the next round on; a roster with a key that nobody registered before the round is dealt no shares."""
     lab, ref = finished
     with lab.here():
         workspace = Workspace.of(ref)
+        before, fresh = workspace.public_context(), ThresholdScheme().generate()[0].data
+        workspace.author("east").send(RegisterKey(fresh))
         assert workspace.checked_context(1).digest() == workspace.round_context(1).digest()
+        after = workspace.public_context()
+        assert after.digest != before.digest and fresh.hex().encode() in workspace.store.get(after)
         workspace.author("east").send(RegisterKey(ThresholdScheme().generate()[0].data))
+        monkeypatch.setattr(workspace, "round_context", lambda _: PublicContext("threshold", workspace.store.get(after)))
         with pytest.raises(IntegrityError, match="somebody else would receive the shares"):
             workspace.checked_context(1)
         Workspace.close_all()

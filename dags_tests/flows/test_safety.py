@@ -98,7 +98,7 @@ def test_mutant_without_adding_again_reads_a_sites_update(sealed_round: RunRef, 
     total = one_ciphertext_as_the_sum(workspace, sealed)
     believed = Ciphertext.from_bytes(workspace.store.get(total), "ckks", workspace.binding(1))
     single = Ciphertext.from_bytes(workspace.store.get(sealed.submissions[1].ciphertext), "ckks", workspace.binding(1))
-    secret, public = workspace.secret_context("north"), workspace.round_context(1)
+    secret, public = workspace.secret_context("north", 1), workspace.round_context(1)
     update = integers_from_bytes(workspace.scheme.release({"north": single}, "north", public, secret).data, workspace.binding(1).parameters)
     monkeypatch.setattr(CkksScheme, "add", lambda *_: believed)
     released = workspace.store.get(release(sealed_round, "east", sealed, total))
@@ -187,7 +187,7 @@ def test_mutant_an_aggregating_step_with_the_secret_is_seen(trainer: Any, monkey
     read = Workspace.submissions
 
     def greedy(workspace: Workspace, sealed: SealedSet) -> dict[str, Ciphertext]:
-        workspace.secret_context("east")
+        workspace.secret_context("east", 1)
         return read(workspace, sealed)
 
     monkeypatch.setattr(Workspace, "submissions", greedy)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ from ledger.types import (
     ReportEquivocation,
     RequireApproval,
     RestoreReputation,
+    RevokeIdentity,
+    RotateIdentity,
     SealRound,
     SignedTransaction,
     SiteStatistics,
@@ -91,19 +93,18 @@ NETWORK = network_id(GENESIS)
 
 @dataclass(frozen=True)
 class Chain:
-    """A state, and who has said how much: immutable, so that cases branch off it."""
+    """A state, and what was said: immutable, so that cases branch off it."""
 
     state: State
-    said: dict[str, int] = field(default_factory=dict)
     transactions: tuple[SignedTransaction, ...] = ()
 
     def sign(self, who: str, body: Body, skip: int = 0) -> SignedTransaction:
-        return sign_transaction(key(who), NETWORK, self.said.get(who, 0) + skip, body)
+        return sign_transaction(key(who), NETWORK, self.state.next_sequence(key(who).public) + skip, body)
 
     def say(self, who: str, body: Body) -> Chain:
         signed = self.sign(who, body)
         state = apply_transaction(self.state, signed, len(self.transactions) + 1)
-        return Chain(state, {**self.said, who: self.said.get(who, 0) + 1}, (*self.transactions, signed))
+        return Chain(state, (*self.transactions, signed))
 
 
 def dataset(site: str, **changes: Any) -> RegisterDataset:
@@ -171,6 +172,16 @@ def accept(name: str, as_: str = "", **changes: Any) -> AcceptInvitation:
     """The invited `name` names its fixed key, having signed for `as_`."""
     proof = key(name).sign(b"cifer/joining/1", NETWORK + (as_ or name).encode())
     return msgspec.structs.replace(AcceptInvitation(key(name).public, proof), **changes)
+
+
+def rotate(who: str, to: str, sequence: int, network: bytes = NETWORK, tag: bytes = b"cifer/rotating/1") -> RotateIdentity:
+    """`who`, whose transaction this is number `sequence` of, names the fixed key of `to`."""
+    return RotateIdentity(key(to).public, key(to).sign(tag, encode((network, key(who).public, sequence))))
+
+
+def revoke(name: str, **changes: Any) -> RevokeIdentity:
+    """Somebody's fixed key is to speak for nobody any more."""
+    return msgspec.structs.replace(RevokeIdentity(name, key(name).public, "the laptop was stolen"), **changes)
 
 
 def exchange_key(number: int) -> RegisterKey:
@@ -262,6 +273,14 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "restored", "administrator-0", RestoreReputation("validator-3", "its disk was cloned by mistake; it has another key now")
     yield "anchor", "coordinator-b", Anchor(digest("root of a log elsewhere"))
     yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
+    for number, (who, body) in enumerate(late_rounds("run-late", 2, late=1)):
+        yield f"late-{number}", who, body
+    yield "rotated", "site-d", rotate("site-d", "site-d 2", 1)
+    yield "rotated-again", "site-d 2", rotate("site-d 2", "site-d 3", 2)
+    yield "consent-site-d", "site-d 3", GrantConsent(digest("table of site-d"), "lung-cancer")
+    yield "revoked", "administrator-0", revoke("site-c")
+    yield "registered-again", "administrator-0", register("site-c", "site", public_key=key("site-c 2").public)
+    yield "revoked-by-itself", "site-c 2", revoke("site-c", public_key=key("site-c 2").public)
 
 
 ORDER_8 = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
@@ -289,6 +308,21 @@ def poisoned_rounds(run_: str, poisoner: str, count: int) -> list[tuple[str, Bod
         said.append(("site-a", msgspec.structs.replace(RELEASE, run=run_, round=number)))
         said.append(("coordinator-a", commit(number, run=run_, candidate=digest(f"model {number}"))))
     return [*said, ("coordinator-a", open_round(count + 1, f"model {count}", run_))]
+
+
+def late_rounds(run_: str, count: int, late: int) -> list[tuple[str, Body]]:
+    """Who says what in a new run that takes updates of `late` rounds before: site-c is late in all of `count` rounds but the last, open."""
+    said: list[tuple[str, Body]] = [("coordinator-a", run(run_, rounds=count, max_staleness=late))]
+    for number in range(1, count + 1):
+        said.append(("coordinator-a", open_round(number, f"model {number - 1}", run_)))
+        said += [(site, submit(site, number, run_)) for site in SITES[:2]]
+        if number < count:
+            said.append(("coordinator-a", ExcludeSite(run_, number, "site-c", "deadline", "it did not finish in time")))
+            said.append(("coordinator-a", SealRound(run_, number, SITES[:2])))
+            said.append(("coordinator-a", commit(number, run=run_)))
+    if 0 < late < count:
+        said.append(("site-c", submit("site-c", count, run_, lag=late)))
+    return said
 
 
 def refused_reputation() -> Iterator[Case]:
@@ -371,6 +405,8 @@ def refused_registrations() -> Iterator[Case]:
     yield "register_key_31_bytes", "I5", "coordinator", [], admin, register("site-x", "site", public_key=bytes(31))
     yield "register_key_small_order", "I5", "coordinator", [], admin, register("site-x", "site", public_key=b"\x01" + bytes(31))
     yield from refused_invitations()
+    yield from refused_rotations()
+    yield from refused_revocations()
     key_ = exchange_key(9)
     yield "key_by_coordinator", "Q1", "key-again", [], "coordinator-a", key_
     yield "key_31_bytes", "Q2", "key-again", [], "site-a", RegisterKey(key_.public_key[:31])
@@ -424,6 +460,56 @@ def refused_invitations() -> Iterator[Case]:
     yield "signed_with_a_replaced_key", "X4", "validator-rotated", [], "validator-1", evidence()
 
 
+def refused_rotations() -> Iterator[Case]:
+    """Rules I of keys that take another's place, and what the one that is replaced may not do."""
+    admin, start, replace = "administrator-0", "lineage-of-no-run", msgspec.structs.replace
+    good = rotate("site-d", "site-d 2", 1)
+    yield "rotate_administrator", "I10", "genesis", [], admin, rotate(admin, "another administrator", 0)
+    yield "rotate_validator", "I10", "genesis", [], "validator-0", rotate("validator-0", "validator-0b", 0)
+    guest = "invitation of site-e"
+    yield "rotate_invitation", "I10", "invited-again", [], guest, rotate(guest, "site-e", 0)
+    yield "rotate_to_key_of_another", "I4", start, [], "site-d", rotate("site-d", "site-a", 1)
+    yield "rotate_to_key_of_a_validator", "I4", start, [], "site-d", rotate("site-d", "validator-2", 1)
+    yield "rotate_to_its_own_key", "I4", start, [], "site-d", rotate("site-d", "site-d", 1)
+    yield "rotate_back", "I4", "rotated-again", [], "site-d 3", rotate("site-d 3", "site-d", 3)
+    yield "rotate_to_key_of_31_bytes", "I5", start, [], "site-d", replace(good, public_key=bytes(31))
+    yield "rotate_to_key_of_small_order", "I5", start, [], "site-d", replace(good, public_key=b"\x01" + bytes(31))
+    yield "rotate_to_key_that_did_not_sign", "I11", start, [], "site-d", replace(good, public_key=key("site-x").public)
+    yield "rotate_proof_by_the_present_key", "I11", start, [], "site-d", replace(rotate("site-d", "site-d", 1), public_key=good.public_key)
+    yield "rotate_proof_for_another_number", "I11", start, [], "site-d", rotate("site-d", "site-d 2", 0)
+    yield "rotate_proof_for_another_author", "I11", start, [], "site-d", rotate("site-a", "site-d 2", 1)
+    yield "rotate_proof_for_another_network", "I11", start, [], "site-d", rotate("site-d", "site-d 2", 1, digest("another network"))
+    yield "rotate_proof_of_another_kind", "I11", start, [], "site-d", rotate("site-d", "site-d 2", 1, tag=b"cifer/joining/1")
+    yield "former_key_signs", "X4", "rotated", [], "site-d", GrantConsent(digest("table of site-d"), "breast-cancer")
+    yield "former_key_rotates", "X4", "rotated", [], "site-d", rotate("site-d", "site-d 9", 2)
+    yield "former_key_registered", "I4", "rotated", [], admin, register("site-x", "site", public_key=key("site-d").public)
+    yield "former_key_registered_for_its_own", "I3", "rotated", [], admin, register("site-d", "site")
+    yield "former_key_invited", "I4", "rotated", [], admin, invite("site-x", invitation=key("site-d").public)
+    yield "former_key_as_a_validator", "J4", "rotated", [], admin, validator("validator-9", public_key=key("site-d").public)
+
+
+def refused_revocations() -> Iterator[Case]:
+    """Rules I12 to I14, and what a revoked key may not do."""
+    admin, start, table = "administrator-0", "lineage-of-no-run", digest("table of site-c")
+    yield "revoke_by_another_site", "I12", start, [], "site-a", revoke("site-c")
+    yield "revoke_by_coordinator", "I12", start, [], "coordinator-a", revoke("site-c")
+    yield "revoke_nobody", "I13", start, [], admin, revoke("site-x")
+    yield "revoke_key_of_another", "I13", start, [], admin, revoke("site-c", public_key=key("site-a").public)
+    yield "revoke_former_key", "I13", "rotated", [], admin, revoke("site-d")
+    yield "revoke_twice", "I13", "revoked", [], admin, revoke("site-c")
+    yield "revoke_no_key", "I13", "revoked", [], admin, revoke("site-c", public_key=b"")
+    yield "revoke_administrator", "I10", start, [], admin, revoke(admin)
+    yield "revoke_validator", "I10", start, [], admin, revoke("validator-2")
+    yield "revoke_invitation", "I10", "invited-again", [], admin, revoke("site-e", public_key=key("invitation of site-e").public)
+    yield "revoke_without_reason", "I14", start, [], admin, revoke("site-c", reason="")
+    yield "revoke_reason_long", "F3", start, [], admin, revoke("site-c", reason="x" * 501)
+    yield "revoked_key_signs", "X4", "revoked", [], "site-c", WithdrawConsent(table, "breast-cancer", "")
+    yield "revoked_key_rotates", "X4", "revoked", [], "site-c", rotate("site-c", "site-c 2", 9)
+    yield "revoked_key_registered_again", "I4", "revoked", [], admin, register("site-c", "site")
+    yield "revoked_registered_in_another_role", "I3", "revoked", [], admin, register("site-c", "auditor", public_key=key("site-c 2").public)
+    yield "revoked_invited", "I3", "revoked", [], admin, invite("site-c")
+
+
 def refused_runs() -> Iterator[Case]:
     """Rules R and N."""
     lead, uses = "coordinator-a", run().datasets
@@ -445,6 +531,7 @@ def refused_runs() -> Iterator[Case]:
     yield "run_other_purpose", "R6", "consent-site-c", [], lead, run(purpose="marketing")
     yield "run_consent_withdrawn", "R6", "consent-site-c", [("site-b", WITHDRAW_B)], lead, run()
     yield "run_minimum_zero", "R7", "consent-site-c", [], lead, run(minimum_sites=0)
+    yield "run_max_staleness", "F4", "consent-site-c", [], lead, run(max_staleness=1001)
     yield "run_minimum_over_sites", "R7", "consent-site-c", [], lead, run(minimum_sites=4)
     yield "close_unknown_run", "R8", "run", [], lead, CloseRun("run-2", "aborted", "x")
     yield "close_by_another", "R9", "run", [], "coordinator-b", ABORT
@@ -481,6 +568,12 @@ def refused_updates() -> Iterator[Case]:
     yield "submit_consent_withdrawn", "U5", start, [("site-c", withdraw)], "site-c", submit("site-c")
     yield "submit_more_rows", "U6", start, [], "site-c", submit("site-c", rows=101)
     yield "submit_fewer_rows", "U6", start, [], "site-c", submit("site-c", rows=99)
+    yield "submit_late_to_a_run_that_takes_none", "U8", start, [], "site-c", submit("site-c", lag=1)
+    yield "submit_from_a_later_round", "U8", start, [], "site-c", submit("site-c", lag=-1)
+    late = late_rounds("run-l", 3, late=1)[:-1]
+    yield "submit_too_late", "U8", "closed", late, "site-c", submit("site-c", 3, "run-l", lag=2)
+    late = late_rounds("run-l", 1, late=1)
+    yield "submit_from_before_the_run", "U8", "closed", late, "site-c", submit("site-c", 1, "run-l", lag=1)
     yield "submit_ciphertext_short", "F2", start, [], "site-c", submit("site-c", ciphertext=bytes(31))
     yield "submit_empty_ciphertext", "F4", start, [], "site-c", submit("site-c", size_bytes=0)
     out = ExcludeSite("run-1", 1, "site-c", "train", "it raised")
@@ -629,7 +722,7 @@ def tampered(chain: Chain) -> Iterator[tuple[str, str, SignedTransaction]]:
     body = register("site-x", "site")
     good = chain.sign("administrator-0", body)
     key_ = key("administrator-0")
-    number = chain.said["administrator-0"]
+    number = chain.state.next_sequence(key_.public)
     flipped = bytes((good.signature[0] ^ 1,)) + good.signature[1:]
     yield "payload_cut", "X2", SignedTransaction(good.payload[:-1], good.signature)
     yield "payload_trailing", "X2", SignedTransaction(good.payload + b"\0", good.signature)

@@ -16,6 +16,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     SITE = "site"
     ADMIN = "admin"
+    PRODUCER = "producer"
 
 
 class Right(StrEnum):
@@ -24,6 +25,7 @@ class Right(StrEnum):
     RECORD: models, runs and rounds in total, blocks, verification.  SITES: the records of every site: submissions, consents, the graph.
     NAMES: sites under their own names, not pseudonyms.  OWN: the records of the site that the token is for, and no other's.
     RAW: transactions and lineage events as they were signed.  ACCESS: who has tokens, and what was read.
+    EVENTS: have lineage events signed and recorded under the holder's own name on the ledger; nothing is read with it.
     """
 
     RECORD = "record"
@@ -32,6 +34,7 @@ class Right(StrEnum):
     OWN = "own"
     RAW = "raw"
     ACCESS = "access"
+    EVENTS = "events"
 
 
 RIGHTS: Final[Mapping[Role, frozenset[Right]]] = MappingProxyType(
@@ -41,5 +44,6 @@ RIGHTS: Final[Mapping[Role, frozenset[Right]]] = MappingProxyType(
         Role.OPERATOR: frozenset({Right.RECORD, Right.SITES, Right.NAMES}),
         Role.SITE: frozenset({Right.RECORD, Right.OWN}),
         Role.ADMIN: frozenset({Right.RECORD, Right.ACCESS}),
+        Role.PRODUCER: frozenset({Right.EVENTS}),
     }
 )

@@ -54,8 +54,7 @@ def main() -> None:
             command_path = context.command_path if context else "cifer"
             _fail(f"{error.format_message().rstrip('.')}; see: {command_path} --help", error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("cifer: interrupted", err=True)
-            sys.exit(130)
+            _fail("interrupted", 130)
         except BrokenPipeError:
             sys.exit(0)
 
@@ -78,6 +77,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> None:
-    for line in message.splitlines():
-        click.echo(f"cifer: {line}", err=True)
+    from cifer_tasks.logs import complain
+
+    complain(message)
     sys.exit(code)

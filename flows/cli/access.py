@@ -6,7 +6,7 @@ import click
 
 from flows.cli.base import CONTEXT, as_json, cli, command, print_report
 
-_ROLES = ("auditor", "engineer", "operator", "site", "admin")
+_ROLES = ("auditor", "engineer", "operator", "site", "admin", "producer")
 
 
 @cli.group(context_settings=CONTEXT)
@@ -14,7 +14,15 @@ def access() -> None:
     """Say who may read the record through the portal, and see what was read."""
 
 
-@command(access, "grant", "cifer access grant maria --role auditor --days 30\ncifer access grant north --role site --site hospital-a")
+@command(
+    access,
+    "grant",
+    """
+    cifer access grant maria --role auditor --days 30
+    cifer access grant north --role site --site hospital-a
+    cifer access grant etl --role producer
+    """,
+)
 @click.argument("name")
 @click.option("--role", required=True, type=click.Choice(_ROLES), help="What the holder may see.")
 @click.option("--days", default=30, show_default=True, help="How long the token lives.")

@@ -45,9 +45,21 @@ def print_report(found: Report, as_json: bool, report: Path | None = None) -> No
 
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="cifer")
-def cli() -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="CIFER_LOG_FORMAT",
+    show_envvar=True,
+    help="Logs on standard error as text, or as one JSON object a line.",
+)
+def cli(log_format: str) -> None:
     """Train one model across sites that may not share data, and leave a record that verifies.
 
     Start with `cifer run configs/quickstart.yaml`, or `cifer init FOLDER` for a scenario of your own.
     Everything generated is in .cifer/ and mlruns/ below the current folder; CIFER_HOME moves the former.
     """
+    if log_format == "json":
+        from cifer_tasks import logs
+
+        logs.configure()

@@ -64,7 +64,15 @@ def site_offer(purpose: str, table: Path | None, as_json: bool) -> None:
 def site_start(as_json: bool) -> None:
     """Do what the coordinator asks of this site, until Ctrl-C. A run of the site's that was cut short is taken up again."""
     import json
+    import logging
 
+    from cifer_tasks import logs
     from flows.working import work
 
-    work(lambda text: click.echo(json.dumps({"said": text}) if as_json else text))
+    def say(text: str) -> None:
+        if logs.wanted():
+            logs.said(logging.INFO, text)
+        else:
+            click.echo(json.dumps({"said": text}) if as_json else text)
+
+    work(say)

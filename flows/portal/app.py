@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -18,13 +19,16 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 from cifer_tasks.errors import AccessError, CiferError
+from cifer_tasks.logs import said
 from flows.access import Access, Grant, Names, RateLimit, Right
 from flows.portal.asked import SITE_LEVEL, Asked, Page
 from flows.portal.guard import LOOPBACK, Guard, problem
 from flows.portal.live import LiveRecord
+from flows.portal.metrics import CONTENT_TYPE, Exposition
 from flows.portal.pages import PAGES
+from flows.producers import Producer
 from flows.services.lineage_api import router
-from ledger import Author, LedgerError, LockedError, NotOnRecordError, State, UnavailableError
+from ledger import LedgerError, LockedError, NotOnRecordError, State, UnavailableError
 from ledger.errors import PrunedError
 from ledger.state.entries import SITE, Identity
 
@@ -46,6 +50,7 @@ class Portal:
         self.home = home
         self.access = access or Access(home)
         self.record = LiveRecord(home)
+        self.exposition = Exposition()
         self.requests = RateLimit(120, 10)
         self.guesses = RateLimit(10, 1 / 6)
         self._verifying = threading.Lock()
@@ -56,14 +61,15 @@ class Portal:
 
     def application(self, hosts: frozenset[str] = LOOPBACK) -> Guard:
         """The whole application; bind it to 127.0.0.1. hosts: the names it answers to."""
-        app = FastAPI(title="Cifer", docs_url=None, redoc_url=None, openapi_url=None)
+        app = FastAPI(title="Cifer lineage", version="1", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
         for page in PAGES:
             app.router.routes.append(Route(page.path, self._endpoint(page), methods=[page.method]))
         app.router.routes.append(Route("/login", self._log_in, methods=["GET", "POST"]))
         app.router.routes.append(Route("/logout", self._log_out, methods=["POST"]))
+        app.router.routes.append(Route("/metrics", self._metrics))
         app.router.routes.append(Route("/health", lambda _: PlainTextResponse("ok\n")))
         app.mount("/static", StaticFiles(packages=[("flows.portal", "static")]))
-        app.include_router(router(lambda: self.record.now()[1], authorise=self._authorise, producer=_no_producer))
+        app.include_router(router(lambda: self.record.now()[1], authorise=self._authorise, producer=self._producer))
         app.add_exception_handler(StarletteHTTPException, self._http_failure)
         app.add_exception_handler(AccessError, self._refused)
         app.add_exception_handler(CiferError, self._failed)
@@ -92,6 +98,8 @@ class Portal:
             words = {name: names.find(text) for name, text in sent.items()}
             asked = Asked(self.home, self.access, grant, names, words, ledger, store, state)
             found = self._one_at_a_time(page, asked)
+            if isinstance(found, bytes):
+                return Response(found, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
             shown = names.hide(found)
         except (LedgerError, CiferError) as error:
             return self._failure(request, error, grant, names)
@@ -99,9 +107,16 @@ class Portal:
             return JSONResponse(shown)
         return self._page(page.template, grant, {"title": page.title, **shown})
 
-    def _one_at_a_time(self, page: Page, asked: Asked) -> dict[str, Any]:
-        """A page that executes the whole chain again is made for one reader at a time."""
-        if page.method == "GET":
+    def _metrics(self, request: Request) -> Response:
+        """Totals, which every role may see; Prometheus sends its token itself."""
+        grant = self._grant(request)
+        ledger, store = self.record.now()
+        text = self.exposition.text(ledger, store)
+        return Response(self._names(grant, ledger.state()).hide(text), media_type=CONTENT_TYPE)
+
+    def _one_at_a_time(self, page: Page, asked: Asked) -> dict[str, Any] | bytes:
+        """A page that reads the whole chain is made for one reader at a time."""
+        if not page.costly:
             return page.answer(asked)
         if not self._verifying.acquire(blocking=False):
             raise UnavailableError("somebody else's verification is under way: try again when it is done")
@@ -152,6 +167,18 @@ class Portal:
         except AccessError as error:
             raise HTTPException(401, str(error), {"WWW-Authenticate": "Bearer"}) from None
 
+    def _producer(self, request: Request) -> Producer:
+        """Whose events a request posts: by a token that stands for a producer, and never by a browser's session."""
+        try:
+            if not request.headers.get("authorization", ""):
+                raise AccessError("send a producer's token: Authorization: Bearer TOKEN")
+            grant = self._grant(request)
+        except AccessError as error:
+            raise HTTPException(401, str(error), {"WWW-Authenticate": "Bearer"}) from None
+        if Right.EVENTS not in grant.rights:
+            raise HTTPException(403, f"a token of role {grant.role} posts no events: cifer access grant NAME --role producer")
+        return Producer(self.home, grant.name)
+
     async def _log_in(self, request: Request) -> Response:
         then = request.query_params.get("next", "/")
         if request.method == "GET":
@@ -199,7 +226,7 @@ class Portal:
 
     def _failed(self, request: Request, error: Exception) -> Response:
         """An error before it was known who may see what: said in general, in full in this server's log."""
-        print(f"{type(error).__name__}: {error}", flush=True)  # noqa: T201 - the service's log
+        said(logging.ERROR, f"{type(error).__name__}: {error}")
         missing = isinstance(error, NotOnRecordError | LockedError | UnavailableError) or not (self.home / "ledger").exists()
         text = (
             "there is no ledger here yet: cifer run configs/quickstart.yaml"
@@ -215,11 +242,6 @@ class Portal:
         answer = self._problem(request, error.status_code, error.detail)
         answer.headers.update(error.headers or {})
         return answer
-
-
-def _no_producer(_: Request) -> Author:
-    """Events come in through a server that holds its producers' keys; this one only reads."""
-    raise HTTPException(403, "the portal takes no events: it reads the record and holds nobody's key")
 
 
 def _what(request: Request) -> str:

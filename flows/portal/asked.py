@@ -47,15 +47,18 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page: where it is, who may ask for it, and what answers. template: "" for an answer that is JSON.
+    """One page: where it is, who may ask for it, and what answers. template: "" for an answer that is JSON, or bytes to keep as a file.
 
+    Bytes go out as they are, names and all: only to rights that see those.
     site_level: it shows records of single sites to those who may see them, so who asks is recorded.
+    costly: it reads the whole chain, so it is made for one reader at a time.
     """
 
     path: str
     title: str
     template: str
-    answer: Callable[[Asked], dict[str, Any]]
+    answer: Callable[[Asked], dict[str, Any] | bytes]
     rights: frozenset[Right] = EVERYBODY
     site_level: bool = False
     method: str = "GET"
+    costly: bool = False

@@ -10,7 +10,7 @@ import msgspec
 
 from flows.access import Right
 from flows.access_reports import moment
-from flows.portal import checks
+from flows.portal import verifying
 from flows.portal.asked import SITE_LEVEL, Asked, Page
 from flows.portal.runs import round_page, run_page, runs_of
 from ledger import NotOnRecordError
@@ -175,31 +175,6 @@ def _without_events(body: AppendLineage) -> AppendLineage:
     return msgspec.structs.replace(body, events=b"")
 
 
-def verify(asked: Asked) -> Context:
-    """What would be verified."""
-    return {"about": asked.words.get("model", ""), "checks": None, "head": asked.state.height}
-
-
-def verified(asked: Asked) -> Context:
-    """What was verified, check by check."""
-    about = asked.words.get("model", "")
-    started = time.process_time()
-    if about:
-        name, _, version = about.rpartition("@")
-        number = replace(asked, words={"version": version}).number("version", 0)
-        done = checks.check_model(asked.ledger, asked.store, name, number, asked.home / "artifacts")
-    else:
-        done = checks.check_ledger(asked.ledger, asked.store)
-    return {
-        "about": about,
-        "checks": done,
-        "head": asked.state.height,
-        "held": all(check["held"] is not False for check in done),
-        "seconds": f"{time.process_time() - started:.2f}",
-        "at": moment(int(time.time())),
-    }
-
-
 def who_may(asked: Asked) -> Context:
     """Who has tokens, and what was read."""
     count, head = asked.access.check_log()
@@ -251,7 +226,9 @@ PAGES: Final = (
     Page("/blocks", "Blocks", "blocks.html", blocks),
     Page("/blocks/{height}", "Block", "block.html", block),
     Page("/transactions/{id}", "Transaction", "transaction.html", transaction, frozenset({Right.SITES}), site_level=True),
-    Page("/verify", "Verify", "verify.html", verify),
-    Page("/verify", "Verify", "verify.html", verified, method="POST"),
+    Page("/verify", "Verify", "verify.html", verifying.page),
+    Page("/verify", "Verify", "verify.html", verifying.verified, method="POST", costly=True),
+    Page("/models/{name}/{version}/bundle", "", "", verifying.bundle, frozenset({Right.RAW}), site_level=True, costly=True),
+    Page("/genesis", "", "", verifying.genesis, frozenset({Right.RAW})),
     Page("/access", "Access", "access.html", who_may, frozenset({Right.ACCESS})),
 )

@@ -17,6 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from cifer_tasks import logs
 from flows.services.kinds import HOST, KINDS
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class ContentSecurityPolicy:
 
 def main(name: str, descriptor: int) -> None:
     """Serve until asked to stop, or until the parent is gone."""
+    if logs.wanted():
+        logs.configure()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     listening = socket.socket(fileno=descriptor)
     port = int(listening.getsockname()[1])
@@ -72,7 +75,12 @@ def main(name: str, descriptor: int) -> None:
 
     application = ContentSecurityPolicy(getattr(module, function)(), port)
     config = uvicorn.Config(
-        application, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS, lifespan="on"
+        application,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        lifespan="on",
+        log_config=None if logs.wanted() else uvicorn.config.LOGGING_CONFIG,
     )
     if KINDS[name].scheme == "https":
         config.load()

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol
 from urllib.parse import unquote
 
 import msgspec
@@ -23,7 +23,8 @@ from starlette.types import Scope
 
 from cifer_tasks.lineage.facets import schema_of
 from flows.services import marquez
-from ledger import AppendLineage, Author, BusyError, LedgerError, LockedError, NotOnRecordError, RejectedError, UnavailableError
+from ledger import AppendLineage, BusyError, LedgerError, LockedError, NotOnRecordError, RejectedError, UnavailableError
+from ledger.backends.base import Receipt
 from ledger.provenance import browse, questions
 from ledger.provenance.index import Store
 from ledger.provenance.openlineage import UNREADABLE, read_batch
@@ -35,7 +36,16 @@ OWN: Final = "cifer/"
 
 Authorise = Callable[[Request], object]
 """Whether a request may read: raises `HTTPException` (401, 403) when not. What it returns is not looked at."""
-Producer = Callable[[Request], Author]
+
+
+class Sender(Protocol):
+    """Somebody who signs and records, as a `ledger.Author` does."""
+
+    def send(self, body: AppendLineage) -> Receipt:
+        """Return once it is final. Raises the ledger's errors."""
+
+
+Producer = Callable[[Request], Sender]
 """Whose events a request posts: raises `HTTPException` (401, 403) when its token stands for nobody who may."""
 Fresh = Callable[[], Store]
 """The index, as far as the ledger goes now."""
@@ -245,9 +255,24 @@ def _question_routes(api: APIRouter, fresh: Fresh) -> None:
             raise HTTPException(404, f"no facet is called {name!r}") from None
 
 
+_POSTED: Final[Json] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object", "required": ["eventTime"]}}}},
+    "security": [{"bearer": []}],
+    "responses": {
+        "401": {"description": "No token, or one that is unknown, expired or revoked"},
+        "403": {"description": "A token that posts nothing, or an event in a namespace of trainings"},
+        "413": {"description": f"More than {MOST_EVENT_BYTES} bytes"},
+        "422": {"description": "No OpenLineage event"},
+        "429": {"description": "Too many requests; Retry-After says when to come again"},
+        "503": {"description": "The ledger takes nothing at the moment, for a run writes to it; Retry-After says when to come again"},
+    },
+}
+
+
 def _post_route(api: APIRouter, fresh: Fresh, producer: Producer) -> None:
-    @api.post("/lineage", status_code=201)
+    @api.post("/lineage", status_code=201, openapi_extra=_POSTED)
     async def record(request: Request) -> Json:
+        """Record one OpenLineage event (run, job or dataset event, spec 2-0-2) on the ledger, under the name that the token stands for."""
         author = producer(request)
         line = _one_line(await _body(request))
         receipt = await _in_thread(lambda: author.send(_batch(line)))

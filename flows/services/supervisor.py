@@ -6,6 +6,7 @@ were the supervisor killed outright, the services would see their standard input
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -19,9 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from cifer_tasks import logs
 from flows.services.kinds import KINDS, Kind, environment
 from flows.services.processes import Identity, start_child, stop
 from flows.services.state import Started, State, services_folder, write_state
+
+_logger = logging.getLogger("cifer.services")
 
 FIRST_DELAY_SECONDS: Final = 0.5
 LONGEST_DELAY_SECONDS: Final = 30.0
@@ -103,7 +107,7 @@ class Supervisor:
 
     def _note_end(self, item: _Watched, now: float) -> None:
         assert item.process is not None  # noqa: S101 - the caller looked
-        print(f"{datetime.now(UTC).isoformat()} {item.kind.name} ended with {item.process.returncode}", file=sys.stderr, flush=True)  # noqa: T201
+        _logger.warning("%s ended with %s", item.kind.name, item.process.returncode)
         if item.process.stdin is not None:
             with suppress(OSError):
                 item.process.stdin.close()
@@ -128,6 +132,10 @@ class Supervisor:
 
 def main(home: str, project: str, *listening: str) -> None:
     """Supervise the services whose sockets this process inherited."""
+    if logs.wanted():
+        logs.configure()
+    else:
+        logging.basicConfig(format="%(asctime)s %(message)s")
     pairs = (item.split("=") for item in listening)
     Supervisor(Path(home), Path(project), {name: socket.socket(fileno=int(number)) for name, number in pairs}).run()
 

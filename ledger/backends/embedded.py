@@ -23,8 +23,8 @@ from typing import Any, Final, TypeVar
 from ledger.backends.answers import describe, find_receipt
 from ledger.backends.base import Receipt, Status
 from ledger.backends.network import check_keys, has_ledger, read_genesis, start_folder, store_path
-from ledger.consensus.blocks import Tip, genesis_tip
-from ledger.crypto import SigningKey, VerificationCache
+from ledger.consensus.blocks import MOST_TRANSACTIONS, Tip, genesis_tip
+from ledger.crypto import Domain, SigningKey, VerificationCache
 from ledger.digests import transaction_id
 from ledger.errors import CorruptionError, LedgerError, RejectedError, StorageError, UnavailableError
 from ledger.node.cluster import Cluster
@@ -32,10 +32,11 @@ from ledger.node.effects import Accuse
 from ledger.node.replay import Replayed, replay
 from ledger.node.snapshots import Snapshots
 from ledger.node.validator import ValidatorNode
-from ledger.state.transition import transaction_ids
+from ledger.state.transition import read_payload, transaction_ids
 from ledger.state.view import State
 from ledger.storage import DEFAULT, BlockStore, FolderLock, open_store
 from ledger.types import CommittedBlock, Genesis, Header, SignedTransaction
+from ledger.verifying import Ahead, Helper, Signed
 
 T = TypeVar("T")
 
@@ -50,10 +51,12 @@ class _Batch:
     done: Future[tuple[Receipt, ...]]
     outcomes: list[Receipt | Exception | None]
     open: int
+    ahead: Ahead
 
     @classmethod
-    def of(cls, transactions: Sequence[SignedTransaction]) -> _Batch:
-        return cls(transactions, Future(), [None] * len(transactions), len(transactions))
+    def of(cls, transactions: Sequence[SignedTransaction], helper: Helper) -> _Batch:
+        count = len(transactions)
+        return cls(transactions, Future(), [None] * count, count, helper.begin([_signature_of(signed) for signed in transactions]))
 
     def settle(self, index: int, outcome: Receipt | Exception) -> None:
         self.outcomes[index] = outcome
@@ -80,6 +83,7 @@ class EmbeddedLedger:
         check_keys(genesis, keys)
         self._folder, self._genesis, self._keys = folder, genesis, dict(keys)
         shared = VerificationCache()
+        self._helper = Helper(shared, alone=None if share_verification else True)
         self._verify = {name: (shared if share_verification else VerificationCache()).verify for name in keys}
         self._tip: Tip = genesis_tip(genesis)
         self._waiting: dict[bytes, list[tuple[_Batch, int]]] = {}
@@ -159,7 +163,7 @@ class EmbeddedLedger:
         """Submit in order and return once all are final; raises the first refusal, when those before it may be committed."""
         if not transactions:
             return ()
-        batch = _Batch.of(transactions)
+        batch = _Batch.of(transactions, self._helper)
         self._put(batch)
         return batch.done.result()
 
@@ -247,8 +251,9 @@ class EmbeddedLedger:
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
             batch: list[_Batch | _Command] = [first]
+            room = MOST_TRANSACTIONS - _size_of(first)
             stop = False
-            while not stop:
+            while not stop and room > 0:
                 try:
                     more = self._inbox.get_nowait()
                 except Empty:
@@ -257,6 +262,7 @@ class EmbeddedLedger:
                     stop = True
                 else:
                     batch.append(more)
+                    room -= _size_of(more)
             for item in batch:
                 if isinstance(item, _Command):
                     self._settle()
@@ -280,6 +286,7 @@ class EmbeddedLedger:
     def _admit(self, batch: _Batch) -> None:
         short_of = self._missing_quorum()
         for place, transaction in enumerate(batch.transactions):
+            batch.ahead.reach(place)
             try:
                 receipt = self._admitted(transaction, batch, place, short_of)
             except Exception as error:
@@ -423,6 +430,7 @@ class EmbeddedLedger:
         return UnavailableError(f"{error} (stopped: {causes})")
 
     def _release(self) -> None:
+        self._helper.close()
         with suppress(LedgerError):  # a start without it takes longer, and nothing else is lost
             self._save_snapshot(Snapshots.worth_while)
         self._cluster.close()
@@ -434,6 +442,19 @@ def open_backend(folder: Path, keys: Mapping[str, SigningKey], *, genesis: Genes
     if genesis is not None and not has_ledger(folder):
         return EmbeddedLedger.create(folder, genesis, keys, store)
     return EmbeddedLedger.open(folder, keys)
+
+
+def _size_of(item: _Batch | _Command) -> int:
+    return len(item.transactions) if isinstance(item, _Batch) else 0
+
+
+def _signature_of(signed: SignedTransaction) -> Signed:
+    """What there is to verify; of what does not decode, a key of no length, which never verifies."""
+    try:
+        author = read_payload(signed.payload).transaction.author
+    except RejectedError:
+        author = b""
+    return author, Domain.TRANSACTION, signed.payload, signed.signature
 
 
 def _fulfil(result: Future[Any], action: Callable[[], Any]) -> None:

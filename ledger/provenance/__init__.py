@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from ledger.provenance.bundle import Artifact, Bundle, BundleFile, read_bundle, write_bundle
+from ledger.provenance.bundle import Artifact, Bundle, BundleFile, bundle_bytes, read_bundle, write_bundle
 from ledger.provenance.collecting import Collected, make_bundle
 from ledger.provenance.export import to_plain
 from ledger.provenance.genesis_json import genesis_from_json, genesis_to_json
@@ -31,6 +31,7 @@ __all__ = [
     "TransactionProof",
     "VerifiedBundle",
     "VerifyReport",
+    "bundle_bytes",
     "genesis_from_json",
     "genesis_to_json",
     "make_bundle",

@@ -14,6 +14,8 @@ from ledger.provenance.writer import ACT_BITS
 
 DECISIONS: Final = (
     "identity.register",
+    "identity.rotate",
+    "identity.revoke",
     "dataset.register",
     "consent.grant",
     "consent.withdraw",
@@ -95,7 +97,8 @@ def neighbours(store: Store, node: str, limit: int = 100, offset: int = 0) -> Ne
 
 
 def search(store: Store, text: str, limit: int = 50) -> tuple[Thing, ...]:
-    """Nodes whose name, label or digest has every word of `text`, each as a beginning; runs of OpenLineage jobs by identifier only."""
+    """Nodes whose name, label or digest has every word of `text`, each as a beginning; runs of OpenLineage jobs by identifier
+    only, and versions of their datasets that are digests by the digest only."""
     words = _WORD.findall(text)
     if not words:
         return ()

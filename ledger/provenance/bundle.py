@@ -138,17 +138,22 @@ def read_bundle(path: Path) -> BundleFile:
     return BundleFile(path, bundle, length, starts)
 
 
+def bundle_bytes(bundle: Bundle) -> bytes:
+    """The file of a bundle up to its artifacts' bytes: the whole of it for one that carries none."""
+    record = encode(bundle)
+    return MAGIC + len(record).to_bytes(8, "big") + record
+
+
 def write_bundle(path: Path, bundle: Bundle, artifacts: Iterable[bytes]) -> int:
     """Write a bundle whole or not at all, and return its size in bytes.
 
     artifacts: their bytes in the order of `bundle.artifacts`, taken one by one. Raises `StorageError` when the file cannot be written.
     """
-    record = encode(bundle)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:
             with temporary.open("xb") as stream:
-                stream.write(MAGIC + len(record).to_bytes(8, "big") + record)
+                stream.write(bundle_bytes(bundle))
                 for content in artifacts:
                     stream.write(content)
                 stream.flush()

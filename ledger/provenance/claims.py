@@ -19,6 +19,7 @@ from ledger.state.entries import (
     EncryptionKey,
     Entry,
     Exclusion,
+    FormerKey,
     Identity,
     Invitation,
     Lineage,
@@ -56,6 +57,8 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     RequireApproval,
+    RevokeIdentity,
+    RotateIdentity,
     SealRound,
     SubmitUpdate,
     Transaction,
@@ -100,7 +103,7 @@ class Claim:
 def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
     """What an entry says; nothing for entries that only count, and for what genesis made."""
     match entry:
-        case Identity() if entry.origin.height:
+        case Identity() | FormerKey():
             yield from _identity_claims(entry, entries)
         case EncryptionKey():
             yield _claim(entry, entry.origin, entry.site, RegisterKey)
@@ -130,15 +133,46 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
             yield from _site_claims(entry, entries.read(Run, entry.run))
 
 
-def _identity_claims(entry: Identity, entries: Entries) -> Iterator[Claim]:
-    """An administrator admitted it; or invited it, and it named its own key, signing with the invitation's."""
-    if not isinstance(entries.transaction(entry.origin).body, AcceptInvitation):
-        yield _claim(entry, entry.origin, None, RegisterIdentity, ChangeValidator)
+def _identity_claims(entry: Identity | FormerKey, entries: Entries) -> Iterator[Claim]:
+    """What gave it the entry's key; of a former one also that it named another, or was revoked."""
+    whose = entry if isinstance(entry, Identity) else entries.read(Identity, entry.name)
+    since = entry.origin if isinstance(entry, Identity) else entry.since
+    if whose is not None and since.height:
+        yield from _key_claims(entry, whose, since, entries)
+    if not isinstance(entry, FormerKey):
         return
-    yield _claim(entry, entry.origin, entry.name, AcceptInvitation)
-    invitation = entries.read(Invitation, entry.name)
-    invited = invitation.origin if invitation is not None else Origin(bytes(32), 0)
-    yield Claim(entry, invited, (InviteIdentity,), None, {"name": entry.name, "role": entry.role})
+    if isinstance(entries.transaction(entry.until).body, RotateIdentity):
+        yield Claim(entry, entry.until, (RotateIdentity,), entry.name)
+    else:
+        yield _revoked(entry, entry.until, entry.name, {"public_key": entry.public_key}, entries)
+
+
+def _key_claims(entry: Identity | FormerKey, whose: Identity, since: Origin, entries: Entries) -> Iterator[Claim]:
+    """What gave an identity the entry's key, or left it without one.
+
+    An administrator admitted it; or invited it, and it named its own key, signing with the invitation's; or it named another in place
+    of the one it had.
+    """
+    body = entries.transaction(since).body
+    key = {"public_key": entry.public_key}
+    if not entry.public_key:
+        yield _revoked(entry, since, whose.name, {}, entries)
+    elif isinstance(body, RotateIdentity):
+        yield Claim(entry, since, (RotateIdentity,), whose.name, key)
+    elif not isinstance(body, AcceptInvitation):
+        yield Claim(entry, since, (RegisterIdentity, ChangeValidator), None, {"name": whose.name, "role": whose.role, **key})
+    else:
+        yield Claim(entry, since, (AcceptInvitation,), whose.name, key)
+        invitation = entries.read(Invitation, whose.name)
+        invited = invitation.origin if invitation is not None else Origin(bytes(32), 0)
+        yield Claim(entry, invited, (InviteIdentity,), None, {"name": whose.name, "role": whose.role})
+
+
+def _revoked(entry: Entry, origin: Origin, name: str, key: dict[str, Any], entries: Entries) -> Claim:
+    """By its holder, or an administrator."""
+    account = entries.read(Account, entries.transaction(origin).author)
+    by = name if account is not None and account.name == name else None
+    return Claim(entry, origin, (RevokeIdentity,), by, {"name": name, **key})
 
 
 def _round_claims(entry: Round | Weighing | Partition, run: Run | None) -> Iterator[Claim]:
@@ -255,6 +289,8 @@ class _Walk:
                 body = said.body
                 if isinstance(body, AcceptInvitation) and account is not None:
                     self.take(Invitation, account.name)
+                if isinstance(body, RotateIdentity | RevokeIdentity):
+                    self.author(body.public_key)
                 if isinstance(body, RegisterModel) and (body.name, body.version) == (name, version) and body.alias:
                     self.take(Alias, name, body.alias)
 
@@ -264,8 +300,9 @@ class _Walk:
         return list({claim.origin: None for claim in claims})
 
     def author(self, public_key: bytes) -> Account | None:
-        """Whose key it is."""
+        """Whose key it is, and if that one has another now, until when."""
         account = self.take(Account, public_key)
-        if account is not None:
-            self.take(Identity, account.name)
+        identity = self.take(Identity, account.name) if account is not None else None
+        if identity is not None and identity.public_key != public_key:
+            self.take(FormerKey, public_key)
         return account

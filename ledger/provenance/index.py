@@ -19,10 +19,10 @@ from ledger.digests import header_digest, network_id
 from ledger.errors import CorruptionError, LockedError, StorageError
 from ledger.provenance.graph import derive_genesis
 from ledger.provenance.openlineage import lines_of
-from ledger.provenance.writer import SCHEMA, Blocks, Writer
+from ledger.provenance.writer import INDEXES, SCHEMA, Blocks, Writer
 from ledger.types import Genesis
 
-FORMAT: Final = f"1-{sha256(SCHEMA.encode()).hexdigest()[:16]}"
+FORMAT: Final = f"2-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
 """Of what the tables hold: count it up when the same tables are filled with something else."""
 _CACHED_BATCHES: Final = 64
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR})
@@ -126,6 +126,8 @@ class Index:
                 return self.height
             try:
                 with closing(self._connect()) as connection:
+                    connection.execute("PRAGMA cache_size = -262144")
+                    connection.execute("PRAGMA wal_autocheckpoint = 20000")
                     Writer(connection).extend(blocks, last, progress)
             except sqlite3.OperationalError as error:
                 if "locked" in str(error):

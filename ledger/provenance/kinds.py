@@ -31,6 +31,8 @@ from ledger.types import (
     ReportEquivocation,
     RequireApproval,
     RestoreReputation,
+    RevokeIdentity,
+    RotateIdentity,
     SealRound,
     SubmitUpdate,
     WeighRound,
@@ -91,10 +93,24 @@ def _invite(slice_: Slice, body: InviteIdentity) -> tuple[str, str]:
 
 
 def _accept(slice_: Slice, body: AcceptInvitation) -> tuple[str, str]:
-    kind, name = ("site" if slice_.author.startswith("site/") else "party"), slice_.author.partition("/")[2]
-    slice_.node(slice_.author, kind, name, body.public_key, status="joined")
+    name = slice_.author.partition("/")[2]
+    slice_.node(slice_.author, _kind(slice_.author), name, body.public_key, status="joined")
     slice_.parties[body.public_key] = slice_.author
     return slice_.author, f"{name} joins with a key of its own"
+
+
+def _rotate(slice_: Slice, body: RotateIdentity) -> tuple[str, str]:
+    name = slice_.author.partition("/")[2]
+    slice_.node(slice_.author, _kind(slice_.author), name, body.public_key)
+    slice_.parties[body.public_key] = slice_.author
+    return slice_.author, f"{name} signs with another key from here on: {body.public_key.hex()[:16]}"
+
+
+def _revoke(slice_: Slice, body: RevokeIdentity) -> tuple[str, str]:
+    party = slice_.party(body.public_key)
+    slice_.node(party, _kind(party), body.name, None, revoked_key=body.public_key.hex())
+    by = slice_.author.partition("/")[2]
+    return party, f"the key {body.public_key.hex()[:16]} of {body.name} is revoked by {by}: {body.reason}"
 
 
 def _register_key(slice_: Slice, body: RegisterKey) -> tuple[str, str]:
@@ -179,11 +195,17 @@ def _submit(slice_: Slice, body: SubmitUpdate) -> tuple[str, str]:
         site=site,
         rows=body.rows,
         size_bytes=body.size_bytes,
+        **({"lag": body.lag} if body.lag else {}),
     )
     slice_.link(submission, "trained_on", dataset_id(body.dataset), basis=DATA)
     slice_.link(submission, "part_of", round_id(body.run, body.round))
     slice_.link(submission, "by", slice_.author)
-    return submission, f"{site} submits an update from {body.rows} rows, {body.size_bytes} bytes"
+    text = f"{site} submits an update from {body.rows} rows, {body.size_bytes} bytes"
+    if not body.lag:
+        return submission, text
+    began = body.round - body.lag
+    slice_.link(submission, "began_in", round_id(body.run, began))
+    return submission, f"{text}, trained from the model of round {began}"
 
 
 def _exclude(slice_: Slice, body: ExcludeSite) -> tuple[str, str]:
@@ -354,6 +376,8 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     RegisterIdentity: _register_identity,
     InviteIdentity: _invite,
     AcceptInvitation: _accept,
+    RotateIdentity: _rotate,
+    RevokeIdentity: _revoke,
     RegisterKey: _register_key,
     RegisterDataset: _register_dataset,
     GrantConsent: _grant,
@@ -384,6 +408,10 @@ def add_to(slice_: Slice, body: Body) -> tuple[str, str]:
     """Add what a body says; returns the node it is mainly about and a line for people, "" for a kind that adds nothing but its act."""
     rule = _RULES.get(type(body))
     return ("", "") if rule is None else rule(slice_, body)
+
+
+def _kind(party: str) -> str:
+    return "site" if party.startswith("site/") else "party"
 
 
 def _consent(dataset: bytes, purpose: str) -> str:

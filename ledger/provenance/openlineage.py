@@ -9,9 +9,9 @@ Namespaces and names are percent-encoded (RFC 3986), so that an id has one readi
 
 from __future__ import annotations
 
+import re
 import uuid
 import zlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -116,10 +116,9 @@ def read_batch(body: AppendLineage) -> tuple[list[Node], list[Edge], tuple[Event
             continue
         events.append(event)
         for node in found:
-            known = nodes.get(node.id)
-            nodes[node.id] = (
-                node if known is None else Node(node.id, node.kind, node.label, node.digest, {**known.attributes, **node.attributes})
-            )
+            known = nodes.setdefault(node.id, node)
+            if known is not node:
+                nodes[node.id] = Node(node.id, node.kind, node.label, node.digest, {**known.attributes, **node.attributes})
         for edge in links:
             edges[edge.source, edge.kind, edge.target] = edge
     return list(nodes.values()), list(edges.values()), tuple(events)
@@ -156,14 +155,15 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
     if event.job is None:
         if event.dataset is None:
             raise ValueError("an event of nothing")
-        nodes += _dataset_nodes(event.dataset, time_us)
-        edges += _version_edge(event.dataset)
+        found = _dataset(event.dataset)
+        nodes += _written(found, time_us)
+        edges += found.edges
         return Event(line, time_us, "DATASET", "", ""), nodes, edges
     job = event.job
-    job_node = job_id(job.namespace, job.name)
     job_type = job.facets.jobType.jobType if job.facets is not None and job.facets.jobType is not None else ""
-    nodes.append(Node(job_node, "lineage-job", job.name, None, {"namespace": job.namespace, "name": job.name, "type": job_type}))
-    user = job_node
+    made = _job_node(job.namespace, job.name, job_type)
+    nodes.append(made)
+    user = job_node = made.id
     if event.run is not None:
         user = _run_node(event.run.runId)
         nodes.append(Node(user, "lineage-run", job.name, None, _life(event.eventType, time_us)))
@@ -172,15 +172,17 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
             edges.append(Edge(user, _run_node(event.run.facets.parent.run.runId), "started_by", CLAIM))
     validated = ""
     for item in event.inputs:
-        nodes += _dataset_nodes(item, None)
-        edges += _version_edge(item)
-        edges.append(Edge(user, _version_or_dataset(item), "reads", CLAIM))
+        found = _dataset(item)
+        nodes += found.nodes
+        edges += found.edges
+        edges.append(Edge(user, found.id, "reads", CLAIM))
         if event.eventType == "COMPLETE" and item.name.endswith("/table") and job.name.endswith(_VALIDATING):
             validated = _version_of(item) if _digest(_version_of(item)) is not None else ""
     for item in event.outputs:
-        nodes += _dataset_nodes(item, time_us)
-        edges += _version_edge(item)
-        edges.append(Edge(_version_or_dataset(item), user, "written_by", CLAIM))
+        found = _dataset(item)
+        nodes += _written(found, time_us)
+        edges += found.edges
+        edges.append(Edge(found.id, user, "written_by", CLAIM))
     kind = event.eventType if event.run is not None else "JOB"
     return Event(line, time_us, kind, user if event.run is not None else "", job_node, validated), nodes, edges
 
@@ -188,6 +190,13 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
 _VALIDATING: Final = (".validate_data", ".fused_site")
 """The steps in which a table is put to its suite; one that fails it is left out of the round, and its site is not sealed."""
 _MICROSECOND: Final = datetime.resolution
+_CANONICAL: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""How `uuid.UUID` writes itself; anything else it reads is brought to this form."""
+
+
+@lru_cache(maxsize=1 << 12)
+def _job_node(namespace: str, name: str, job_type: str) -> Node:
+    return Node(job_id(namespace, name), "lineage-job", name, None, {"namespace": namespace, "name": name, "type": job_type})
 
 
 def _life(state: str, time_us: int) -> dict[str, str | int]:
@@ -197,28 +206,38 @@ def _life(state: str, time_us: int) -> dict[str, str | int]:
 
 
 def _run_node(identifier: str) -> str:
-    return f"lineage/run/{uuid.UUID(identifier)}"
+    return f"lineage/run/{identifier if _CANONICAL.fullmatch(identifier) else uuid.UUID(identifier)}"
 
 
-def _dataset_nodes(item: _Dataset, written_us: int | None) -> Iterator[Node]:
-    yield Node(dataset_id(item.namespace, item.name), "lineage-dataset", item.name, None, {"namespace": item.namespace, "name": item.name})
-    version = _version_of(item)
-    if version:
-        attributes: dict[str, str | int] = {"namespace": item.namespace, "name": item.name, "version": version}
-        if written_us is not None:
-            attributes["written_us"] = written_us
-        yield Node(version_id(item.namespace, item.name, version), "lineage-version", item.name, _digest(version), attributes)
+class _Named(msgspec.Struct, frozen=True):
+    """One version of a dataset, or a dataset of no version: its nodes, the edge between them, and which of the two is read or written."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    id: str
 
 
-def _version_edge(item: _Dataset) -> Iterator[Edge]:
-    version = _version_of(item)
-    if version:
-        yield Edge(version_id(item.namespace, item.name, version), dataset_id(item.namespace, item.name), "version_of", CLAIM)
+# A step's two events name the same versions, and the next step names them again.
+@lru_cache(maxsize=1 << 14)
+def _named(namespace: str, name: str, version: str) -> _Named:
+    dataset = Node(dataset_id(namespace, name), "lineage-dataset", name, None, {"namespace": namespace, "name": name})
+    if not version:
+        return _Named((dataset,), (), dataset.id)
+    attributes = {"namespace": namespace, "name": name, "version": version}
+    node = Node(version_id(namespace, name, version), "lineage-version", name, _digest(version), attributes)
+    return _Named((dataset, node), (Edge(node.id, dataset.id, "version_of", CLAIM),), node.id)
 
 
-def _version_or_dataset(item: _Dataset) -> str:
-    version = _version_of(item)
-    return version_id(item.namespace, item.name, version) if version else dataset_id(item.namespace, item.name)
+def _dataset(item: _Dataset) -> _Named:
+    return _named(item.namespace, item.name, _version_of(item))
+
+
+def _written(found: _Named, time_us: int) -> tuple[Node, ...]:
+    """The nodes of what was written at a time."""
+    if len(found.nodes) == 1:
+        return found.nodes
+    dataset, node = found.nodes
+    return dataset, Node(node.id, node.kind, node.label, node.digest, {**node.attributes, "written_us": time_us})
 
 
 def _version_of(item: _Dataset) -> str:

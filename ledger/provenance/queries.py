@@ -74,7 +74,7 @@ class RoundHistory:
 class RunHistory:
     """A run: what was declared, who took part, what each round came to. `lineage`: of the run as a whole.
 
-    approval_required: where that was said, None when nobody has.
+    approval_required: where that was said, None when nobody has.  max_staleness: how many rounds old the model of an update may be.
     """
 
     run: str
@@ -98,6 +98,12 @@ class RunHistory:
     rounds: tuple[RoundHistory, ...]
     lineage: tuple[Lineage, ...]
     approval_required: Origin | None = None
+    max_staleness: int = 0
+
+    def staleness(self, number: int, lag: int) -> int:
+        """How many models were accepted since that which an update of round `number` was trained from, `lag` rounds before."""
+        between = self.rounds[number - lag - 1 : number - 1]
+        return sum(round_.outcome is not None and round_.outcome.accepted for round_ in between)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,7 @@ def _run_history(state: State, run: Run, last_round: int) -> RunHistory:
         rounds=tuple(_round_history(state, run.run, number) for number in range(1, last_round + 1)),
         lineage=state.lineage(run.run, 0),
         approval_required=required.origin if required else None,
+        max_staleness=run.max_staleness,
     )
 
 

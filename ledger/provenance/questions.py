@@ -151,7 +151,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """A run's transactions in the order they were committed, with what became of the consents it rests on."""
+    """A run's transactions in the order they were committed, with what became of the consents it rests on and of its parties' keys."""
 
     run: Thing
     acts: tuple[ActRow, ...]
@@ -231,7 +231,7 @@ def difference(store: Store, first: str, second: str) -> Difference:
 
 
 def timeline(store: Store, run: str) -> Timeline:
-    """What happened in a run, and to the consents it rests on, in order. Raises `NotOnRecordError`."""
+    """What happened in a run, to the consents it rests on, and to its parties' signing keys, in order. Raises `NotOnRecordError`."""
     found = find_run(store, run)
     own = acts(store, "WHERE a.run = ? AND a.run <> '' ORDER BY a.id", (found.label,))
     consents = acts(
@@ -240,7 +240,16 @@ def timeline(store: Store, run: str) -> Timeline:
         JOIN nodes r ON r.id = e.source WHERE r.name = ? ORDER BY a.id""",
         (found.id,),
     )
-    return Timeline(found, tuple(sorted((*own, *consents), key=lambda act: (act.height, act.index))))
+    keys = acts(
+        store,
+        """JOIN nodes p ON p.name = a.subject WHERE a.kind IN ('identity.rotate', 'identity.revoke') AND p.id IN (
+            SELECT o.target FROM nodes r JOIN edges o ON o.source = r.id AND o.basis = 'context' AND o.kind = 'opened_by' WHERE r.name = ?1
+            UNION SELECT o.target FROM nodes r JOIN edges e ON e.source = r.id AND e.basis = 'context' AND e.kind = 'declares'
+            JOIN edges o ON o.source = e.target AND o.basis = 'context' AND o.kind = 'owned_by' WHERE r.name = ?1
+        ) ORDER BY a.id""",
+        (found.id,),
+    )
+    return Timeline(found, tuple(sorted((*own, *consents, *keys), key=lambda act: (act.height, act.index))))
 
 
 class _Reached(msgspec.Struct, frozen=True):

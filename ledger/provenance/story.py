@@ -1,4 +1,4 @@
-"""Whether the parts of a model's history fit together: the rules that an auditor asks about, asked again. Rules Z12 to Z17 of SPEC.md.
+"""Whether the parts of a model's history fit together: the rules that an auditor asks about, asked again. Rules Z12 to Z18 of SPEC.md.
 
 A quorum of validators has asked all rules before it certified the state. These follow from what is shown, so nobody has to take their word.
 """
@@ -25,6 +25,7 @@ from ledger.state.entries import (
     Dataset,
     Entry,
     Exclusion,
+    FormerKey,
     Identity,
     Lineage,
     Model,
@@ -39,7 +40,7 @@ from ledger.state.entries import (
     Submission,
     Weighing,
 )
-from ledger.types import AppendLineage, GrantConsent, Transaction, WithdrawConsent
+from ledger.types import AcceptInvitation, AppendLineage, GrantConsent, RotateIdentity, Transaction, WithdrawConsent
 
 E = TypeVar("E", bound=Entry)
 
@@ -75,6 +76,7 @@ class _Record:
     def __init__(self, entries: Iterable[Entry], shown: Sequence[Shown]) -> None:
         self._entries = {(type(entry), *entry.key()): entry for entry in entries}
         self._places = {item.identity: item.position for item in shown}
+        self._said = {item.identity: item.said for item in shown}
         self.shown = shown
         self.model = self._only(Model)
         self.run = self.get(Run, self.model.run)
@@ -94,6 +96,9 @@ class _Record:
     def place(self, origin: Origin) -> Position:
         return self._places[origin.transaction] if origin.height else Position(0, 0)
 
+    def said(self, origin: Origin) -> Transaction | None:
+        return self._said.get(origin.transaction)
+
     def _only(self, kind: type[E]) -> E:
         found = self.all(kind)
         if len(found) != 1:
@@ -102,7 +107,7 @@ class _Record:
 
 
 def check_story(entries: Sequence[Entry], shown: Sequence[Shown]) -> Told:
-    """Check rules Z12 to Z15 and Z17. shown: in the order of the chain. Raises `BundleError`."""
+    """Check rules Z12 to Z15, Z17 and Z18. shown: in the order of the chain. Raises `BundleError`."""
     record = _Record(entries, shown)
     silent = _check_sequences(record)
     _check_rounds(record)
@@ -149,21 +154,46 @@ def artifact_digests(entries: Iterable[Entry]) -> dict[bytes, str]:
 
 
 def _check_sequences(record: _Record) -> Mapping[str, int]:
-    """Z12. Returns how many of each author's transactions are not shown, by name, where some are not."""
+    """Z12, Z18, and Z13's first sentence. Returns how many of each author's transactions are not shown, by name, where some are not."""
     last: dict[bytes, int] = {}
     counts: dict[bytes, int] = defaultdict(int)
     for item in record.shown:
         author, sequence = item.said.author, item.said.sequence
         account = record.get(Account, author)
-        if sequence <= last.get(author, -1) or sequence >= account.next_sequence:
-            _refuse("Z12", f"transaction {item.identity.hex()[:16]} has number {sequence} of {account.name}, which does not fit the others")
         identity = record.get(Identity, account.name)
+        _check_key(record, item, identity)
+        if sequence <= last.get(author, _first(record, account) - 1) or sequence >= account.next_sequence:
+            _refuse("Z12", f"transaction {item.identity.hex()[:16]} has number {sequence} of {account.name}, which does not fit the others")
         if identity.public_key == author and identity.origin.height and record.place(identity.origin) >= item.position:
             _refuse("Z13", f"transaction {item.identity.hex()[:16]} comes before the registration of {account.name}")
         last[author] = sequence
         counts[author] += 1
-    left = {account.name: account.next_sequence - counts[account.public_key] for account in record.all(Account)}
+    left: dict[str, int] = defaultdict(int)
+    for account in record.all(Account):
+        left[account.name] += account.next_sequence - _first(record, account) - counts[account.public_key]
     return {name: count for name, count in sorted(left.items()) if count}
+
+
+def _check_key(record: _Record, item: Shown, identity: Identity) -> None:
+    """Z18: what a key signs that is not the present one of its identity, it signed while it was."""
+    body, former = item.said.body, record.find(FormerKey, item.said.author)
+    where = f"transaction {item.identity.hex()[:16]} of {identity.name}"
+    if former is None:
+        if isinstance(body, RotateIdentity) or not (identity.public_key == item.said.author or isinstance(body, AcceptInvitation)):
+            _refuse("Z18", f"{where} is signed by {item.said.author.hex()[:16]}, which the state does not show to be or have been its key")
+    elif not record.place(former.since) < item.position <= record.place(former.until):
+        _refuse("Z18", f"{where} is signed by {item.said.author.hex()[:16]} before or after that was its key")
+    elif isinstance(body, RotateIdentity) and record.place(former.until) != item.position:
+        _refuse("Z18", f"{where} names another key in place of one that went on")
+
+
+def _first(record: _Record, account: Account) -> int:
+    """The number with which a key begins: that behind the rotation that named it."""
+    identity, former = record.get(Identity, account.name), record.find(FormerKey, account.public_key)
+    since = former.since if former is not None else identity.origin
+    said = record.said(since)
+    named = said is not None and isinstance(said.body, RotateIdentity) and said.body.public_key == account.public_key
+    return said.sequence + 1 if said is not None and named else 0
 
 
 def _check_rounds(record: _Record) -> None:
@@ -218,6 +248,8 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
             within.append((f"the submission of {use.site}", opened, record.place(entry.origin), sealed))
             if entry.dataset != use.dataset or entry.rows != record.get(Dataset, use.dataset).rows or left_out is not None:
                 _refuse("Z14", f"round {number}: {use.site} submitted for another table or number of rows, or although it was left out")
+            if not 0 <= entry.lag <= min(run.max_staleness, number - 1):
+                _refuse("Z14", f"round {number}: {use.site} trained from a model of {entry.lag} rounds before, which the run does not take")
         if left_out is not None:
             within.append((f"the exclusion of {use.site}", opened, record.place(left_out.origin), sealed))
     within += _decided(record, number, sealed, committed)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, Protocol
@@ -20,7 +21,11 @@ from ledger.provenance.parts import CLAIM, KINDS, round_id, run_id
 from ledger.state.transition import decode_transaction
 from ledger.types import AppendLineage, CommittedBlock, Genesis, Header, Transaction
 
-BLOCKS_PER_COMMIT: Final = 200
+BLOCKS_PER_COMMIT: Final = 500
+MOST_IDS: Final = 1 << 18
+"""Nodes whose numbers are held in memory."""
+COUNTED: Final = {"shares": ("site", "run"), "uses": ("dataset", "run"), "evidence": ("node",)}
+"""The tables of counters, and their keys."""
 ACT_BITS: Final = 20
 """An act's number is its height and, in the low 20 bits, its place in the block: so acts sort by when they were committed."""
 KIND_BITS: Final = 5
@@ -32,33 +37,23 @@ CREATE TABLE acts (
     id INTEGER PRIMARY KEY, "transaction" BLOB NOT NULL, author TEXT NOT NULL, kind TEXT NOT NULL,
     run TEXT NOT NULL, round INTEGER NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
 );
-CREATE INDEX acts_by_run ON acts (run, id) WHERE run <> '';
-CREATE INDEX acts_by_subject ON acts (subject, id);
-CREATE INDEX acts_by_author ON acts (author, id);
-CREATE INDEX acts_by_kind ON acts (kind, id);
 CREATE TABLE nodes (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, label TEXT NOT NULL, digest BLOB,
     attributes TEXT NOT NULL, act INTEGER NOT NULL, changed INTEGER NOT NULL
 );
-CREATE INDEX nodes_by_kind ON nodes (kind, id);
-CREATE INDEX nodes_by_digest ON nodes (digest) WHERE digest IS NOT NULL;
 CREATE TABLE edges (
     source INTEGER NOT NULL, kind TEXT NOT NULL, target INTEGER NOT NULL, basis TEXT NOT NULL, act INTEGER NOT NULL,
     PRIMARY KEY (source, basis, kind, target)
 ) WITHOUT ROWID;
-CREATE INDEX edges_by_target ON edges (target, basis, kind, source);
 CREATE TABLE batches (act INTEGER PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, events BLOB NOT NULL);
 CREATE TABLE events (
     act INTEGER NOT NULL, line INTEGER NOT NULL, time_us INTEGER NOT NULL, type TEXT NOT NULL, run INTEGER, job INTEGER,
     PRIMARY KEY (act, line)
 ) WITHOUT ROWID;
-CREATE INDEX events_by_time ON events (time_us);
-CREATE INDEX events_by_run ON events (run, time_us);
 CREATE INDEX unreadable ON events (act) WHERE type = 'UNREADABLE';
 CREATE TABLE flows (
     job INTEGER NOT NULL, dataset INTEGER NOT NULL, writes INTEGER NOT NULL, PRIMARY KEY (job, dataset, writes)
 ) WITHOUT ROWID;
-CREATE INDEX flows_by_dataset ON flows (dataset, writes, job);
 CREATE TABLE unfinished (run INTEGER PRIMARY KEY);
 CREATE TABLE validated (node INTEGER NOT NULL, sha256 BLOB NOT NULL, PRIMARY KEY (node, sha256)) WITHOUT ROWID;
 CREATE TABLE evidence (
@@ -76,6 +71,21 @@ CREATE TABLE uses (
 ) WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize="unicode61 tokenchars '_'", prefix='3 8');
 """
+
+
+INDEXES: Final = """
+CREATE INDEX IF NOT EXISTS acts_by_run ON acts (run, id) WHERE run <> '';
+CREATE INDEX IF NOT EXISTS acts_by_subject ON acts (subject, id);
+CREATE INDEX IF NOT EXISTS acts_by_author ON acts (author, id);
+CREATE INDEX IF NOT EXISTS acts_by_kind ON acts (kind, id);
+CREATE INDEX IF NOT EXISTS nodes_by_kind ON nodes (kind, id);
+CREATE INDEX IF NOT EXISTS nodes_by_digest ON nodes (digest) WHERE digest IS NOT NULL;
+CREATE INDEX IF NOT EXISTS edges_by_target ON edges (target, basis, kind, source);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (time_us);
+CREATE INDEX IF NOT EXISTS events_by_run ON events (run, time_us);
+CREATE INDEX IF NOT EXISTS flows_by_dataset ON flows (dataset, writes, job);
+"""
+"""What questions need and writing does not: made at the end of the first build, which is quicker than keeping them up to date meanwhile."""
 
 
 class Blocks(Protocol):
@@ -101,6 +111,9 @@ class Writer:
         self._parties: dict[bytes, str] = {}
         self._versions: dict[bytes, str] = {}
         self._models: dict[str, str] = {}
+        self._counts: Counter[tuple[str, str, tuple[int, ...]]] = Counter()
+        self._since: dict[tuple[int, int], int] = {}
+        self._judged: dict[int, str] = {}
         ((last,),) = connection.execute("SELECT coalesce(max(id), 0) FROM nodes").fetchall()
         self._next = (int(last) >> KIND_BITS) + 1
         for name, digest, kind in connection.execute(
@@ -131,26 +144,30 @@ class Writer:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             (start,) = self._db.execute("SELECT value FROM meta WHERE key = 'height'").fetchone()
-            for committed in blocks.blocks(int(start) + 1, last + 1):
+            height = int(start)
+            for committed in blocks.blocks(height + 1, last + 1):
                 height = committed.block.header.height
                 for index, derived in enumerate(derive(committed, self)):
                     self.add(derived)
                     if derived.events:
                         self._add_batch(derived, committed.block.transactions[index])
-                self._db.execute("UPDATE meta SET value = ? WHERE key = 'height'", (str(height),))
-                self._db.execute("UPDATE meta SET value = ? WHERE key = 'block'", (header_digest(committed.block.header).hex(),))
+                self._settle()
+                block = header_digest(committed.block.header).hex()
+                self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", ((str(height), "height"), (block, "block")))
                 if height % BLOCKS_PER_COMMIT == 0:
                     self._db.execute("COMMIT")
                     if progress is not None:
                         progress(height, last)
                     self._db.execute("BEGIN IMMEDIATE")
+            for statement in INDEXES.strip().split(";\n"):
+                self._db.execute(statement)
             self._db.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.OperationalError):
                 self._db.execute("ROLLBACK")
             raise
         if progress is not None:
-            progress(last, last)
+            progress(height, last)
 
     def add(self, derived: Derived) -> None:
         """Write what one transaction adds."""
@@ -160,34 +177,47 @@ class Writer:
             "INSERT INTO acts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (number, act.transaction, act.author, act.kind, act.run, act.round, act.subject, act.text),
         )
-        for node in derived.nodes:
-            fresh = self._number(node.kind)
-            attributes = msgspec.json.encode(node.attributes).decode()
-            (id_, kind) = self._db.execute(
-                """INSERT INTO nodes (id, name, kind, label, digest, attributes, act, changed) VALUES (?7, ?1, ?2, ?3, ?4, ?5, ?6, ?6)
-                ON CONFLICT (name) DO UPDATE SET
-                    label = CASE WHEN excluded.label = '' THEN label ELSE excluded.label END, digest = coalesce(excluded.digest, digest),
-                    attributes = json_patch(attributes, excluded.attributes), changed = excluded.act
-                RETURNING id, kind""",
-                (node.id, node.kind, node.label, node.digest, attributes, number, fresh),
-            ).fetchone()
-            made = id_ == fresh
-            self._next += made
-            if made and kind != "lineage-run":
-                self._db.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (id_, _words(node.id, node.label)))
-            self._ids[node.id] = id_
-            if node.digest is not None and node.kind in {"party", "site", "version"}:
-                (self._versions if node.kind == "version" else self._parties)[node.digest] = node.id
-            if node.kind == "weights":
-                self._models[act.run] = node.id
+        self._find({node.id for node in derived.nodes} | {end for edge in derived.edges for end in (edge.source, edge.target)})
+        self._add_nodes(derived, number)
         self._db.executemany(
             "INSERT OR IGNORE INTO edges VALUES (?, ?, ?, ?, ?)",
-            ((self._id(edge.source, number), edge.kind, self._id(edge.target, number), edge.basis, number) for edge in derived.edges),
+            [(self._id(edge.source, number), edge.kind, self._id(edge.target, number), edge.basis, number) for edge in derived.edges],
         )
         if act.run:
             self._add_evidence(derived, number)
-        if len(self._ids) > 1 << 20:
+        if len(self._ids) > MOST_IDS:
             self._ids.clear()
+
+    def _find(self, names: set[str]) -> None:
+        """Look up the numbers of those names that there are already, all at once."""
+        unknown = msgspec.json.encode(names.difference(self._ids)).decode()
+        self._ids.update(self._db.execute("SELECT n.name, n.id FROM json_each(?) j CROSS JOIN nodes n ON n.name = j.value", (unknown,)))
+
+    def _add_nodes(self, derived: Derived, number: int) -> None:
+        """Nodes that are new, and what is new about the others; every name was looked up before."""
+        made, words, changed = [], [], []
+        for node in derived.nodes:
+            attributes = msgspec.json.encode(node.attributes).decode()
+            id_ = self._ids.get(node.id)
+            if id_ is None:
+                id_ = self._ids[node.id] = self._number(node.kind)
+                self._next += 1
+                made.append((id_, node.id, node.kind, node.label, node.digest, attributes, number, number))
+                if node.kind != "lineage-run" and (node.kind != "lineage-version" or node.digest is None):
+                    words.append((id_, _words(node.id, node.label)))
+            else:
+                changed.append((node.label, node.label, node.digest, attributes, number, id_))
+            if node.digest is not None and node.kind in {"party", "site", "version"}:
+                (self._versions if node.kind == "version" else self._parties)[node.digest] = node.id
+            if node.kind == "weights":
+                self._models[derived.act.run] = node.id
+        self._db.executemany("INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", made)
+        self._db.executemany(
+            """UPDATE nodes SET label = CASE WHEN ? = '' THEN label ELSE ? END, digest = coalesce(?, digest),
+            attributes = json_patch(attributes, ?), changed = ? WHERE id = ?""",
+            changed,
+        )
+        self._db.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", words)
 
     def _add_batch(self, derived: Derived, data: bytes) -> None:
         act = derived.act
@@ -209,11 +239,9 @@ class Writer:
             for event in derived.events
         ]
         self._db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
-        for row in rows:
-            if row[3] == "START":
-                self._db.execute("INSERT OR IGNORE INTO unfinished VALUES (?)", (row[4],))
-            elif row[3] in ENDS:
-                self._db.execute("DELETE FROM unfinished WHERE run = ?", (row[4],))
+        ended = {run: type_ in ENDS for *_, type_, run, _ in rows if type_ == "START" or type_ in ENDS}
+        self._db.executemany("INSERT OR IGNORE INTO unfinished VALUES (?)", [(run,) for run, over in ended.items() if not over])
+        self._db.executemany("DELETE FROM unfinished WHERE run = ?", [(run,) for run, over in ended.items() if over])
 
     def _add_flows(self, derived: Derived, number: int) -> None:
         """Which job reads and writes which dataset, whatever the run and the version."""
@@ -242,39 +270,60 @@ class Writer:
             case "round.submit":
                 (size,) = (item.attributes["size_bytes"] for item in derived.nodes if item.kind == "submission")
                 (dataset,) = (self._id(edge.target, number) for edge in derived.edges if edge.kind == "trained_on")
-                self._count("shares", "submitted", 1, site=self._id(act.author, number), run=run)
-                self._count("shares", "update_bytes", int(size), site=self._id(act.author, number), run=run)
-                self._count("uses", "submitted", 1, dataset=dataset, run=run)
+                self._count("shares", "submitted", 1, self._id(act.author, number), run)
+                self._count("shares", "update_bytes", int(size), self._id(act.author, number), run)
+                self._count("uses", "submitted", 1, dataset, run)
             case "round.exclude":
                 (site,) = (self._id(edge.target, number) for edge in derived.edges if edge.kind == "of")
-                self._count("shares", "excluded", 1, site=site, run=run)
+                self._count("shares", "excluded", 1, site, run)
             case "round.release":
-                self._count("shares", "released", 1, site=self._id(act.author, number), run=run)
-                self._count("evidence", "releases", 1, node=node)
+                self._count("shares", "released", 1, self._id(act.author, number), run)
+                self._count("evidence", "releases", 1, node)
             case "round.seal":
                 sealed = self._sealed(act)
-                self._count("evidence", "sealed", len(sealed), node=node)
+                self._count("evidence", "sealed", len(sealed), node)
                 for site, _ in sealed:
-                    self._count("shares", "sealed", 1, site=site, run=run)
+                    self._count("shares", "sealed", 1, site, run)
             case "round.commit":
-                self._count("evidence", "committed", 1, node=node)
+                self._count("evidence", "committed", 1, node)
                 for site, dataset in self._sealed(act) if any(item.kind == "weights" for item in derived.nodes) else ():
-                    self._count("shares", "accepted", 1, site=site, run=run)
-                    self._count("uses", "accepted", 1, dataset=dataset, run=run)
-                    self._db.execute("UPDATE uses SET since = coalesce(since, ?) WHERE dataset = ? AND run = ?", (act.round, dataset, run))
+                    self._count("shares", "accepted", 1, site, run)
+                    self._count("uses", "accepted", 1, dataset, run)
+                    self._since.setdefault((dataset, run), act.round)
         if derived.events:
-            self._count("evidence", "events", len(derived.events), node=node)
+            self._count("evidence", "events", len(derived.events), node)
             seen = {bytes.fromhex(event.validated) for event in derived.events if event.validated}
             self._db.executemany("INSERT OR IGNORE INTO validated VALUES (?, ?)", ((node, sha256) for sha256 in sorted(seen)))
         if derived.events or act.kind == "round.seal":
-            self._db.execute(
-                """UPDATE evidence SET validations = (
-                    SELECT count(*) FROM nodes s JOIN edges e ON e.source = s.id AND e.basis = 'data' AND e.kind = 'sums'
-                    JOIN edges t ON t.source = e.target AND t.basis = 'data' AND t.kind = 'trained_on'
-                    JOIN nodes d ON d.id = t.target JOIN validated v ON v.node = ?1 AND v.sha256 = d.digest WHERE s.name = ?2
-                ) WHERE node = ?1""",
-                (node, f"{round_id(act.run, act.round)}/aggregate"),
+            self._judged[node] = f"{round_id(act.run, act.round)}/aggregate"
+
+    def _settle(self) -> None:
+        """Write what was counted, and how many of each round's sums rest on a validated table."""
+        by_counter: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+        for (table, what, key), amount in self._counts.items():
+            by_counter.setdefault((table, what), []).append((*key, amount))
+        for (table, what), rows in by_counter.items():
+            columns = COUNTED[table]
+            self._db.executemany(
+                f"""INSERT INTO {table} ({", ".join(columns)}, {what}) VALUES ({", ".join("?" * (len(columns) + 1))})
+                ON CONFLICT DO UPDATE SET {what} = {what} + excluded.{what}""",
+                rows,
             )
+        self._db.executemany(
+            "UPDATE uses SET since = coalesce(since, ?) WHERE dataset = ? AND run = ?",
+            [(round_, *key) for key, round_ in self._since.items()],
+        )
+        self._db.executemany(
+            """UPDATE evidence SET validations = (
+                SELECT count(*) FROM nodes s JOIN edges e ON e.source = s.id AND e.basis = 'data' AND e.kind = 'sums'
+                JOIN edges t ON t.source = e.target AND t.basis = 'data' AND t.kind = 'trained_on'
+                JOIN nodes d ON d.id = t.target JOIN validated v ON v.node = ?1 AND v.sha256 = d.digest WHERE s.name = ?2
+            ) WHERE node = ?1""",
+            list(self._judged.items()),
+        )
+        self._counts.clear()
+        self._since.clear()
+        self._judged.clear()
 
     def _sealed(self, act: Act) -> list[tuple[int, int]]:
         """The sites whose updates are in a round's sum, each with the table it trained on."""
@@ -285,13 +334,9 @@ class Writer:
             (f"{round_id(act.run, act.round)}/aggregate",),
         ).fetchall()
 
-    def _count(self, table: str, what: str, amount: int, **key: int) -> None:
-        """Add to one counter of a table's row."""
-        columns, marks = ", ".join(key), ", ".join("?" * len(key))
-        self._db.execute(
-            f"INSERT INTO {table} ({columns}, {what}) VALUES ({marks}, ?) ON CONFLICT DO UPDATE SET {what} = {what} + excluded.{what}",
-            (*key.values(), amount),
-        )
+    def _count(self, table: str, what: str, amount: int, *key: int) -> None:
+        """Add to one counter of a row of a table, when the block is done. key: as `COUNTED` has it."""
+        self._counts[table, what, key] += amount
 
     def _number(self, kind: str) -> int:
         """The number of the next node, should it be of this kind."""

@@ -36,7 +36,8 @@ class Entry(Record, frozen=True):
 
     def key(self) -> tuple[str | bytes | int, ...]:
         """The values of its key fields."""
-        return tuple([getattr(self, name) for name in self.key_fields])
+        names = self.key_fields
+        return (getattr(self, names[0]),) if len(names) == 1 else tuple([getattr(self, name) for name in names])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -46,7 +47,7 @@ def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
 
 
 class Identity(Entry, frozen=True, tag="state.identity"):
-    """Who is admitted, as what, and with which key."""
+    """Who is admitted, as what, and with which key. public_key: empty when it was revoked.  origin: what made this its key."""
 
     key_fields: ClassVar = ("name",)
     name: str
@@ -75,6 +76,16 @@ class Account(Entry, frozen=True, tag="state.account"):
     next_sequence: int
 
 
+class FormerKey(Entry, frozen=True, tag="state.former-key"):
+    """A signing key that was replaced or revoked: whose it was, which transaction made it so, and which one ended it."""
+
+    key_fields: ClassVar = ("public_key",)
+    public_key: bytes
+    name: str
+    since: Origin
+    until: Origin
+
+
 class EncryptionKey(Entry, frozen=True, tag="state.encryption-key"):
     """The X25519 public key under which others encrypt to a site now."""
 
@@ -85,11 +96,13 @@ class EncryptionKey(Entry, frozen=True, tag="state.encryption-key"):
 
 
 class EncryptionKeyOwner(Entry, frozen=True, tag="state.encryption-key-owner"):
-    """Who registered an encryption key, now or earlier: none is ever taken twice."""
+    """Who registered an encryption key, now or earlier: none is taken twice. before: the site's until then; empty for its first."""
 
     key_fields: ClassVar = ("public_key",)
     public_key: bytes
     site: str
+    before: bytes
+    origin: Origin
 
 
 class Dataset(Entry, frozen=True, tag="state.dataset"):
@@ -145,6 +158,7 @@ class Run(Entry, frozen=True, tag="state.run"):
     rounds_committed: int
     closed: Origin | None
     reason: str
+    max_staleness: int = 0
 
     def dataset_of(self, site: str) -> bytes | None:
         """The digest of the table `site` trains on in this run; None when it has no place in it."""
@@ -188,7 +202,10 @@ class Round(Entry, frozen=True, tag="state.round"):
 
 
 class Submission(Entry, frozen=True, tag="state.submission"):
-    """One site's update to one round, and the consent that was live when it was submitted."""
+    """One site's update to one round, and the consent that was live when it was submitted.
+
+    lag: how many rounds before this one that round is from whose base model it was trained.
+    """
 
     key_fields: ClassVar = ("run", "round", "site")
     run: str
@@ -200,6 +217,7 @@ class Submission(Entry, frozen=True, tag="state.submission"):
     size_bytes: int
     consent: Origin
     origin: Origin
+    lag: int = 0
 
 
 class Exclusion(Entry, frozen=True, tag="state.exclusion"):
@@ -421,6 +439,7 @@ StateEntry = (
     Identity
     | Invitation
     | Account
+    | FormerKey
     | EncryptionKey
     | EncryptionKeyOwner
     | Dataset

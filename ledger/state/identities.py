@@ -1,8 +1,13 @@
-"""Who may take part: an administrator admits a key under a name and a role, or invites somebody to name one. Rules I1-I9 of SPEC.md."""
+"""Who may take part: an administrator admits a key under a name and a role, or invites somebody to name one. Rules I1-I14 of SPEC.md.
+
+The name stays when the key changes: what was said under it, consents and reputation go on. A key that was replaced or revoked speaks
+for nobody ever again.
+"""
 
 from __future__ import annotations
 
 from ledger import crypto
+from ledger.codec import encode
 from ledger.crypto import Domain, is_public_key
 from ledger.errors import BadSignatureError, DuplicateError, FieldError, RoleError
 from ledger.state import checks
@@ -15,22 +20,26 @@ from ledger.state.entries import (
     INVITED,
     SITE,
     Account,
+    FormerKey,
     Identity,
     Invitation,
     Origin,
 )
 from ledger.state.view import State
-from ledger.types import AcceptInvitation, InviteIdentity, RegisterIdentity
+from ledger.types import AcceptInvitation, InviteIdentity, RegisterIdentity, RevokeIdentity, RotateIdentity
 
 ROLES = (SITE, COORDINATOR, AGGREGATOR, AUDITOR, APPROVER)
+REVOKED = b""
+"""The public key of an identity whose key was revoked."""
 
 
 def register(state: State, author: Identity, origin: Origin, body: RegisterIdentity) -> State:
-    """Admit `body.public_key`; its sequence starts at 0."""
+    """Admit `body.public_key`, also in place of one that was revoked; its sequence starts at 0."""
     where = f"identity {body.name[:80]!r}"
     _may_admit(where, author, body)
-    if state.read(Identity, body.name) is not None:
-        checks.refuse("I3", DuplicateError, f"{where} is already registered; choose another name")
+    standing = state.read(Identity, body.name)
+    if standing is not None and (standing.public_key != REVOKED or standing.role != body.role):
+        checks.refuse("I3", DuplicateError, f"{where} is a {standing.role} already; choose another name, or revoke its key first")
     _new_key(state, where, body.public_key)
     return state.put(Identity(body.name, body.role, body.public_key, origin), Account(body.public_key, body.name, 0))
 
@@ -65,6 +74,52 @@ def accept(state: State, author: Identity, origin: Origin, body: AcceptInvitatio
     if not crypto.verify(body.public_key, Domain.JOINING, joining(state.network, author.name), body.proof):
         checks.refuse("I9", BadSignatureError, f"{where}: {body.public_key.hex()[:16]} did not sign the proof; sign with the key you name")
     return state.put(Identity(author.name, invitation.role, body.public_key, origin), Account(body.public_key, author.name, 0))
+
+
+def rotate(state: State, author: Identity, origin: Origin, body: RotateIdentity) -> State:
+    """Make `body.public_key` the author's, whose numbers go on under it."""
+    where = f"rotation of {author.name!r}"
+    _keyed_here(where, author)
+    _new_key(state, where, body.public_key)
+    sequence = state.next_sequence(author.public_key)
+    if not crypto.verify(body.public_key, Domain.ROTATING, rotating(state.network, author.public_key, sequence), body.proof):
+        checks.refuse("I11", BadSignatureError, f"{where}: {body.public_key.hex()[:16]} did not sign the proof; sign with the key you name")
+    account = Account(body.public_key, author.name, sequence + 1)
+    return _replaced(state, author, origin, body.public_key).put(account)
+
+
+def rotating(network: bytes, author: bytes, sequence: int) -> bytes:
+    """What a key signs that is to take the place of the key `author`, in transaction number `sequence` of that one: their encoding."""
+    return encode((network, author, sequence))
+
+
+def revoke(state: State, author: Identity, origin: Origin, body: RevokeIdentity) -> State:
+    """Leave the identity without a key, until an administrator registers another for it."""
+    where = f"revocation of {body.name[:80]!r}"
+    if author.role != ADMINISTRATOR and author.name != body.name:
+        checks.refuse("I12", RoleError, f"{where}: {author.name!r} is a {author.role}; only an administrator or its holder revokes a key")
+    identity = state.read(Identity, body.name)
+    if identity is None or identity.public_key != body.public_key or body.public_key == REVOKED:
+        checks.refuse("I13", FieldError, f"{where}: {body.public_key.hex()[:16]} is not its present key; name that one")
+    _keyed_here(where, identity)
+    checks.text(where, body.reason)
+    if not body.reason:
+        checks.refuse("I14", FieldError, f"{where}: without a reason; say what happened to the key")
+    return _replaced(state, identity, origin, REVOKED)
+
+
+def _keyed_here(where: str, identity: Identity) -> None:
+    if identity.role not in ROLES:
+        message = f"{where}: the key of a {identity.role} does not change in this way; genesis, invitations and validator changes fix those"
+        checks.refuse("I10", RoleError, message)
+
+
+def _replaced(state: State, identity: Identity, origin: Origin, key: bytes) -> State:
+    """The identity with `key`, and its earlier one on record as such."""
+    return state.put(
+        Identity(identity.name, identity.role, key, origin),
+        FormerKey(identity.public_key, identity.name, identity.origin, origin),
+    )
 
 
 def joining(network: bytes, name: str) -> bytes:

@@ -1,7 +1,7 @@
 """Under which key a site receives what is meant for it alone: X25519 keys, one at a time. Rules Q1-Q3 of SPEC.md.
 
-A run's key holders are its sites with the keys that stand here when a round opens: nobody but a site decides what its shares are
-encrypted to.
+A run's key holders are its sites with the keys that stand here before the block in which a round opens, whatever is registered while it is
+under way: nobody but a site decides what its shares are encrypted to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def register(state: State, author: Identity, origin: Origin, body: RegisterKey) 
         checks.refuse("Q2", FieldError, f"{where}: {body.public_key.hex()[:80]!r} is no X25519 public key; generate another")
     if state.read(EncryptionKeyOwner, body.public_key) is not None:
         checks.refuse("Q3", DuplicateError, f"{where} was registered before; generate a fresh one")
+    earlier = state.encryption_key(author.name)
     return state.put(
         EncryptionKey(author.name, body.public_key, origin),
-        EncryptionKeyOwner(body.public_key, author.name),
+        EncryptionKeyOwner(body.public_key, author.name, earlier.public_key if earlier else b"", origin),
     )

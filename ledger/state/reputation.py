@@ -59,9 +59,9 @@ UNRELIABLE: Final = "unreliable"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.
+    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.  excused: it excluded itself, or was not drawn.
 
-    excused: it excluded itself, or was not drawn.
+    at_work: it submitted nothing, and an update that it began in an earlier round of those that the run takes may still come.
     """
 
     submitted: bool
@@ -69,6 +69,7 @@ class Evidence:
     released: bool
     excused: bool
     quality: int = UNMEASURED
+    at_work: bool = False
 
 
 def judge(state: State, run: Run, round_: Round, *, accepted: bool, origin: Origin) -> State:
@@ -136,6 +137,7 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
             released=site in released,
             excused=exclusion is not None and (exclusion.by == site or exclusion.step == NOT_DRAWN),
             quality=quality.get(site, UNMEASURED),
+            at_work=_at_work(state, run, round_, site),
         )
     return found
 
@@ -143,6 +145,14 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
 def uninfluenced(weight: int, standing: int) -> int:
     """Y6: a weight as it was before the site's reputation scaled it (Y13), rounded down."""
     return weight * FULL_INFLUENCE // max(1, min(FULL_INFLUENCE, standing))
+
+
+def _at_work(state: State, run: Run, round_: Round, site: str) -> bool:
+    """Y7: whether the run takes late updates and the site has submitted in one of the rounds that these may be from, or all began then."""
+    oldest = round_.round - run.max_staleness
+    return oldest < round_.round and (
+        oldest < 1 or any(state.read(Submission, run.run, number, site) is not None for number in range(oldest, round_.round))
+    )
 
 
 def qualities(weights: Sequence[int], scores: Sequence[int], statistics: Sequence[SiteStatistics]) -> tuple[int, ...]:
@@ -166,7 +176,7 @@ def qualities(weights: Sequence[int], scores: Sequence[int], statistics: Sequenc
 def judged(before: Reputation, found: Evidence, *, accepted: bool) -> tuple[Reputation, str]:
     """Y7 to Y10: the reputation after one more round, and the event that changed it or left it."""
     if not found.submitted:
-        return _kept_out(before) if before.level == UNRELIABLE else _away(before, excused=found.excused)
+        return _kept_out(before) if before.level == UNRELIABLE else _away(before, found)
     if not found.sealed:
         return _standing(before, before.score), "unsealed"
     return _sealed(before, found, accepted=accepted)
@@ -178,9 +188,9 @@ def _kept_out(before: Reputation) -> tuple[Reputation, str]:
     return _standing(before, NORMAL_FROM, out=0), "probation"
 
 
-def _away(before: Reputation, *, excused: bool) -> tuple[Reputation, str]:
-    if excused:
-        return _standing(before, before.score), "left"
+def _away(before: Reputation, found: Evidence) -> tuple[Reputation, str]:
+    if found.excused or found.at_work:
+        return _standing(before, before.score), "left" if found.excused else "late"
     return _standing(before, max(min(before.score, NORMAL_FROM), before.score - ABSENT)), "absent"
 
 

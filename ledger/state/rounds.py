@@ -74,6 +74,13 @@ def submit(state: State, author: Identity, origin: Origin, body: SubmitUpdate) -
     if dataset is None or body.rows != dataset.rows:
         rows = 0 if dataset is None else dataset.rows
         checks.refuse("U6", RowsError, f"{where} claims {body.rows} rows, {rows} are registered; submit with the registered number")
+    if not 0 <= body.lag <= min(run.max_staleness, body.round - 1):
+        checks.refuse(
+            "U8",
+            ModelMismatchError,
+            f"{where} trained from the model of round {body.round - body.lag}, and the run takes updates from rounds "
+            f"{max(1, body.round - run.max_staleness)} to {body.round} here; train from a newer model",
+        )
     checks.digest(where, body.ciphertext)
     checks.integer(f"{where}: size_bytes", body.size_bytes, least=1)
     return state.put(
@@ -87,6 +94,7 @@ def submit(state: State, author: Identity, origin: Origin, body: SubmitUpdate) -
             size_bytes=body.size_bytes,
             consent=consent.granted,
             origin=origin,
+            lag=body.lag,
         )
     )
 

@@ -11,6 +11,7 @@ from ledger.state.view import State
 from ledger.types import CloseRun, OpenRun
 
 MOST_SITES = 4096
+MOST_STALENESS = 1000
 COMPLETED = "completed"
 ABORTED = "aborted"
 
@@ -26,6 +27,7 @@ def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> Stat
     checks.text(f"{where}: encoding", body.encoding, checks.ENCODING_CHARACTERS)
     checks.integer(f"{where}: parameters", body.parameters, least=1)
     checks.integer(f"{where}: rounds", body.rounds, least=1)
+    checks.integer(f"{where}: max_staleness", body.max_staleness, most=MOST_STALENESS)
     if state.read(Run, body.run) is not None:
         checks.refuse("R2", DuplicateError, f"{where} is already on the ledger; choose another name")
     _datasets_may_be_used(state, where, body)
@@ -54,6 +56,7 @@ def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> Stat
             rounds_committed=0,
             closed=None,
             reason="",
+            max_staleness=body.max_staleness,
         )
     )
 

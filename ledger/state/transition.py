@@ -71,6 +71,8 @@ from ledger.types import (
     ReportEquivocation,
     RequireApproval,
     RestoreReputation,
+    RevokeIdentity,
+    RotateIdentity,
     SealRound,
     SignedTransaction,
     SubmitUpdate,
@@ -87,6 +89,8 @@ _RULES: Final[Mapping[type, Rule]] = {
     RegisterIdentity: identities.register,
     InviteIdentity: identities.invite,
     AcceptInvitation: identities.accept,
+    RotateIdentity: identities.rotate,
+    RevokeIdentity: identities.revoke,
     RegisterKey: keys.register,
     RegisterDataset: datasets.register,
     GrantConsent: consents.grant,
@@ -210,7 +214,11 @@ def check_signature(state: State, signed: SignedTransaction, transaction: Transa
     author = None if account is None else state.read(Identity, account.name)
     if account is None or author is None or author.public_key != transaction.author:
         key = transaction.author.hex()[:16]
-        checks.refuse("X4", UnknownAuthorError, f"key {key} is nobody's, or was replaced; an administrator has to register it first")
+        checks.refuse(
+            "X4",
+            UnknownAuthorError,
+            f"key {key} is nobody's, or was replaced or revoked; sign with the present one, or have one registered",
+        )
     if not verify(transaction.author, Domain.TRANSACTION, signed.payload, signed.signature):
         checks.refuse("X5", BadSignatureError, f"a transaction of {author.name!r} has a signature that does not verify; sign it again")
     return author, account

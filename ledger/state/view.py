@@ -21,6 +21,7 @@ from ledger.state.entries import (
     Consent,
     Dataset,
     EncryptionKey,
+    EncryptionKeyOwner,
     Entry,
     Exclusion,
     Identity,
@@ -123,7 +124,7 @@ class State:
         return self.read(Identity, name)
 
     def identity_of(self, public_key: bytes) -> Identity | None:
-        """Who is registered with `public_key`."""
+        """Who is, or was before its key changed, registered with `public_key`: compare the two."""
         account = self.read(Account, public_key)
         return None if account is None else self.read(Identity, account.name)
 
@@ -191,6 +192,14 @@ class State:
     def encryption_key(self, site: str) -> EncryptionKey | None:
         """The key under which others encrypt to `site` now."""
         return self.read(EncryptionKey, site)
+
+    def encryption_key_before(self, site: str, height: int) -> bytes | None:
+        """The key under which others encrypted to `site` before the block at `height`; None when it had none yet."""
+        standing = self.read(EncryptionKey, site)
+        key = standing.public_key if standing else b""
+        while (owner := self.read(EncryptionKeyOwner, key)) is not None and owner.origin.height >= height:
+            key = owner.before
+        return key or None
 
     def model(self, name: str, version: int) -> Model | None:
         """A registered version of `name`: 1, 2, ..."""

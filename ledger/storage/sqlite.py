@@ -47,6 +47,11 @@ _SECOND: Final = """
 CREATE TABLE snapshot (key BLOB PRIMARY KEY, body BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE floor (one INTEGER PRIMARY KEY CHECK (one = 0), height INTEGER NOT NULL);
 """
+_INDEX: Final = """
+WITH RECURSIVE place(at) AS (SELECT 0 WHERE ?1 UNION ALL SELECT at + 1 FROM place WHERE at + 1 < ?1)
+INSERT INTO transactions SELECT substr(?2, 32 * at + 1, 32), ?3, at FROM place
+"""
+"""Files a block's transactions without a step back into Python for each."""
 _MARKS: Final = f"PRAGMA user_version = {FORMAT};PRAGMA application_id = {_APPLICATION};"
 
 
@@ -268,9 +273,9 @@ def _insert_vote(connection: sqlite3.Connection, record: VoteRecord) -> None:
 
 def _insert_block(connection: sqlite3.Connection, committed: CommittedBlock) -> None:
     height, body = committed.block.header.height, encode(committed)
-    index = [(identity, height, position) for position, identity in enumerate(transaction_ids(committed.block.transactions))]
+    identities = transaction_ids(committed.block.transactions)
     connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (height, committed.certificate.block, body, digest(body)))
-    connection.executemany("INSERT INTO transactions VALUES (?, ?, ?)", index)
+    connection.execute(_INDEX, (len(identities), b"".join(identities), height))
     connection.execute("DELETE FROM votes WHERE height <= ?", (height,))
     connection.execute("DELETE FROM locked WHERE height <= ?", (height,))
 

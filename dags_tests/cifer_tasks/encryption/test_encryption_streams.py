@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from cifer_tasks import artifacts
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import Encryption
-from cifer_tasks.encryption import Binding, Ciphertext, Scheme, ring, scheme_for
+from cifer_tasks.encryption import Binding, Ciphertext, Scheme, ring, scheme_for, sharing
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.encryption.vectors import PIECE, StoredVector, integers_from_bytes, integers_to_bytes, pieces
 from cifer_tasks.errors import IntegrityError
-from cifer_tasks.files import FileBytes, pieces_of
+from cifer_tasks.files import FileBytes, Piece, pieces_of
 
 SITES = ("east", "north", "west")
 PARAMETERS = 3 * 5 * ring.BLOCK + 7
@@ -71,7 +72,7 @@ def test_a_round_through_files_gives_what_memory_gives(family: str, tmp_path: Pa
         folder = SiteFolder(tmp_path / "sites", site)
         kept = integers_from_bytes(folder.get(folder.put("encoded", map(integers_to_bytes, pieces(values[site])))), parameters)
         assert isinstance(kept, StoredVector)
-        ref = store.put("ciphertext", scheme.encrypt(kept, binding, public, site).pieces())
+        ref = store.put("ciphertext", scheme.encrypt_pieces(kept, binding, public, site))
         submissions[site] = Ciphertext.from_bytes(store.open(ref), scheme.name, binding)
         assert isinstance(submissions[site].data, FileBytes) and submissions[site].digest().hex() == ref.digest
     in_memory = [Ciphertext.from_bytes(one.to_bytes(), scheme.name, binding) for one in submissions.values()]
@@ -84,6 +85,24 @@ def test_a_round_through_files_gives_what_memory_gives(family: str, tmp_path: Pa
         openings.append(scheme.release(submissions, name, public, secret))
     opened = store.put("opened", map(integers_to_bytes, scheme.open_pieces(aggregate, openings, public)))
     assert store.get(opened) == integers_to_bytes(np.sum(list(values.values()), axis=0))
+
+
+def test_a_ciphertext_in_pieces_is_the_one_in_memory() -> None:
+    """With the same randomness the streamed bytes are those of `encrypt`, and no piece is longer than a block or the envelopes."""
+    binding = Binding("ab" * 32, "run-1", 1, PARAMETERS, 2**15 + 3, "cd" * 32)
+    values = np.arange(PARAMETERS, dtype=np.int32) % 1000
+    made: list[Any] = []
+    for verb in ("encrypt", "encrypt_pieces"):
+        stream = np.random.default_rng(1)
+        scheme = ThresholdScheme(stream.bytes)
+        public = scheme.context({name: scheme.generate()[0] for name in SITES})
+        made.append(getattr(scheme, verb)(values, binding, public, "east"))
+    whole, pieces_made = made[0].to_bytes(), list(made[1])
+    envelope_start = 12 + int.from_bytes(whole[8:12], "little")
+    envelopes = slice(envelope_start, envelope_start + 1 + len(SITES) * sharing.ENVELOPE_BYTES)  # HPKE draws its own keys
+    streamed = b"".join(pieces_made)
+    assert whole[: envelopes.start] == streamed[: envelopes.start] and whole[envelopes.stop :] == streamed[envelopes.stop :]
+    assert max(map(len, pieces_made)) <= ring.wire_bytes(ring.BLOCK)
 
 
 def test_an_update_in_a_file_is_encoded_as_in_memory(tmp_path: Path) -> None:
@@ -105,13 +124,13 @@ def test_an_update_in_a_file_is_encoded_as_in_memory(tmp_path: Path) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many ciphertexts each sum was of, as sums are made."""
     made: list[int] = []
-    add = ThresholdScheme.add
+    add = ThresholdScheme.add_pieces
 
-    def counting(self: Any, ciphertexts: Any, public: Any) -> Ciphertext:
+    def counting(self: Any, ciphertexts: Any, public: Any) -> Iterator[Piece]:
         made.append(len(ciphertexts))
         return add(self, ciphertexts, public)
 
-    monkeypatch.setattr(ThresholdScheme, "add", counting)
+    monkeypatch.setattr(ThresholdScheme, "add_pieces", counting)
     return made
 
 

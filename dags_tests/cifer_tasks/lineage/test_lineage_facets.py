@@ -14,6 +14,7 @@ import pytest
 from jsonschema import ValidationError
 from openlineage.client.event_v2 import RunState
 from openlineage.client.facet_v2 import RunFacet
+from openlineage.client.serde import Serde
 
 from cifer_tasks.lineage import LineageLog
 from cifer_tasks.lineage.consents import record_consents
@@ -77,7 +78,9 @@ def event(extra: dict[str, RunFacet], parameters: Any, outcome: Any) -> dict[str
         outputs=versions_in(outcome),
         extra=extra,
     )
-    found: dict[str, Any] = json.loads(event_lines(made))
+    lines = event_lines(made, made)
+    assert lines == 2 * (Serde.to_json(made).encode("ascii") + b"\n"), "not what OpenLineage's own client would have sent"
+    found: dict[str, Any] = json.loads(lines.splitlines()[0])
     return found
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
 from flows.access import Access, Role
+from flows.portal.app import Portal
+from flows.portal.guard import Guard
+from flows.services.processes import listen
 from ledger.author import Author
 from ledger.backends.embedded import EmbeddedLedger
 from ledger.backends.network import create_network
@@ -31,6 +39,11 @@ from ledger.types import (
     SubmitUpdate,
     WithdrawConsent,
 )
+
+_spec = importlib.util.spec_from_file_location("portal_chromium", Path(__file__).with_name("chromium.py"))
+assert _spec is not None and _spec.loader is not None
+chromium = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(chromium)
 
 MARKUP = "<img src=x onerror=alert(1)>"
 SITES = ("clinic-north", "clinic-south")
@@ -88,3 +101,38 @@ def _train(authors: dict[str, Author]) -> None:
         lead.send_all([SealRound("run-1", number, sealed), CommitRound("run-1", number, digest("a"), digest("o"), base, True, "", metrics)])
     lead.send(RegisterModel("heart", 1, "champion", base, "run-1", 2))
     lead.send(AppendLineage("run-1", 2, 1, sha256(event).digest(), zlib.compress(event)))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A browser that is logged in as the auditor, the portal, its application, and where it is."""
+
+    tab: Any
+    portal: Portal
+    application: Guard
+    url: str
+    written: Written
+
+
+@pytest.fixture(scope="module")
+def seen(written: Written) -> Iterator[Seen]:
+    """The portal on a free port, and one browser for all tests, logged in through the form."""
+    if chromium.BROWSER is None:
+        pytest.skip("no chromium on this machine")
+    portal = Portal(written.home)
+    with listen(0) as socket:
+        application = portal.application()
+        server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
+        thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        try:
+            with chromium.tab() as tab:
+                tab.go(f"{url}/runs/run-1")
+                assert tab.ask("document.activeElement.id") == "token"
+                tab.press(f"document.activeElement.value = {json.dumps(written.tokens['auditor'])}; document.forms[0].requestSubmit()")
+                yield Seen(tab, portal, application, url, written)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            portal.record.close()

@@ -3,66 +3,23 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
-import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
-from flows.portal.app import COOKIE, Portal
+from flows.portal.app import COOKIE
 from flows.portal.pages import NEIGHBOURS
-from flows.services.processes import listen
 from flows.synthetic_record import SyntheticRecord
 from ledger.provenance.index import Index
 
-_spec = importlib.util.spec_from_file_location("portal_chromium", Path(__file__).with_name("chromium.py"))
-assert _spec is not None and _spec.loader is not None
-chromium = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(chromium)
-
-pytestmark = pytest.mark.skipif(chromium.BROWSER is None, reason="no chromium on this machine")
+Seen = Any
 
 DRAWN = """new Promise((done) => {
   const look = () => document.getElementById("graph").ariaBusy === "false" ? done(walk.nodes().length) : requestAnimationFrame(look);
   look();
 })"""
 """How many nodes are drawn, once the drawing stands still."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A browser that is logged in as the auditor, the portal, and where it is."""
-
-    tab: Any
-    portal: Portal
-    url: str
-    written: Any
-
-
-@pytest.fixture(scope="module")
-def seen(written: Any) -> Iterator[Seen]:
-    """The portal on a free port, and one browser for all tests, logged in through the form."""
-    portal = Portal(written.home)
-    with listen(0) as socket:
-        server = uvicorn.Server(uvicorn.Config(portal.application(), log_level="error"))
-        thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-        try:
-            with chromium.tab() as tab:
-                tab.go(f"{url}/runs/run-1")
-                assert tab.ask("document.activeElement.id") == "token"
-                tab.press(f"document.activeElement.value = {json.dumps(written.tokens['auditor'])}; document.forms[0].requestSubmit()")
-                yield Seen(tab, portal, url, written)
-        finally:
-            server.should_exit = True
-            thread.join(30)
-            portal.record.close()
 
 
 def test_logging_in_leads_to_where_one_wanted_to_go(seen: Seen) -> None:
@@ -110,13 +67,22 @@ def test_ten_thousand_nodes_are_walked_on_demand(seen: Seen, tmp_path: Path, mon
 
 def test_every_page_is_usable_without_a_mouse_and_by_a_reader(seen: Seen) -> None:
     """The skip link comes first, each field has a label, each table column a header, each page one title, each picture a text."""
-    for path in ("/", "/runs/run-1", "/runs/run-1/rounds/2", "/models/heart/1", "/graph?node=run/run-1", "/consents", "/blocks", "/verify"):
+    for path in (
+        "/",
+        "/runs/run-1",
+        "/runs/run-1/rounds/2",
+        "/models/heart/1",
+        "/graph?node=run/run-1",
+        "/consents",
+        "/blocks",
+        "/verify?model=heart@1",
+    ):
         seen.tab.go(seen.url + path)
         found = seen.tab.ask(
             """({
               first: document.querySelector('a, button, input').className,
               titles: document.querySelectorAll('h1').length,
-              bare: [...document.querySelectorAll('input:not([type=hidden]), svg, #graph')]
+              bare: [...document.querySelectorAll('input:not([type=hidden]), textarea, svg, #graph')]
                 .filter((e) => !(e.labels?.length || e.getAttribute('aria-label'))).length,
               headless: [...document.querySelectorAll('table')].filter((t) => !t.querySelector('th[scope=col]')).length,
               skipped: [...document.querySelectorAll('h1, h2, h3')].map((h) => +h.tagName[1]).some((n, i, all) => i && n > all[i - 1] + 1),
@@ -167,12 +133,15 @@ def test_a_page_for_the_file(seen: Seen) -> None:
     assert document.startswith(b"%PDF")
 
 
-def test_verifying_is_one_button(seen: Seen) -> None:
-    """The button on a model's page leads to the list of what was checked."""
-    seen.tab.go(f"{seen.url}/models/heart/1")
-    seen.tab.press("document.querySelector('.actions button').click()")
+def test_the_server_verifies_at_a_button(seen: Seen) -> None:
+    """The server's own button leads to the list of what it checked, named as its word."""
+    seen.tab.go(f"{seen.url}/verify?model=heart@1")
+    seen.tab.press("document.querySelector('main form:not(#here)').requestSubmit()")
+    assert "its word" in seen.tab.ask("document.querySelectorAll('h2')[1].textContent")
     assert seen.tab.ask("document.querySelectorAll('.checks > li').length") == 8
-    assert seen.tab.ask("document.querySelector('[role=status]').textContent").startswith("Everything that was checked holds")
+    assert seen.tab.ask("document.querySelector('section:nth-of-type(2) [role=status]').textContent").startswith(
+        "Everything that was checked holds"
+    )
 
 
 def test_the_browser_refused_nothing_and_asked_nobody_else(seen: Seen) -> None:

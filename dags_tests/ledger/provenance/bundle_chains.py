@@ -18,7 +18,7 @@ from ledger.consensus.messages import VoteContent
 from ledger.crypto import VERIFIER, Domain, SigningKey
 from ledger.digests import network_id
 from ledger.state import checks
-from ledger.state.identities import joining
+from ledger.state.identities import joining, rotating
 from ledger.state.transition import apply_transaction
 from ledger.state.view import State
 from ledger.types import (
@@ -45,6 +45,8 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     RequireApproval,
+    RevokeIdentity,
+    RotateIdentity,
     SealRound,
     Signature,
     SignedTransaction,
@@ -82,7 +84,6 @@ class Chain:
         self.genesis = Genesis(self.name, VERIFIER, digest(self.name)[:16], members, (key("administrator").public,))
         self.tip = genesis_tip(self.genesis)
         self.committed: list[CommittedBlock] = []
-        self.sequences: dict[bytes, int] = {}
 
     def block(self, *said: tuple[str, Any], without: str = "", signer: str = "", number: int | None = None) -> None:
         """One more block of (author, body).
@@ -92,8 +93,7 @@ class Chain:
         state, data = self.tip.state, []
         for author, body in said:
             public = key(author).public
-            following = self.sequences.get(public, 0)
-            self.sequences[public] = following + 1
+            following = state.next_sequence(public)
             payload = encode(Transaction(self.tip.network, public, following if number is None else number, body))
             signed = SignedTransaction(payload, key(signer or author).sign(Domain.TRANSACTION, payload))
             with _nobody_asks(without):
@@ -208,6 +208,41 @@ def invited() -> Chain:
         ("administrator", invitation("hospital-a")),
     ]
     return tiny(people=[people, *accepting("hospital-a")])
+
+
+def rotation(who: str, to: str, sequence: int) -> RotateIdentity:
+    """On `tiny`'s network, `who` names the key of `to` in its transaction of this number."""
+    proof = key(to).sign(Domain.ROTATING, rotating(network_id(Chain("tiny", 1).genesis), key(who).public, sequence))
+    return RotateIdentity(key(to).public, proof)
+
+
+def rotated() -> Chain:
+    """`tiny`, with every way in which a key changes: rotated twice, by site and coordinator, revoked by either, registered again."""
+    site, table = "hospital-a", digest("table of hospital-a")
+    outcome = CommitRound("run-1", 1, digest("sum"), digest("opened"), digest("m1"), True, "", ())
+    events = AppendLineage("run-1", 1, 2, sha256(EVENTS).digest(), zlib.compress(EVENTS))
+    stolen = RevokeIdentity(site, key("hospital-a 3").public, "the laptop was stolen")
+    chain = tiny(
+        submit=[
+            [(site, rotation(site, "hospital-a 2", 2)), ("hospital-a 2", SubmitUpdate("run-1", 1, table, 100, digest("ciphertext"), 10))],
+            [("hospital-a 2", rotation("hospital-a 2", "hospital-a 3", 4))],
+        ],
+        seal=[[("coordinator", SealRound("run-1", 1, (site,))), ("coordinator", rotation("coordinator", "coordinator 2", 3))]],
+        release=[
+            [("administrator", stolen)],
+            [("administrator", RegisterIdentity(site, "site", key("hospital-a 4").public))],
+            [("hospital-a 4", ReleaseOpening("run-1", 1, digest("sum"), digest("opening")))],
+        ],
+        commit=[[("coordinator 2", outcome)]],
+        lineage=[[("coordinator 2", events)]],
+        register=[
+            [("coordinator 2", RegisterModel("breast-cancer", 1, "champion", digest("m1"), "run-1", 1))],
+            [("coordinator 2", RevokeIdentity("coordinator", key("coordinator 2").public, "its project is over"))],
+        ],
+    )
+    for label in ("ciphertext", "sum", "opening", "opened", "m1"):
+        chain.named(label)
+    return chain
 
 
 def x25519(label: str) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from bundle_chains import EVENTS, Chain, accepting, digest, invitation, key, tiny
+from bundle_chains import EVENTS, Chain, accepting, digest, invitation, key, rotation, tiny
 from msgspec.structs import replace
 
 from ledger.codec import decode, encode
@@ -29,6 +29,7 @@ from ledger.state.entries import (
     Dataset,
     Entry,
     Exclusion,
+    FormerKey,
     Lineage,
     ModelName,
     Release,
@@ -50,6 +51,8 @@ from ledger.types import (
     RegisterModel,
     ReleaseOpening,
     RequireApproval,
+    RevokeIdentity,
+    RotateIdentity,
     SealRound,
     Signature,
     SubmitUpdate,
@@ -360,6 +363,15 @@ EDITS: dict[str, tuple[str, Callable[[Case], bytes]]] = {
 """By name: the rule, and how the file is made of an honest one."""
 
 
+ROTATED_EDITS: dict[str, tuple[str, Callable[[Case], bytes]]] = {
+    "a_former_key_hidden": ("Z8", lambda case: case.hidden(_is(FormerKey))),
+    "a_rotation_left_out": ("Z10", lambda case: case.without(RotateIdentity, public_key=key("hospital-a 2").public)),
+    "a_revocation_left_out": ("Z10", lambda case: case.without(RevokeIdentity, reason="the laptop was stolen")),
+    "the_first_registration_left_out": ("Z10", lambda case: case.without(RegisterIdentity, public_key=key("hospital-a").public)),
+}
+"""The like of `EDITS`, of a history in which keys change."""
+
+
 def _two_of_one_size(case: Case) -> tuple[int, int]:
     sizes = [item.size_bytes for item in case.bundle.artifacts]
     return next((first, second) for first in range(len(sizes)) for second in range(first) if sizes[first] == sizes[second])
@@ -400,6 +412,7 @@ def _people(**roles: str) -> list[tuple[str, Any]]:
     return [("administrator", RegisterIdentity(name, role, key(name).public)) for name, role in roles.items()]
 
 
+_ROTATED = [_by(SITE, _REGISTER, _GRANT, rotation(SITE, "hospital-a 2", 2))]
 _OTHER_TABLE = [(SITE, _REGISTER), (SITE, _GRANT), (SITE, replace(_REGISTER, sha256=_OTHER)), (SITE, GrantConsent(_OTHER, "breast-cancer"))]
 
 CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -418,8 +431,33 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
         {"people": [_people(coordinator="coordinator"), _by("coordinator", invitation(SITE), without="I1"), *accepting(SITE)]},
     ),
     "a_consent_by_another": ("Z11", {"table": [_by(SITE, _REGISTER), _by("coordinator", _GRANT, without="P2")]}),
+    "a_revocation_by_another": (
+        "Z11",
+        {"lineage": [_by("coordinator", RevokeIdentity(SITE, key(SITE).public, "rivalry"), without="I12")]},
+    ),
+    "a_revocation_of_another_key": (
+        "Z11",
+        {"lineage": [_by("administrator", RevokeIdentity(SITE, key("coordinator").public, "a mistake"), without="I13")]},
+    ),
+    "a_role_that_changed": (
+        "Z11",
+        {
+            "lineage": [
+                _by("administrator", RevokeIdentity(SITE, key(SITE).public, "stolen")),
+                _by("administrator", RegisterIdentity(SITE, "auditor", key("hospital-a 2").public), without="I3"),
+            ]
+        },
+    ),
     "a_seal_by_a_site": ("Z11", {"seal": [_by(SITE, SealRound("run-1", 1, (SITE,)), without="R9")]}),
     "a_number_used_twice": ("Z12", {"register": [_by("coordinator", _MODEL, without="X6", number=0)]}),
+    "a_number_from_before_the_rotation": (
+        "Z12",
+        {
+            "table": _ROTATED,
+            "submit": [_by("hospital-a 2", _SUBMIT, without="X6", number=0)],
+            "release": [_by("hospital-a 2", _RELEASE)],
+        },
+    ),
     "a_release_after_the_outcome": ("Z13", {"release": [], "lineage": [_by(SITE, _RELEASE, without="W3")]}),
     "a_seal_after_the_outcome": (
         "Z13",
@@ -436,6 +474,7 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
     "too_few_sites": ("Z14", {"seal": [_by("coordinator", SealRound("run-1", 1, ()), without="S4")]}),
     "a_site_sealed_twice": ("Z14", {"seal": [_by("coordinator", SealRound("run-1", 1, (SITE, SITE)), without="S1")]}),
     "other_rows": ("Z14", {"submit": [_by(SITE, replace(_SUBMIT, rows=101), without="U6")]}),
+    "a_base_too_old": ("Z14", {"submit": [_by(SITE, replace(_SUBMIT, lag=1), without="U8")]}),
     "another_table": ("Z14", {"table": [_OTHER_TABLE], "submit": [_by(SITE, replace(_SUBMIT, dataset=_OTHER), without="U4")]}),
     "a_rejected_candidate": (
         "Z14",
@@ -489,6 +528,17 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
         {"seal": [_by(SITE, _WITHDRAW), _by("coordinator", SealRound("run-1", 1, (SITE,)), without="S3")]},
     ),
     "a_consent_given_twice": ("Z15", {"lineage": [_by(SITE, _GRANT, without="P3")]}),
+    "a_submission_with_the_former_key": (
+        "Z18",
+        {"table": _ROTATED, "submit": [_by(SITE, _SUBMIT, without="X4")], "release": [_by("hospital-a 2", _RELEASE)]},
+    ),
+    "a_table_by_an_invitation": (
+        "Z18",
+        {
+            "people": [[*_people(coordinator="coordinator"), ("administrator", invitation(SITE))]],
+            "table": [_by("invitation", _REGISTER, without="D1"), _by("invitation", _GRANT), *accepting(SITE)],
+        },
+    ),
     "lineage_of_another_digest": (
         "Z17",
         {"lineage": [_by("coordinator", AppendLineage("run-1", 1, 2, digest("other"), zlib.compress(EVENTS)), without="A3")]},

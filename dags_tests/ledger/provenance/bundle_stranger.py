@@ -302,11 +302,11 @@ class Story:
             for batch in range(count["batches"] if count else 0):
                 self.ask("state.lineage", run["run"], number, batch)
         for item in self.said.values():
-            account = self.ask("state.account", item["author"])
-            if account:
-                self.ask("state.identity", account["name"])
+            account = self.ask_key(item["author"])
             if account and item["body"]["tag"] == "identity.accept":
                 self.ask("state.invitation", account["name"])
+            if item["body"]["tag"] in ("identity.rotate", "identity.revoke"):
+                self.ask_key(item["body"]["public_key"])
         made = self.said.get(model["origin"]["transaction"])
         if made and made["body"]["tag"] == "model.register" and made["body"]["alias"]:
             self.ask("state.alias", name, made["body"]["alias"])
@@ -314,10 +314,19 @@ class Story:
         for item in named:
             self.check_named(*item)
         self.check_rest({origin["transaction"] for _, origin, *_ in named}, sets)
+        self.check_keys()
         self.check_sequences()
         self.check_rounds()
         self.check_consents()
         self.check_bytes()
+
+    def ask_key(self, key: bytes) -> Any:
+        """Z8, of an author or of a key that is named."""
+        account = self.ask("state.account", key)
+        identity = self.ask("state.identity", account["name"]) if account else None
+        if identity and identity["public_key"] != key:
+            self.ask("state.former-key", key)
+        return account
 
     def entries(self, tag: str) -> list[Any]:
         return [entry for entry in self.history.values() if entry["tag"] == tag]
@@ -344,13 +353,17 @@ class Story:
         }
         found = [(entry, origin, {simple[tag][0]}, simple[tag][1], {})] if tag in simple else []
         if tag == "state.identity" and origin["height"]:
-            said = self.said.get(origin["transaction"])
-            if said and said["body"]["tag"] == "identity.accept":
-                invitation = self.must("state.invitation", entry["name"])
-                found.append((entry, origin, {"identity.accept"}, entry["name"], {}))
-                found.append((entry, invitation["origin"], {"identity.invite"}, None, {}))
+            if entry["public_key"]:
+                found += self.key_given(entry, origin)
             else:
-                found.append((entry, origin, {"identity.register", "validator.change"}, None, {}))
+                found.append(({"name": entry["name"]}, origin, {"identity.revoke"}, self.revoker(entry["name"], origin), {}))
+        if tag == "state.former-key":
+            identity, until = self.must("state.identity", entry["name"]), self.said.get(entry["until"]["transaction"])
+            found += self.key_given({**identity, "public_key": entry["public_key"]}, entry["since"])
+            if until and until["body"]["tag"] == "identity.rotate":
+                found.append(({}, entry["until"], {"identity.rotate"}, entry["name"], {}))
+            else:
+                found.append((entry, entry["until"], {"identity.revoke"}, self.revoker(entry["name"], entry["until"]), {}))
         if tag == "state.submission":
             found.append((entry, entry["consent"], {"consent.grant"}, entry["site"], {"purpose": run["purpose"]}))
         if tag == "state.consent":
@@ -366,6 +379,26 @@ class Story:
             if entry["outcome"]:
                 found.append((entry, entry["outcome"]["origin"], {"round.commit"}, run["coordinator"], entry["outcome"]))
         return found
+
+    def key_given(self, identity: Any, since: Any) -> list[Any]:
+        """What gave an identity the key it has here."""
+        said = self.said.get(since["transaction"])
+        kind = said["body"]["tag"] if said else ""
+        if kind == "identity.accept":
+            invitation = self.must("state.invitation", identity["name"])
+            return [
+                (identity, since, {"identity.accept"}, identity["name"], {}),
+                (identity, invitation["origin"], {"identity.invite"}, None, {}),
+            ]
+        if kind == "identity.rotate":
+            return [(identity, since, {kind}, identity["name"], {})]
+        return [(identity, since, {"identity.register", "validator.change"}, None, {})]
+
+    def revoker(self, name: str, origin: Any) -> str | None:
+        """The identity itself, or (None) an administrator."""
+        said = self.said.get(origin["transaction"])
+        account = self.ask("state.account", said["author"]) if said else None
+        return name if account and account["name"] == name else None
 
     def check_named(self, entry: Any, origin: Any, kinds: set[str], author: str | None, other: dict[str, Any]) -> None:
         item = self.said.get(origin["transaction"])
@@ -404,9 +437,23 @@ class Story:
     def place(self, origin: Any) -> tuple[int, int]:
         return self.said[origin["transaction"]]["place"] if origin["height"] else (0, 0)
 
+    def check_keys(self) -> None:
+        """Z18."""
+        for item in self.said.values():
+            account = self.must("state.account", item["author"])
+            identity = self.must("state.identity", account["name"])
+            former, kind = None, item["body"]["tag"]
+            if identity["public_key"] != item["author"]:
+                former = self.ask("state.former-key", item["author"])
+                need("Z18", former or kind == "identity.accept")
+            if former:
+                need("Z18", self.place(former["since"]) < item["place"] <= self.place(former["until"]))
+            need("Z18", kind != "identity.rotate" or (former and self.place(former["until"]) == item["place"]))
+
     def check_sequences(self) -> None:
         """Z12, and Z13's first sentence."""
-        last: dict[bytes, int] = {}
+        rotations = [item for item in self.said.values() if item["body"]["tag"] == "identity.rotate"]
+        last = {item["body"]["public_key"]: item["sequence"] for item in rotations}
         for item in sorted(self.said.values(), key=lambda one: one["place"]):
             account = self.must("state.account", item["author"])
             identity = self.must("state.identity", account["name"])
@@ -445,6 +492,7 @@ class Story:
                 if entry:
                     submitted.add(site)
                     need("Z14", not out and (entry["dataset"], entry["rows"]) == (table["sha256"], table["rows"]))
+                    need("Z14", 0 <= entry["lag"] <= run["max_staleness"] and entry["lag"] < number)
             sites = one["sealed_sites"]
             need("Z14", sites == sorted(set(sites)) and set(sites) <= submitted and len(sites) >= run["minimum_sites"])
             current, before = (outcome["candidate"] if outcome["accepted"] else current), done

@@ -255,6 +255,20 @@ def test_absence_never_suspends() -> None:
     assert (left.score, event) == (NEW_SCORE, "left")
 
 
+def test_a_site_whose_update_may_still_come_is_late_and_not_absent() -> None:
+    """Y7: in a run that takes updates of one round before, a site loses nothing in its first round without one, and 50 in each later one.
+
+    The mutant, the same run without `max_staleness`, has it absent at once.
+    """
+    judgements = {}
+    for late in (1, 0):
+        now = base()
+        for who, body in VECTORS["late_rounds"]("run-l", 4, late=late)[:-1]:
+            now = now.say(who, body)
+        judgements[late] = [item.event for item in now.state.judgements("site-c") if item.run == "run-l"]
+    assert judgements == {1: ["late", "absent", "absent"], 0: ["absent"] * 3}
+
+
 def test_rounds_that_measure_nothing_never_make_trusted() -> None:
     """Y8: under plain sums a site that always takes part and releases ends at 799, and one that was trusted stays so."""
     now = FRESH

@@ -40,7 +40,7 @@ NAMED = dict(
     R10="RoundStateError", R11="FieldError", R12="RoundStateError", R13="FieldError", N1="RoundStateError", N2="RoundStateError",
     N3="RoundStateError", N4="RoundStateError", N5="RoundStateError", N6="ModelMismatchError", U1="UnknownSiteError",
     U2="ExcludedSiteError", U3="DuplicateSubmissionError", U4="UnknownDatasetError", U5="ConsentError", U6="RowsError",
-    U7="SuspendedSiteError",
+    U7="SuspendedSiteError", U8="ModelMismatchError",
     L1="RoleError", L2="UnknownSiteError", L3="DuplicateError", L4="RoundStateError", L5="FieldError", S1="FieldError",
     S2="AbsentSubmissionError", S3="ConsentError", S4="QuorumOfSitesError", O1="RoundStateError", O2="RoundStateError",
     O3="FieldError", O4="SizeError", O5="DuplicateError", V1="RoundStateError", V2="RoundStateError", V3="ModelMismatchError",
@@ -50,14 +50,17 @@ NAMED = dict(
     J13="BadSignatureError", Q1="RoleError", Q2="FieldError", Q3="DuplicateError",
     V7="RoleError", V8="DuplicateError", V9="RoleError", V10="ModelMismatchError", V11="DuplicateError", V12="FieldError",
     V13="ApprovalError",
-    I6="FieldError", I7="RoleError", I8="RoleError", I9="BadSignatureError",
+    I6="FieldError", I7="RoleError", I8="RoleError", I9="BadSignatureError", I10="RoleError", I11="BadSignatureError",
+    I12="RoleError", I13="FieldError", I14="FieldError",
     S5="UnknownSiteError", S6="RoundStateError", S7="RoundStateError", S8="DuplicateError", S9="DuplicateError", S10="FieldError",
     S11="QuorumOfSitesError", S12="FieldError", W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError",
     W4="DuplicateError", Y1="SizeError", Y2="RoleError", Y3="RoundStateError", Y4="FieldError",
 )  # fmt: skip
+# Steps after which the key that signed them speaks for nobody.
+REPLACED = {"joined", "rotated", "rotated-again", "revoked-by-itself"}
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 # Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
-LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "I7", "N1", "S2", "U1", "V1", "J6", "J7", "J11"}
+LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "I7", "I13", "N1", "S2", "U1", "V1", "J6", "J7", "J11"}
 # Vectors that break two rules: without the first, the second speaks.
 SECOND_LINE = {
     "invalid_run_purpose": "R6",
@@ -70,6 +73,11 @@ SECOND_LINE = {
     "invalid_accept_key_of_the_invitation": "I9",
     "invalid_accept_key_31_bytes": "I9",
     "invalid_accept_twice": "I7",
+    "invalid_rotate_to_key_of_31_bytes": "I11",
+    "invalid_rotate_to_key_of_small_order": "I11",
+    "invalid_former_key_registered_for_its_own": "I4",
+    "invalid_former_key_rotates": "I11",
+    "invalid_revoked_key_rotates": "I11",
     "invalid_measure_before_seal": "S10",
     "invalid_weigh_before_seal": "S10",
     "invalid_partition_before_seal": "S12",
@@ -261,9 +269,9 @@ def test_an_oversized_transaction_is_refused_before_it_is_decoded() -> None:
 
 
 def test_no_transaction_of_the_scenario_applies_twice() -> None:
-    """Whatever was committed once is refused ever after; an invitation's key, used once, is nobody's any more."""
+    """Whatever was committed once is refused ever after; a key that named another, or revoked itself, is nobody's any more."""
     for label, text in ((step["label"], step["transaction"]) for step in VECTORS["steps"]):
-        with pytest.raises(errors.UnknownAuthorError if label == "joined" else errors.SequenceError):
+        with pytest.raises(errors.UnknownAuthorError if label in REPLACED else errors.SequenceError):
             apply_transaction(states()[label], signed(text), 99)
 
 
