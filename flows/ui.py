@@ -84,8 +84,8 @@ def _site_row(outcome: Submission | Exclusion) -> dict[str, str | int]:
                 "reason": "",
             }
         case Exclusion(site, step, reason, committed):
-            outcome = f"skipped: {step}" if step == SUSPENDED else f"left out at {step}"
-            return {"site": site, "outcome": outcome, "rows": 0, "bytes": 0, "block": committed.height, "reason": reason}
+            said = f"skipped: {step}" if step == SUSPENDED else f"left out at {step}"
+            return {"site": site, "outcome": said, "rows": 0, "bytes": 0, "block": committed.height, "reason": reason}
 
 
 def _weight_row(outcome: Submission | Exclusion, result: RoundResult) -> dict[str, str | float]:
