@@ -12,6 +12,7 @@
         ├── StorageError      a folder that cannot be read or written, a full disk
         ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
+        │   └── SpoiltSumError  an opened sum that submissions made by the rules cannot have
         ├── KeyMismatchError  keys that do not belong to this run or network
         └── AccessError       a token that lets nobody in, or not there
 
@@ -80,6 +81,10 @@ class StorageError(FailureError):
 
 class IntegrityError(FailureError):
     """Bytes are not what their digest says."""
+
+
+class SpoiltSumError(IntegrityError):
+    """An opened sum is one that submissions made by the run's rules cannot have."""
 
 
 class KeyMismatchError(FailureError):

@@ -23,6 +23,7 @@ from cifer_tasks.encryption.statistics import Measurement, Query, Weighting, as_
 from cifer_tasks.encryption.vectors import floats_from_bytes, floats_to_bytes
 from cifer_tasks.errors import FailureError, IntegrityError
 from cifer_tasks.files import Piece
+from cifer_tasks.inspection import without_spoilt
 from cifer_tasks.learning import training
 from cifer_tasks.learning.weights import flatten
 from cifer_tasks.network import COORDINATOR
@@ -103,7 +104,7 @@ def open_statistics(
 def weigh(run: RunRef, number: int, sealed: SealedSet, opened: tuple[StatisticsOpened, ...]) -> Plan:
     """Let the run's rule decide what each submission counts, and put that on the ledger. Raises `RuleError` when it cannot."""
     workspace = Workspace.of(run)
-    if not opened:
+    if not opened and workspace.plan_kind == "weighted":
         msg = f"round {number}: no key holder opened the statistics that aggregation.rule={workspace.settings.aggregation.rule} needs"
         raise FailureError(msg)
     if workspace.record.round(number).weighing is None:
@@ -132,9 +133,9 @@ def plan_of(workspace: Workspace, number: int, sealed: SealedSet) -> Plan:
     on_record = workspace.record.round(number)
     sites = [item.site for item in sealed.submissions]
     match workspace.plan_kind:
-        case "sum":
+        case "sum" if not on_record.statistics:
             derived, recorded, origin = plans.whole(sites), on_record.weighing is None and on_record.partition is None, on_record.sealed
-        case "weighted":
+        case "sum" | "weighted":
             decision, found = _decision(workspace, number, sealed), on_record.weighing
             derived = plans.weighted(decision)
             weights = tuple(SiteWeight(item.site, item.weight, item.score, item.reason) for item in decision.sites)
@@ -157,7 +158,9 @@ def query_of(workspace: Workspace, number: int, reference: ArtifactRef) -> Query
 
 
 def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
-    """The rule's answer to the statistics on the ledger: the first key holder's, in order of site."""
+    """What follows from the first statistics on the ledger, in order of site: the rule's answer, or whom a sum is without."""
+    if workspace.plan_kind == "sum":
+        return without_spoilt(workspace, number, sealed)
     first = workspace.record.round(number).statistics[0]
     reference = workspace.store.find("reference", first.reference.hex())
     direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)[:]

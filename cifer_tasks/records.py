@@ -289,10 +289,14 @@ class Opening(Record, frozen=True):
 
 
 class Candidate(Record, frozen=True):
-    """What opening an aggregate gives: the exact integer sum and the model it makes of the base."""
+    """What opening an aggregate gives: the exact integer sum and the model it makes of the base.
+
+    spoilt: why it makes none, and the model is the base itself; else empty.
+    """
 
     opened: ArtifactRef
     model: ArtifactRef
+    spoilt: str = ""
 
 
 class Comparison(Record, frozen=True):

@@ -13,7 +13,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
+from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.aggregation.staleness import discount, in_parts
 from cifer_tasks.aggregation.weighing import Decision, Weighed
@@ -36,7 +36,7 @@ from cifer_tasks.encryption.scheme import (
 from cifer_tasks.encryption.selective import PLANNING_ROUND, SelectiveScheme, most_sensitive
 from cifer_tasks.encryption.statistics import Weighting
 from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
-from cifer_tasks.errors import ConfigError, IntegrityError
+from cifer_tasks.errors import ConfigError, IntegrityError, SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import Part, Plan
 from ledger import GrantConsent, RegisterKey, WithdrawConsent, header_digest
@@ -127,8 +127,7 @@ class _Replaying:
             self._mask = most_sensitive(integers[0], self._scheme.fraction)
             _same(f"{where}: the model", self._get(found.base_model, "the initial model"), outcome.candidate)
         else:
-            step = self._step(found, plan, ciphertexts, integers)
-            _same(f"{where}: the model", self._moved(found, step), outcome.candidate)
+            _same(f"{where}: the model", self._moved(found, plan, ciphertexts, integers), outcome.candidate)
         return ReplayedRound(found.round, tuple(ciphertexts), outcome.accepted, opened, tuple(sorted(faults.items())))
 
     def _plan(self, found: RoundHistory) -> Plan:
@@ -155,23 +154,29 @@ class _Replaying:
         """What the run's rule makes of the opened sums, or of submissions in the clear."""
         rule = rule_for(self._settings)
         rows = {item.site: self._counted(found, item) for item in found.submissions if item.site in ciphertexts}
-        if found.weighing is not None:
-            return weighted_update(integers[0], self._encoding, plan.divisor)
         if found.partition is not None:
             return bucket_update(rule, integers, [{site: rows[site] for site in part.sites} for part in plan.parts], self._encoding)
-        if rule.family == "sum":
-            return mean_update(integers[0], self._encoding, rows)
-        return combined_update(rule, {site: read_submission(item) for site, item in ciphertexts.items()}, self._encoding, rows)
+        if rule.family == "vectors":
+            encoded = {site: read_submission(ciphertexts[site]) for site in plan.parts[0].sites}
+            return combined_update(rule, encoded, self._encoding, {site: rows[site] for site in encoded})
+        if found.weighing is not None:
+            return weighted_update(integers[0], self._encoding, plan.divisor)
+        return mean_update(integers[0], self._encoding, rows)
 
     def _counted(self, found: RoundHistory, submission: Submission) -> int:
         """What the rows behind a submission count: less for every model that was accepted since the one that it was trained from."""
         late = self._run.max_staleness > 0
         return submission.rows * (discount(self._run.staleness(found.round, submission.lag)) if late else 1)
 
-    def _moved(self, found: RoundHistory, step: FloatVector) -> bytes:
+    def _moved(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> bytes:
+        """The candidate: the base model one step further, or itself where the opened sum is one that no step is made of."""
         from cifer_tasks.learning.weights import apply_update
 
-        return apply_update(self._get(found.base_model, f"the model that round {found.round} starts from"), step)
+        base = self._get(found.base_model, f"the model that round {found.round} starts from")
+        try:
+            return apply_update(base, self._step(found, plan, ciphertexts, integers))
+        except SpoiltSumError:
+            return base
 
     def _binding(self, found: RoundHistory) -> Binding:
         opened = fixed_by(ROUND_OPENING, found.opened.transaction, self._blocks[found.opened.height]).hex()
@@ -239,7 +244,10 @@ class _Replaying:
         for place, total in enumerate(sums):
             faults |= self._scheme.faults(total, [openings[place] for openings in usable.values()], public)
         honest = [openings for site, openings in usable.items() if site not in faults]
-        integers = [self._scheme.open(total, [openings[place] for openings in honest], public) for place, total in enumerate(sums)]
+        integers = [
+            np.concatenate(list(opened_pieces(self._scheme, total, [openings[place] for openings in honest], public)))
+            for place, total in enumerate(sums)
+        ]
         if isinstance(self._scheme, PlainScheme):
             for part, opening in zip(plan.parts, honest[0], strict=True):
                 self._again(found, submissions, part, opening, public)

@@ -22,11 +22,12 @@ from cifer_tasks.records import (
     StatisticsOpened,
     Submission,
 )
-from cifer_tasks.sampling import LATE, NOT_DRAWN
+from cifer_tasks.sampling import LATE
 from ledger import RoundView, State
 from ledger.state.entries import Approval, Origin, Round, Run
 from ledger.state.entries import Exclusion as ExclusionEntry
 from ledger.state.entries import Submission as SubmissionEntry
+from ledger.state.reputation import NOT_DRAWN, suspension
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,10 @@ class RunRecord:
     def exclusions(self, number: int) -> tuple[Exclusion, ...]:
         """Every site left out of the round, ascending; not those that were never drawn for it."""
         return tuple(_exclusion(found) for found in self.round(number).exclusions if found.step != NOT_DRAWN)
+
+    def suspension(self, site: str) -> str:
+        """Why `site` may not submit at present, and until when; "" while it may."""
+        return suspension(self.state.reputation(site))
 
     def counted(self, number: int, lag: int, rows: int) -> int:
         """What `rows` rows behind an update of round `number` count that was begun `lag` rounds before: fewer for every model since.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final
 
-NOT_DRAWN: Final = "sampling"
-"""The step at which the ledger says that a site was left out of a round it was not drawn for."""
+SUSPENDED: Final = "suspended"
+"""The step at which the ledger says that a site was left out before it trained, because it may not submit."""
 LATE: Final = "deadline"
 """The step at which it says that a site was left out because it had not submitted when the round closed."""
 

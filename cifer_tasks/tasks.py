@@ -11,12 +11,14 @@ from itertools import chain
 import numpy as np
 
 from cifer_tasks import data
-from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, rule_for, weighted_update
+from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
+from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
-from cifer_tasks.errors import FailureError, IntegrityError, ModelDeclinedError, TooFewSitesError
+from cifer_tasks.errors import FailureError, IntegrityError, KeyMismatchError, ModelDeclinedError, SpoiltSumError, TooFewSitesError
+from cifer_tasks.inspection import check_named, name_spoilt, spoilt
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.sensitivity import site_sensitivity
@@ -51,7 +53,7 @@ from cifer_tasks.records import (
     Verdict,
 )
 from cifer_tasks.run_record import committed
-from cifer_tasks.sampling import NOT_DRAWN, draw_size
+from cifer_tasks.sampling import SUSPENDED, draw_size
 from cifer_tasks.selecting import REASON, mask_for, plans, read_releases, sums_of
 from cifer_tasks.steps import at_site, step
 from cifer_tasks.workspace import SiteFailed, Workspace
@@ -70,6 +72,7 @@ from ledger import (
     SealRound,
     SubmitUpdate,
 )
+from ledger.state.reputation import NOT_DRAWN
 
 CHAMPION = "champion"
 MOST_AT_ONCE = 100
@@ -170,7 +173,7 @@ def open_round(run: RunRef, number: int) -> Opening:
         public = workspace.public_context(number, mask_for(workspace, number))
         workspace.author(COORDINATOR).send(OpenRound(run.run, number, bytes.fromhex(base.digest), bytes.fromhex(public.digest)))
     opening = workspace.opening(number)
-    _leave_unasked(workspace, opening)
+    _leave_absent(workspace, opening)
     return opening
 
 
@@ -183,17 +186,22 @@ def _enough_left(workspace: Workspace, number: int) -> None:
         raise TooFewSitesError(msg)
 
 
-def _leave_unasked(workspace: Workspace, opening: Opening) -> None:
-    """Record whom this round does without from the start, so that the ledger refuses what they might send: who left, who was not drawn."""
-    record, number = workspace.record, opening.round
-    absent = [site for site in record.sites if site not in set(opening.sites) and record.exclusion(number, site) is None]
+def _leave_absent(workspace: Workspace, opening: Opening) -> None:
+    """Record whom this round does without from the start: who left, who was not drawn, who is suspended and would train in vain."""
+    record, number, run, drawn = workspace.record, opening.round, workspace.ref.run, set(opening.sites)
     undrawn = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
-    reasons = [(site, refusal) for site in absent if (refusal := record.consent_refusal(site))]
-    said = [ExcludeSite(workspace.ref.run, number, site, "consent", _short(refusal)) for site, refusal in reasons]
-    left = {site for site, _ in reasons}
-    said += [ExcludeSite(workspace.ref.run, number, site, NOT_DRAWN, undrawn) for site in absent if site not in left]
-    for start in range(0, len(said), MOST_AT_ONCE):
-        workspace.author(COORDINATOR).send_all(said[start : start + MOST_AT_ONCE])
+    absent = []
+    for site in record.sites:
+        if record.submission(number, site) is not None or record.exclusion(number, site) is not None:
+            continue
+        if site not in drawn and (refusal := record.consent_refusal(site)):
+            absent.append(ExcludeSite(run, number, site, "consent", _short(refusal)))
+        elif site not in drawn:
+            absent.append(ExcludeSite(run, number, site, NOT_DRAWN, undrawn))
+        elif suspended := record.suspension(site):
+            absent.append(ExcludeSite(run, number, site, SUSPENDED, suspended))
+    for start in range(0, len(absent), MOST_AT_ONCE):
+        workspace.author(COORDINATOR).send_all(absent[start : start + MOST_AT_ONCE])
 
 
 @step("validate_data[{site}]")
@@ -340,13 +348,31 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
         return done.opening
     workspace.record.check_sealed(number, sealed)
     plan = plan_of(workspace, number, sealed)
+    released = _opened_here(workspace, number, site, sealed, total, plan)
     _promise(workspace, number, site, sealed, plan)
-    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
-    released = [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     if [item.aggregate for item in released] != [item.digest() for item in sums_of(workspace, number, total)]:
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
     return workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
+
+
+def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet, total: ArtifactRef, plan: Plan) -> list[Released]:
+    """What a key holder releases of each part, still in its memory. Raises `IntegrityError` where a submission spoils it, having named it.
+
+    Where the rule reads submissions in the clear, each is looked at; where only their sum is opened, each is if that is spoilt.
+    """
+    if workspace.plan_kind == "sum" and plan.weights:
+        check_named(workspace, number, site, sealed, plan)
+    looked_at = not plan.weights and workspace.plan_kind == "sum"
+    submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
+    try:
+        if looked_at and rule_for(workspace.settings).family == "vectors" and (found := spoilt(workspace, site, sealed)):
+            raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found))
+        return [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
+    except (SpoiltSumError, KeyMismatchError) as error:
+        if not looked_at or not (found := spoilt(workspace, site, sealed)):
+            raise
+        raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found)) from error
 
 
 @at_site
@@ -394,11 +420,14 @@ def open_aggregate(
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
     honest = [items for site, items in released.items() if site not in faults]
-    integers = (scheme.open_pieces(ciphertext, [items[place] for items in honest], public) for place, ciphertext in enumerate(sums))
+    integers = (opened_pieces(scheme, ciphertext, [items[place] for items in honest], public) for place, ciphertext in enumerate(sums))
     opened = store.put("opened", map(integers_to_bytes, chain.from_iterable(integers)))
     if plans(workspace, number):
         return Candidate(opened, opening.base)
-    step = _step_of(workspace, number, sealed, _vectors(workspace, opened, len(sums)))
+    try:
+        step = _step_of(workspace, number, sealed, _vectors(workspace, opened, len(sums)))
+    except SpoiltSumError as error:
+        return Candidate(opened, opening.base, str(error))
     return Candidate(opened, store.put("model", apply_update(store.get(opening.base), step)))
 
 
@@ -415,14 +444,15 @@ def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[
     """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
     rows, rule, encoding = workspace.record.counted_rows(sealed), rule_for(workspace.settings), workspace.encoding()
     plan = plan_of(workspace, number, sealed)
-    if rule.family == "statistics":
-        return weighted_update(opened[0], encoding, plan.divisor)
-    if rule.family == "sum":
-        return mean_update(opened[0], encoding, rows)
     if workspace.plan_kind == "buckets":
         return bucket_update(rule, opened, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)
-    encoded = {site: read_submission(item) for site, item in workspace.submissions(sealed).items()}
-    return combined_update(rule, encoded, encoding, rows)
+    if rule.family == "vectors":
+        submissions = workspace.submissions(sealed)
+        encoded = {site: read_submission(submissions[site]) for site in plan.parts[0].sites}
+        return combined_update(rule, encoded, encoding, {site: rows[site] for site in encoded})
+    if plan.weights:
+        return weighted_update(opened[0], encoding, plan.divisor)
+    return mean_update(opened[0], encoding, rows)
 
 
 @step("evaluate[{number}]")
@@ -432,12 +462,12 @@ def evaluate(run: RunRef, number: int, candidate: Candidate) -> Evaluation:
 
 
 @step("accept[{number}]")
-def accept(run: RunRef, number: int, opening: Opening, evaluation: Evaluation) -> Verdict:
-    """The gate: reject a candidate that is worse than the current model by more than the margin."""
+def accept(run: RunRef, number: int, opening: Opening, candidate: Candidate, evaluation: Evaluation) -> Verdict:
+    """The gate: reject a candidate that is worse than the current model by more than the margin, or that no step could be made for."""
     workspace = Workspace.of(run)
     if plans(workspace, number):
         return Verdict(evaluation.model, False, REASON, evaluation)
-    reason = gate.judge(workspace.settings.gate, current=workspace.evaluate(opening.base), candidate=evaluation)
+    reason = candidate.spoilt or gate.judge(workspace.settings.gate, current=workspace.evaluate(opening.base), candidate=evaluation)
     return Verdict(evaluation.model, not reason, reason, evaluation)
 
 

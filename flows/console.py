@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from cifer_tasks import logs
 from cifer_tasks.records import Awaiting, Comparison, Enrolment, Measured, RegisteredModel, RoundResult
+from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import LedgerAway, Progress, SiteFailed, StepStarted, Workspace
 
 COLUMNS = (("round", 5), ("accuracy", 9), ("loss", 8), ("sites", 6), ("update bytes", 13), ("block", 7), ("seconds", 8))
@@ -97,7 +98,8 @@ class RunView:
         for item in result.excluded:
             if (result.round, item.site) in self._told:
                 continue
-            self.console.print(f"      [yellow]left out[/]  {item.site}, {item.step}: {escape(item.reason)}")
+            verb = "skipped" if item.step == SUSPENDED else "left out"
+            self.console.print(f"      [yellow]{verb}[/]  {item.site}, {item.step}: {escape(item.reason)}")
         self.results.append(result)
 
 

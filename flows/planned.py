@@ -13,7 +13,8 @@ def planned(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> Pl
     """The plan of a round: the ledger holds it before anything is aggregated, unless it is one plain sum."""
     match Workspace.of(run).plan_kind:
         case "sum":
-            return whole(_sites(sealed))
+            found = Workspace.of(run).record.round(number).statistics
+            return planning.weigh(run, number, sealed, ()) if found else whole(_sites(sealed))
         case "buckets":
             return planning.partition(run, number, sealed)
         case "weighted":
@@ -21,6 +22,12 @@ def planned(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> Pl
             measured = planning.measure(run, number, sealed, reference)
             answers = [site_statistics(run, number, site, sealed, reference, measured) for site in _asked(run, number, sealed)]
             return planning.weigh(run, number, sealed, tuple(item for item in answers if item is not None))
+
+
+def spoilt(run: RunRef, number: int, plan: Plan) -> bool:
+    """Whether a key holder has named submissions that spoil a sum which the plan still has them in: then there is another plan."""
+    workspace = Workspace.of(run)
+    return workspace.plan_kind == "sum" and not plan.weights and bool(workspace.record.round(number).statistics)
 
 
 def openers(run: RunRef, number: int, plan: Plan) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from cifer_tasks import tasks
 from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
 from flows.flow import flow
 from flows.places import places
-from flows.planned import openers, planned
+from flows.planned import openers, planned, spoilt
 from flows.ui import hold_round, publish_held
 
 
@@ -25,9 +25,13 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     plan = planned(run, number, sealed, opening)
     aggregate = tasks.aggregate(run, number, sealed, opening, plan)
     releases = sites.release(run, number, sealed, aggregate, openers(run, number, plan))
+    if spoilt(run, number, plan):
+        plan = planned(run, number, sealed, opening)
+        aggregate = tasks.aggregate(run, number, sealed, opening, plan)
+        releases = sites.release(run, number, sealed, aggregate, openers(run, number, plan))
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
-    verdict = tasks.accept(run, number, opening, evaluation)
+    verdict = tasks.accept(run, number, opening, candidate, evaluation)
     result = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
 
     hold_round(run, result, outcomes)

@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from cifer_tasks.aggregation.rules import WEIGHT_ONE
 from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
+from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import Workspace
 from flows.beside import beside
 from flows.health import health_markdown
@@ -83,7 +84,8 @@ def _site_row(outcome: Submission | Exclusion) -> dict[str, str | int]:
                 "reason": "",
             }
         case Exclusion(site, step, reason, committed):
-            return {"site": site, "outcome": f"left out at {step}", "rows": 0, "bytes": 0, "block": committed.height, "reason": reason}
+            said = f"skipped: {step}" if step == SUSPENDED else f"left out at {step}"
+            return {"site": site, "outcome": said, "rows": 0, "bytes": 0, "block": committed.height, "reason": reason}
 
 
 def _weight_row(outcome: Submission | Exclusion, result: RoundResult) -> dict[str, str | float]:

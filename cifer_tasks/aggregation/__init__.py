@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cifer_tasks.aggregation.clear import bucket_update, combined_update
-from cifer_tasks.aggregation.mean import mean_update
+from cifer_tasks.aggregation.mean import mean_update, opened_pieces
 from cifer_tasks.aggregation.rules import RULES, Rule, Statistics, Weights, resolve
 from cifer_tasks.aggregation.weighing import weighted_update
 
@@ -20,6 +20,7 @@ __all__ = [
     "bucket_update",
     "combined_update",
     "mean_update",
+    "opened_pieces",
     "resolve",
     "rule_for",
     "weighted_update",

@@ -10,6 +10,7 @@ from cifer_tasks.aggregation.mean import mean_update
 from cifer_tasks.aggregation.rules import Rule
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.vectors import Vector
+from cifer_tasks.errors import SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector
 
 
@@ -30,9 +31,18 @@ def combined_update(rule: Rule, encoded: Mapping[str, Vector], encoding: Encodin
 def bucket_update(rule: Rule, opened: Sequence[Vector], rows: Sequence[Mapping[str, int]], encoding: Encoding) -> FloatVector:
     """The step that a vector rule makes of the means of buckets, each counting as one update with its rows: float32 (d,).
 
-    opened: the sum of each bucket, int32 (d,).  rows: registered rows by site of each bucket.
-    Raises `RuleError` as `Rule.combine` does, `IntegrityError` for sums beyond the encoding's bound.
+    opened: the sum of each bucket, int32 (d,).  rows: registered rows by site of each bucket. A bucket whose sum is beyond the encoding's
+    bound is left out: one of its sites did not encode by the rules, and which one its sum does not tell.
+    Raises `RuleError` as `Rule.combine` does, `SpoiltSumError` when no bucket is left.
     """
-    means = np.stack([mean_update(total, encoding, inside) for total, inside in zip(opened, rows, strict=True)])
-    together = np.array([sum(inside.values()) for inside in rows], dtype=np.int64)
-    return rule.combine(means.astype(np.float64), together).astype(np.float32)
+    means, together = [], []
+    spoilt: SpoiltSumError | None = None
+    for total, inside in zip(opened, rows, strict=True):
+        try:
+            means.append(mean_update(total, encoding, inside).astype(np.float64))
+            together.append(sum(inside.values()))
+        except SpoiltSumError as error:
+            spoilt = error
+    if spoilt is not None and not means:
+        raise spoilt
+    return rule.combine(np.stack(means), np.array(together, dtype=np.int64)).astype(np.float32)

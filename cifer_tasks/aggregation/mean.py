@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from cifer_tasks.encryption.encoding import Encoding
-from cifer_tasks.encryption.vectors import Vector
+from cifer_tasks.encryption.scheme import Ciphertext, Opening, PublicContext, Scheme
+from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector
+from cifer_tasks.errors import SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector
 
 
@@ -25,3 +29,18 @@ def mean_update(total: Vector, encoding: Encoding, sealed_rows: Mapping[str, int
         msg = f"sealed site {empty[0]} has {sealed_rows[empty[0]]} rows; a submission needs at least one"
         raise ValueError(msg)
     return encoding.decode_mean(total, sum(sealed_rows.values()))
+
+
+def opened_pieces(scheme: Scheme, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:
+    """The integers that a sum opens to, int32; from where they are none that submissions made by the rules have, bound + 1 throughout.
+
+    So what opens spoilt is on record as something that `mean_update` refuses, and the same for whoever opens it again.
+    """
+    missing = aggregate.binding.parameters
+    try:
+        for piece in scheme.open_pieces(aggregate, openings, public):
+            missing -= piece.size
+            yield piece
+    except SpoiltSumError:
+        for start in range(0, missing, PIECE):
+            yield np.full(min(PIECE, missing - start), aggregate.binding.bound + 1, dtype=np.int32)

@@ -17,7 +17,7 @@ from cifer_tasks.encryption.packing import Packing
 from cifer_tasks.encryption.ring import BLOCK, Backend, Residues
 from cifer_tasks.encryption.scheme import Binding
 from cifer_tasks.encryption.vectors import IntVector, Vector
-from cifer_tasks.errors import IntegrityError
+from cifer_tasks.errors import SpoiltSumError
 from cifer_tasks.files import Body
 
 T = TypeVar("T")
@@ -130,13 +130,13 @@ def opens(head: bytes | memoryview, layout: Layout, seed: bytes, key: ring.IntVe
     checks = slice(CHECK_COEFFICIENTS)
     try:
         found = layout.packing.unmask((residues[0][checks], residues[1][checks]), (products[0][checks], products[1][checks]), "numpy")
-    except IntegrityError:
+    except SpoiltSumError:
         return False
     return not found.any()
 
 
 def open_block(body: Body, start: int, layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> IntVector:
-    """A block's values under the sum of keys. Raises `IntegrityError` when a coefficient is no sum, or one lies beyond the last value."""
+    """A block's values under the sum of keys. Raises `SpoiltSumError` when a coefficient is no sum, or one lies beyond the last value."""
     residues = ring.from_wire(read_wire(body, start, layout, block), layout.size(block), layout.backend)
     opened = layout.packing.unmask(residues, _products(layout, seed, by, block), layout.backend)
     rows = opened.reshape(layout.packing.digits, -1)[:, layout.checks(block) :].reshape(-1)
@@ -144,7 +144,7 @@ def open_block(body: Body, start: int, layout: Layout, seed: bytes, by: ring.Mul
     held = min(where.stop, layout.parameters) - where.start
     if rows[held:].any():
         msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
-        raise IntegrityError(msg)
+        raise SpoiltSumError(msg)
     return rows[:held]
 
 

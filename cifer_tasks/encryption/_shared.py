@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cifer_tasks.encryption.encoding import check_magnitude
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
-from cifer_tasks.encryption.statistics import Measurement, Query, Weighting
+from cifer_tasks.encryption.statistics import BEYOND_CLIP, NOT_REAL, Measurement, Query, Weighting
 from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, integers_from_bytes, integers_to_bytes, pieces
 from cifer_tasks.errors import IntegrityError, KeyMismatchError
 from cifer_tasks.files import Body
@@ -131,6 +131,25 @@ class SharedKeyScheme(Scheme):
         measured = self.measure(submissions, query, public)
         key = _key_of(secret, opener, public.digest())
         return measured, dict(zip(submissions, self._read(measured, len(submissions), query, key), strict=True))
+
+    def inspect(
+        self, submissions: Mapping[str, Ciphertext], limits: Mapping[str, int], secret: SecretContext, opener: str
+    ) -> dict[str, str]:
+        """Which submissions no honest site makes, and why, by site: for a key holder whose sum does not open. Nothing else is told.
+
+        limits: the largest magnitude of an entry of each, by site.  Raises `KeyMismatchError` for another key.
+        """
+        found = {}
+        for site, ciphertext in submissions.items():
+            key = _key_of(secret, opener, ciphertext.context)
+            try:
+                values = self._decrypt(ciphertext.data, ciphertext.binding.parameters, key)
+            except (IntegrityError, KeyMismatchError):
+                found[site] = NOT_REAL
+                continue
+            if max(int(values.max()), -int(values.min())) > limits[site]:
+                found[site] = BEYOND_CLIP
+        return found
 
     def _check_opener(self, opener: str, sealed_sites: Sequence[str], public: PublicContext, secret: SecretContext) -> None:
         if not isinstance(secret, SecretContext) or secret.scheme != self.name:

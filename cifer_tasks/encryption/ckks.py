@@ -35,7 +35,7 @@ from cifer_tasks.encryption._shared import MAXIMUM_SITES, SharedKeyScheme
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, SecretContext
 from cifer_tasks.encryption.statistics import MEASURED_BITS, Measurement, Query
 from cifer_tasks.encryption.vectors import IntVector, Vector
-from cifer_tasks.errors import IntegrityError, KeyMismatchError
+from cifer_tasks.errors import IntegrityError, KeyMismatchError, SpoiltSumError
 from cifer_tasks.files import Body
 
 MARGIN: Final = 0.25
@@ -254,7 +254,7 @@ def exact_integers(opened: npt.NDArray[np.float64], parameters: int, first: int 
     """Round a decrypted chunk, float64 (slots,), to its first `parameters` integers, int32. first: the number of its first entry.
 
     Raises `KeyMismatchError` when check slots are not zero: the key is not the one the ciphertext was made under, or a site did not
-    encrypt by the rules; `IntegrityError` when a value is further than `MARGIN` from an integer: noise beyond what the preset allows.
+    encrypt by the rules; `SpoiltSumError` when a value is further than `MARGIN` from an integer: noise beyond what the preset allows.
     """
     checks, values = opened[-CHECK_SLOTS:], opened[:-CHECK_SLOTS]
     if not bool((np.abs(checks) <= MARGIN).all()):
@@ -267,13 +267,13 @@ def exact_integers(opened: npt.NDArray[np.float64], parameters: int, first: int 
             f"the aggregate does not open exactly: entry {first + int(np.argmax(distance))} lies {float(distance.max()):.3f} from an "
             f"integer, more than {MARGIN}; a submission is not a fresh encryption under this run's preset"
         )
-        raise IntegrityError(msg)
+        raise SpoiltSumError(msg)
     if rounded[parameters:].any():
         msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
-        raise IntegrityError(msg)
+        raise SpoiltSumError(msg)
     if bool((np.abs(rounded) >= 2**31).any()):
         msg = "the aggregate has values beyond any round's bound: a submission was not encoded by the run's rules"
-        raise IntegrityError(msg)
+        raise SpoiltSumError(msg)
     return rounded[:parameters].astype(np.int32)
 
 

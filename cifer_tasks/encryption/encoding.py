@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifer_tasks.encryption.vectors import PIECE, IntVector, Vector, pieces
-from cifer_tasks.errors import ConfigError, IntegrityError
+from cifer_tasks.errors import ConfigError, IntegrityError, SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector, l2_norm
 
 MICRO: Final = 10**6
@@ -212,9 +212,9 @@ def round_stochastically(values: npt.NDArray[np.float64], stream: np.random.Phil
 
 
 def check_magnitude(values: npt.NDArray[np.signedinteger], bound: int, what: str, first: int = 0) -> None:
-    """Raise `IntegrityError` naming the first entry whose absolute value exceeds `bound`. first: the number of the first entry."""
+    """Raise `SpoiltSumError` naming the first entry whose absolute value exceeds `bound`. first: the number of the first entry."""
     if values.size and (int(values.max()) > bound or int(values.min()) < -bound):
         bad = int(np.flatnonzero((values > bound) | (values < -bound))[0])
         found = f"{int(values[bad])} at entry {first + bad}"
         msg = f"{what} has {found}, beyond the bound {bound}: a submission was not encoded by the run's rules"
-        raise IntegrityError(msg)
+        raise SpoiltSumError(msg)

@@ -31,7 +31,7 @@ import numpy as np
 
 from cifer_tasks.encryption.ring import ETA, MODULUS, PRIMES, Backend, Residues, Words, field, kernels
 from cifer_tasks.encryption.vectors import IntVector
-from cifer_tasks.errors import IntegrityError
+from cifer_tasks.errors import SpoiltSumError
 
 LOW_SPAN: Final = 2**62
 HIGH_SPAN: Final = 2**45
@@ -90,7 +90,7 @@ class Packing:
         return out[0], out[1]
 
     def unmask(self, sums: Residues, products: Residues, backend: Backend) -> IntVector:
-        """The values in summed coefficients less `products`, int32 (digits g,). Raises `IntegrityError` when one is out of range."""
+        """The values in summed coefficients less `products`, int32 (digits g,). Raises `SpoiltSumError` when one is out of range."""
         offset = (self.span - 1) // 2
         cleared = []
         for index, prime in enumerate(PRIMES):
@@ -114,7 +114,7 @@ class Packing:
         )
         if wrong:
             msg = f"{wrong} of {sums[0].size} coefficients open to numbers that no sum can be: another key, or a site that left the rules"
-            raise IntegrityError(msg)
+            raise SpoiltSumError(msg)
         out: IntVector = values.reshape(-1)
         return out
 

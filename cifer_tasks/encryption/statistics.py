@@ -40,6 +40,7 @@ PROBE_VARIANCE: Final = PROBE_BOUND * (PROBE_BOUND + 1) // 3
 PROBE_DEVIATIONS: Final = 8
 
 TOO_LONG: Final = "it is longer than can be measured"
+BEYOND_CLIP: Final = "an entry is beyond what the clip leaves of an update"
 NOT_REAL: Final = "its ciphertext does not hold what an update is"
 
 _PROBE_DOMAIN: Final = b"cifer/probe/1"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cifer_tasks.aggregation.attacks import ATTACKS
 from flows.bench_robustness import draw
 from flows.bench_robustness.defences import defences
 from flows.bench_robustness.displacement import displacements
+from flows.bench_robustness.kept import Finished, Kept, Work
 from flows.bench_robustness.learning import Batches, initial, train
-from flows.bench_robustness.simulation import Cell, _malicious, simulate
+from flows.bench_robustness.simulation import Cell, Outcome, _batches, _malicious, simulate
 from flows.bench_robustness.worlds import World, world
 
 
@@ -94,6 +97,44 @@ def test_the_simulation_tells_a_defence_from_none(small: World) -> None:
     assert mean.flipped > gate.flipped
 
 
+def test_sleepers_poison_nothing_in_the_first_half_and_drifters_ever_more(small: World) -> None:
+    """Labels of malicious sites are the honest ones until a sleeper wakes, then all flipped; a drifter flips ever more."""
+    asked, malicious = np.arange(4), np.tile([True, False, True, False], (2, 1))
+    changed = []
+    for number in range(small.rounds):
+        batches = _batches(small, 1, number, asked, malicious, [ATTACKS["sleeper"], ATTACKS["drift"]])
+        flipped = batches.labels[:, :4] != small.labels[batches.rows[:4]]
+        assert not flipped[:, [1, 3]].any()
+        changed.append(flipped.mean(axis=(1, 2, 3)) * 2)  # of the two malicious sites; 9 - y is never y
+    sleepers, drifters = np.transpose(changed)
+    half = small.rounds // 2
+    assert (sleepers[:half] == 0).all() and (sleepers[half:] == 1).all()
+    assert drifters[0] == 0 and (np.diff(drifters) >= 0).all() and drifters[-1] > 0.8
+
+
+def test_reputation_suspends_sleepers_and_drifters_more_than_others(small: World) -> None:
+    """Most of the malicious sites are out at the end, at most one honest one in four; without reputation nobody is."""
+    dealt, known = replace(small, rounds=24, asked=20), defences(small)
+    for attack in ("sleeper", "drift"):
+        cells = [Cell(known[name], attack, 0.2) for name in ("score_gate_reputation", "score_gate")]
+        with_, without = simulate(dealt, 1, cells)
+        assert with_.suspended >= 0.5 and with_.wronged <= 0.25
+        assert (without.suspended, without.wronged) == (0.0, 0.0)
+
+
+def test_finished_works_are_taken_from_disk_unless_anything_about_them_differs(tmp_path: Path) -> None:
+    """What was put is got; another seed's, another rule's and a damaged file's are computed again."""
+    kept, work = Kept(tmp_path / "works"), Work("digits", 1, "alie", 0.2, ("mean",), 2)
+    finished = Finished((Outcome(0.9, 0.1, 0.0, 0, 0.5, 0.25),), 1.5)
+    assert kept.get(work) is None
+    kept.put(work, finished)
+    assert kept.get(work) == finished
+    assert all(kept.get(replace(work, **other)) is None for other in ({"seed": 2}, {"rules": ("median",)}, {"rounds": 3}))
+    (path,) = (tmp_path / "works").iterdir()
+    path.write_text(path.read_text()[:-9])
+    assert kept.get(work) is None
+
+
 def test_scaled_updates_move_the_mean_and_not_the_rules_with_a_clip(small: World) -> None:
     """A site with 0.6% of the rows and two colluders: within the limits under the clip and the gate, far beyond under the mean."""
     found = {item.rule: item for item in displacements(small, 1, list(defences(small).values()))}
@@ -119,6 +160,8 @@ def test_the_command_reports_what_it_was_asked_for(lab: Any) -> None:
     assert b"median (plain)" in first
     draw(found, picture)
     assert picture.read_bytes() == first
+    assert lab.cifer(*asked, "--plot", "picture.png", "--json").out == said.out  # from disk
+    assert (lab.folder / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +172,7 @@ def test_the_command_reports_what_it_was_asked_for(lab: Any) -> None:
         ("--fractions", "0.2,x", "could not convert"),
         ("--fractions", "1.5", "from 0 to below 1"),
         ("--seeds", "1,1", "different numbers"),
-        ("--plot", "x.png", "does not end in .svg"),
+        ("--plot", "x.pdf", "does not end in .svg or .png"),
     ],
 )
 def test_mistakes_are_named_in_one_line(lab: Any, option: str, value: str, message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
+from cifer_tasks.workspace import StepStarted
 from flows.reputation import chart
 
 SITES = ("east", "north", "south", "west")
@@ -46,13 +47,19 @@ def poisoning(site: str, settings: Any) -> Iterator[None]:
 
 
 def test_a_poisoning_site_is_suspended_explained_and_restored(trainer: Any) -> None:
-    """Three rounds: two poisoned submissions, then none is taken. The others' scores rise; the command tells it; restored, it submits."""
+    """Three rounds: two poisoned submissions, then it is told that it is suspended and until when, and does not train.
+
+    The others' scores rise; the command tells it; restored, it submits.
+    """
     settings = settings_of(trainer, 3)
     with poisoning("north", settings):
         run = trainer.train_all(settings).run
     last = trainer.history(run).rounds[-1]
     assert last.sealed_sites == ("east", "south", "west")
-    assert [(item.site, item.step, "unreliable" in item.reason) for item in last.exclusions] == [("north", "submit", True)]
+    told = "unreliable, at 150 thousandths; it may submit after 20 more committed rounds of its runs, or once an administrator restores it"
+    assert [(item.site, item.step, item.reason) for item in last.exclusions] == [("north", "suspended", told)]
+    worked = {(item.round, item.site) for item in trainer.progress if isinstance(item, StepStarted) and item.step == "train"}
+    assert worked == {(number, site) for number in (1, 2, 3) for site in SITES} - {(3, "north")}
 
     listed = {item["name"]: item for item in json.loads(trainer.cifer("reputation", "--json").out)}
     assert {name: (item["level"], item["score"]) for name, item in listed.items()} == {

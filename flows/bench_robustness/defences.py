@@ -165,10 +165,10 @@ class _Statistics:
         statistics = [SiteStatistics(name, item.square, item.inner, item.fault) for name, item in measured.items()]
         weights = [uninfluenced(item.weight, standings[item.site]) for item in weighed]
         found = {
-            item.site: Evidence(submitted=True, sealed=True, released=True, left_itself=False, quality=quality)
+            item.site: Evidence(submitted=True, sealed=True, released=True, excused=False, quality=quality)
             for item, quality in zip(weighed, qualities(weights, [item.score for item in weighed], statistics), strict=True)
         }
-        kept_out = Evidence(submitted=False, sealed=False, released=False, left_itself=False)
+        kept_out = Evidence(submitted=False, sealed=False, released=False, excused=False)
         found |= {name: kept_out for name, item in self.reputations.items() if item.level == UNRELIABLE}
         for name, evidence in found.items():
             self.reputations[name], _ = judged(self.reputations.get(name, unjudged(name)), evidence, accepted=True)

@@ -153,7 +153,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     rules = list(document["schemes"])
     high = 100 * document["attack_free_mean"]["accuracy"]
     low = min(100 * cell["accuracy"] for cell in cells.values())
-    figure = Figure(figsize=(1.5 + len(fractions) * (0.6 + 0.52 * len(attacks)), 1.4 + 0.3 * len(rules)), layout="constrained")
+    figure = Figure(figsize=(max(8.0, 1.5 + len(fractions) * (0.6 + 0.52 * len(attacks))), 1.6 + 0.3 * len(rules)), layout="constrained")
     panels = figure.subplots(1, len(fractions), sharey=True, squeeze=False)[0]
     for panel, fraction in zip(panels, fractions, strict=True):
         values = [[100 * cells[rule, attack, fraction]["accuracy"] for attack in attacks] for rule in rules]
@@ -172,7 +172,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         panel.set_title(f"{fraction:.0%} malicious", fontsize=9)
         panel.set_xticks(range(len(attacks)), attacks, rotation=60, ha="right", fontsize=7)
         panel.set_yticks(range(len(rules)), [f"{rule} ({document['schemes'][rule]})" for rule in rules], fontsize=7)
-    figure.suptitle(f"Accuracy, %; {high:.1f} without attack under the mean. {document['description']}", fontsize=9)
+    figure.suptitle(f"Accuracy, %; {high:.1f} without attack under the mean.\n{document['description']}", fontsize=9)
     if path.suffix == ".png":
         FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
         return

@@ -48,6 +48,9 @@ FULL_INFLUENCE: Final = 600
 UNMEASURED: Final = -1
 _PRECISION: Final = 1_000_000
 
+NOT_DRAWN: Final = "sampling"
+"""The step at which a site is excluded that was not drawn for a round: not its own doing."""
+
 INITIAL: Final = "initial"
 TRUSTED: Final = "trusted"
 NORMAL: Final = "normal"
@@ -56,7 +59,7 @@ UNRELIABLE: Final = "unreliable"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.  left_itself: it excluded itself.
+    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.  excused: it excluded itself, or was not drawn.
 
     at_work: it submitted nothing, and an update that it began in an earlier round of those that the run takes may still come.
     """
@@ -64,7 +67,7 @@ class Evidence:
     submitted: bool
     sealed: bool
     released: bool
-    left_itself: bool
+    excused: bool
     quality: int = UNMEASURED
     at_work: bool = False
 
@@ -98,6 +101,16 @@ def equivocated(state: State, name: str, origin: Origin) -> State:
     return _record(state, before, _standing(before, 0), origin, event="equivocated")
 
 
+def suspension(standing: Reputation) -> str:
+    """Why somebody may not submit, and until when; "" while it may."""
+    if standing.level != UNRELIABLE:
+        return ""
+    return (
+        f"unreliable, at {standing.score} thousandths; it may submit after {PROBATION_AFTER - standing.out} more committed rounds of its "
+        "runs, or once an administrator restores it"
+    )
+
+
 def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     """What the ledger holds on each site of a run in one of its rounds, in the run's order.
 
@@ -122,7 +135,7 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
             submitted=state.read(Submission, *key, site) is not None,
             sealed=site in round_.sealed_sites,
             released=site in released,
-            left_itself=exclusion is not None and exclusion.by == site,
+            excused=exclusion is not None and (exclusion.by == site or exclusion.step == NOT_DRAWN),
             quality=quality.get(site, UNMEASURED),
             at_work=_at_work(state, run, round_, site),
         )
@@ -176,8 +189,8 @@ def _kept_out(before: Reputation) -> tuple[Reputation, str]:
 
 
 def _away(before: Reputation, found: Evidence) -> tuple[Reputation, str]:
-    if found.left_itself or found.at_work:
-        return _standing(before, before.score), "left" if found.left_itself else "late"
+    if found.excused or found.at_work:
+        return _standing(before, before.score), "left" if found.excused else "late"
     return _standing(before, max(min(before.score, NORMAL_FROM), before.score - ABSENT)), "absent"
 
 

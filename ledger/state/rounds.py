@@ -68,14 +68,8 @@ def submit(state: State, author: Identity, origin: Origin, body: SubmitUpdate) -
         have, plan = body.dataset.hex()[:16], planned.hex()[:16]
         checks.refuse("U4", UnknownDatasetError, f"{where} trained on dataset {have}, the run names {plan}; train on that one")
     consent = consents.require_live(state, "U5", where, body.dataset, run.purpose)
-    standing = state.reputation(author.name)
-    if standing.level == reputation.UNRELIABLE:
-        checks.refuse(
-            "U7",
-            SuspendedSiteError,
-            f"{where} is unreliable, at {standing.score} thousandths; it may submit after {reputation.PROBATION_AFTER - standing.out} more "
-            "committed rounds of its runs, or once an administrator restores it",
-        )
+    if suspended := reputation.suspension(state.reputation(author.name)):
+        checks.refuse("U7", SuspendedSiteError, f"{where} is {suspended}")
     dataset = state.read(Dataset, body.dataset)
     if dataset is None or body.rows != dataset.rows:
         rows = 0 if dataset is None else dataset.rows

@@ -19,7 +19,7 @@ from ledger.state import State, reputation
 from ledger.state.entries import Judgement, Origin, Reputation
 from ledger.state.reputation import FAIR, NORMAL_FROM, ONE, PROBATION_AFTER, UNMEASURED, Evidence, judged, qualities
 from ledger.state.view import NEW, NEW_SCORE
-from ledger.types import ReleaseOpening, SealRound, SiteStatistics, SiteWeight, WeighRound
+from ledger.types import ExcludeSite, ReleaseOpening, SealRound, SiteStatistics, SiteWeight, SubmitUpdate, WeighRound
 
 VECTORS = runpy.run_path(str(Path(__file__).parents[1] / "rule_vectors.py"))
 FRESH = Reputation("site-a", NEW_SCORE, NEW, 0, 0, 0)
@@ -32,10 +32,10 @@ Judge = Callable[..., tuple[Reputation, str]]
 
 def sealed(quality: int = UNMEASURED, *, released: bool = False) -> Evidence:
     """A submission that was sealed."""
-    return Evidence(submitted=True, sealed=True, released=released, left_itself=False, quality=quality)
+    return Evidence(submitted=True, sealed=True, released=released, excused=False, quality=quality)
 
 
-AWAY = Evidence(submitted=False, sealed=False, released=False, left_itself=False)
+AWAY = Evidence(submitted=False, sealed=False, released=False, excused=False)
 
 
 def follow(start: Reputation, qualities_: Iterator[int], rounds: int, judge: Judge = judged) -> list[tuple[Reputation, str]]:
@@ -119,6 +119,23 @@ def test_weights_that_no_key_holder_stood_up_for_are_no_evidence() -> None:
     last, stood_up_for = now.state.judgements("site-c")[-1], chain().state.judgements("site-c")[-2]
     assert (last.run, last.event, last.quality) == ("run-u", "sealed", UNMEASURED)
     assert (stood_up_for.round, stood_up_for.event, stood_up_for.quality) == (1, "poor", 0)
+
+
+@pytest.mark.parametrize(("step", "event", "score"), [("sampling", "left", NEW_SCORE), ("submit", "absent", NEW_SCORE - reputation.ABSENT)])
+def test_who_was_not_drawn_loses_nothing(step: str, event: str, score: int) -> None:
+    """Y5, Y7: a round that a site was not drawn for is not its absence; any other exclusion by the coordinator is."""
+    now = base()
+    for who, body in VECTORS["poisoned_rounds"]("run-u", "site-c", 1):
+        if who == "site-c" and isinstance(body, SubmitUpdate):
+            now = now.say("coordinator-a", ExcludeSite("run-u", 1, "site-c", step, "for a reason"))
+        elif isinstance(body, SealRound):
+            now = now.say(who, msgspec.structs.replace(body, sites=("site-a", "site-b")))
+        elif isinstance(body, WeighRound):
+            now = now.say(who, msgspec.structs.replace(body, weights=body.weights[:2]))
+        else:
+            now = now.say(who, body)
+    last = now.state.judgements("site-c")[-1]
+    assert (last.run, last.event, last.score) == ("run-u", event, score)
 
 
 def test_a_low_reputation_does_not_feed_on_itself() -> None:
@@ -234,7 +251,7 @@ def test_absence_never_suspends() -> None:
         now, event = judged(now, AWAY, accepted=True)
         assert event == "absent"
     assert (now.score, now.level) == (NORMAL_FROM, "new")
-    left, event = judged(FRESH, dataclasses.replace(AWAY, left_itself=True), accepted=True)
+    left, event = judged(FRESH, dataclasses.replace(AWAY, excused=True), accepted=True)
     assert (left.score, event) == (NEW_SCORE, "left")
 
 
