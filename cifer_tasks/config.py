@@ -393,6 +393,10 @@ def _sentence(item: Any) -> str:
             return f"unknown key {key}; {hint}"
         case "missing":
             return f"{key} is missing; add it"
+        case "model_type":
+            elsewhere = [path for path in all_keys() if path != key and path.rsplit(".", 1)[-1] == location[-1]]
+            hint = f"; did you mean {elsewhere[0]}?" if elsewhere else ""
+            return f"{key} is a section with the keys {', '.join(sorted(keys_of(location)))} (got {item['input']!r}){hint}"
         case "value_error":
             return f"{key}: {item['ctx']['error']}" if location else str(item["ctx"]["error"])
         case _:

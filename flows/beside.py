@@ -1,4 +1,4 @@
-"""What a training does beside its rounds, one thing after the other in a thread of its own, while a round waits for Prefect's server."""
+"""What a training does beside its rounds, in a thread of its own: nothing that a round or the record waits for."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def settle(run: RunRef) -> None:
     for error in found:
         if error is not None:
             raise error
+
+
+def forget(run: RunRef) -> None:
+    """Wait for what is under way for a run, whatever comes of it."""
+    for future in _under_way.pop(run, []):
+        future.exception()

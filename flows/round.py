@@ -32,7 +32,8 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)
     evaluation = tasks.evaluate(run, number, candidate)
     verdict = tasks.accept(run, number, opening, candidate, evaluation)
-    result = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
+    committed = tasks.commit(run, number, opening, sealed, aggregate, candidate, verdict)
+    result = tasks.track(run, number, committed)
 
     hold_round(run, result, outcomes)
     return result

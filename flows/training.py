@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from cifer_tasks import tasks
 from cifer_tasks.errors import ModelDeclinedError, SiteStepError, TooFewSitesError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
-from flows.beside import beside, settle
+from flows.beside import settle
 from flows.flow import flow
 from flows.places import places
 from flows.round import federated_round
-from flows.ui import publish_held, publish_training
+from flows.ui import forget_held, publish_held, publish_training
 
 
 @flow("training", run_name="{run.run}")
@@ -21,6 +19,7 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
 
     `Awaiting` where approval is required and nobody has decided: the run stays open, and goes on here when it is taken up again.
     """
+    forget_held(run)
     scenario, enrolment = places(run).enrol(run)
     initial = tasks.open_run(run, scenario, enrolment)
     tasks.start_tracking(run, scenario, initial)
@@ -30,8 +29,7 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
     results = [tasks.track(run, result.round, result) for result in workspace.record.results()]
     try:
         for number in workspace.record.remaining_rounds():
-            results.append(result := federated_round(run, number))
-            beside(run, partial(tasks.track, run, number, result))
+            results.append(federated_round(run, number))
             tasks.mirror_lineage(run, number)
         publish_held(run)
         settle(run)

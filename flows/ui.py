@@ -16,7 +16,7 @@ from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import Workspace
-from flows.beside import beside
+from flows.beside import beside, forget
 from flows.health import health_markdown
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
@@ -31,6 +31,12 @@ _held: dict[RunRef, Callable[[], None]] = {}
 def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
     """Make the page of a round ready to be published: its sites as a table, and their reputations, each with its history under one key."""
     _held[run] = partial(copy_context().run, _publish_round, run, result, outcomes)
+
+
+def forget_held(run: RunRef) -> None:
+    """Let go of a page that an attempt at the run left behind when it was cut short: its flow run is over."""
+    _held.pop(run, None)
+    forget(run)
 
 
 def publish_held(run: RunRef) -> None:

@@ -145,13 +145,13 @@ def test_a_challenge_is_signed_for_this_network_once_and_in_time(served: Any) ->
     shelf = ServiceShelf(served.url, access)
 
     def status(challenge: bytes, signature: bytes) -> int:
-        said = {"key": access.key.public.hex(), "challenge": challenge.hex(), "signature": signature.hex()}
+        said = {"key": access.key().public.hex(), "challenge": challenge.hex(), "signature": signature.hex()}
         response = shelf._raw("POST", "/session", {}, artifact_client.json.dumps(said).encode())
         response.read()
         return response.status
 
     def signed(challenge: bytes, domain: bytes = Domain.ARTIFACT_SESSION, network: bytes = access.network) -> bytes:
-        return access.key.sign(domain, network + challenge)
+        return access.key().sign(domain, network + challenge)
 
     challenge = sessions.challenge()
     assert status(challenge, signed(challenge)) == 200

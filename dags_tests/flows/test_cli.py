@@ -34,7 +34,8 @@ def refused(spoken: Any, code: int, *patterns: str) -> None:
 BAD_SETTINGS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("typo at the top", {"trainin": {}}, [r"scenario.yaml: unknown key trainin; did you mean training\?"]),
     ("typo in a section", {"training__round": 3}, [r"unknown key training.round; did you mean training.rounds\?"]),
-    ("key at the wrong level", {"rounds": 3}, [r"unknown key rounds; did you mean training.rounds\?"]),
+    ("key at the wrong level", {"local_epochs": 3}, [r"unknown key local_epochs; did you mean training.local_epochs\?"]),
+    ("a value for a section", {"rounds": 3}, [r"rounds is a section with the keys buffer, .*\(got 3\); did you mean training.rounds\?"]),
     ("nothing near", {"encryption__zzz": 1}, [r"unknown key encryption.zzz; valid keys here: bits, error_feedback, preset, scheme"]),
     ("wrong type", {"training__rounds": "many"}, [r"training.rounds: input should be a valid integer.*\(got 'many'\)"]),
     ("out of range", {"training__rounds": 0}, [r"training.rounds: .*greater than or equal to 1 \(got 0\)"]),
@@ -44,7 +45,7 @@ BAD_SETTINGS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("two sources", {"data__table": "digits"}, [r"data: give either data.table .* or data.files"]),
     ("no source", {"data__files": {}}, [r"data: give either data.table .* or data.files"]),
     ("bad name", {"name": "Breast Cancer"}, [r"name: .*\(got 'Breast Cancer'\)"]),
-    ("a value for a section", {"gate": 3}, [r"gate: .*\(got 3\)"]),
+    ("a value for another section", {"gate": 3}, [r"gate is a section with the keys .* \(got 3\)$"]),
     ("two mistakes", {"trainin": {}, "gate__margn": 1}, [r"gate.margn; did you mean gate.margin\?", r"trainin; did you mean training\?"]),
 ]
 

