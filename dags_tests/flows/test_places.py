@@ -230,6 +230,8 @@ def follow(made: Production, tables: Path) -> None:
                 os.chown(handed, user, user)
         for line in (one.replace("north", site).replace(f"../coordinator/study/data/{site}.csv", f"{site}.csv") for one in joining):
             made.serve(site) if line.endswith("&") else made.do(site, line)
+    # A run does without sites that are not there when it begins.
+    made.until(lambda: all("is ready" in made.log(site) for site in SITES), "a site's readiness")
     north = made.folder("north")
     (north / "hold").touch()
     run = made.start("coordinator", made.here(running[0]))
