@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cifer_tasks import planning
 from cifer_tasks.aggregation.plan import whole
 from cifer_tasks.errors import SiteStepError
@@ -9,7 +11,14 @@ from cifer_tasks.records import ArtifactRef, Opening, Plan, RunRef, SealedSet, S
 from cifer_tasks.workspace import SiteFailed, Workspace
 
 
-def planned(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> Plan:
+def plans(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> Iterator[Plan]:
+    """The plan of a round, and another one where a key holder, asked to open what the first says, names submissions that spoil the sum."""
+    yield (plan := _planned(run, number, sealed, opening))
+    if _spoilt(run, number, plan):
+        yield _planned(run, number, sealed, opening)
+
+
+def _planned(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> Plan:
     """The plan of a round: the ledger holds it before anything is aggregated, unless it is one plain sum."""
     match Workspace.of(run).plan_kind:
         case "sum":
@@ -24,7 +33,7 @@ def planned(run: RunRef, number: int, sealed: SealedSet, opening: Opening) -> Pl
             return planning.weigh(run, number, sealed, tuple(item for item in answers if item is not None))
 
 
-def spoilt(run: RunRef, number: int, plan: Plan) -> bool:
+def _spoilt(run: RunRef, number: int, plan: Plan) -> bool:
     """Whether a key holder has named submissions that spoil a sum which the plan still has them in: then there is another plan."""
     workspace = Workspace.of(run)
     return workspace.plan_kind == "sum" and not plan.weights and bool(workspace.record.round(number).statistics)

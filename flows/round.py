@@ -6,7 +6,7 @@ from cifer_tasks import tasks
 from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
 from flows.flow import flow
 from flows.places import places
-from flows.planned import openers, planned, spoilt
+from flows.planned import openers, plans
 from flows.ui import hold_round, publish_held
 
 
@@ -22,11 +22,7 @@ def federated_round(run: RunRef, number: int) -> RoundResult:
     exclusions = tuple(item for item in outcomes if isinstance(item, Exclusion))
 
     sealed = tasks.seal(run, number, submissions, exclusions)
-    plan = planned(run, number, sealed, opening)
-    aggregate = tasks.aggregate(run, number, sealed, opening, plan)
-    releases = sites.release(run, number, sealed, aggregate, openers(run, number, plan))
-    if spoilt(run, number, plan):
-        plan = planned(run, number, sealed, opening)
+    for plan in plans(run, number, sealed, opening):
         aggregate = tasks.aggregate(run, number, sealed, opening, plan)
         releases = sites.release(run, number, sealed, aggregate, openers(run, number, plan))
     candidate = tasks.open_aggregate(run, number, sealed, aggregate, releases, opening)

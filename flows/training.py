@@ -6,11 +6,10 @@ from cifer_tasks import tasks
 from cifer_tasks.errors import ModelDeclinedError, SiteStepError, TooFewSitesError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
-from flows.beside import settle
 from flows.flow import flow
 from flows.places import places
 from flows.round import federated_round
-from flows.ui import forget_held, publish_held, publish_training
+from flows.ui import forget_held, publish_rest, publish_training
 
 
 @flow("training", run_name="{run.run}")
@@ -31,12 +30,10 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
         for number in workspace.record.remaining_rounds():
             results.append(federated_round(run, number))
             tasks.mirror_lineage(run, number)
-        publish_held(run)
-        settle(run)
+        publish_rest(run)
         model = tasks.register(run)
     except (TooFewSitesError, SiteStepError, ModelDeclinedError) as error:
-        publish_held(run)
-        settle(run)
+        publish_rest(run)
         tasks.close_run(run, "aborted", str(error))
         tasks.mirror_lineage(run, 0)
         raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 
@@ -16,7 +17,6 @@ from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import Workspace
-from flows.beside import beside, forget
 from flows.health import health_markdown
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
@@ -25,7 +25,9 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
+_aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cifer-pages")
 _held: dict[RunRef, Callable[[], None]] = {}
+_under_way: dict[RunRef, Future[None]] = {}
 
 
 def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
@@ -33,19 +35,32 @@ def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission |
     _held[run] = partial(copy_context().run, _publish_round, run, result, outcomes)
 
 
-def forget_held(run: RunRef) -> None:
-    """Let go of a page that an attempt at the run left behind when it was cut short: its flow run is over."""
-    _held.pop(run, None)
-    forget(run)
-
-
 def publish_held(run: RunRef) -> None:
-    """Publish, beside what comes next, the page that is ready.
+    """Publish, beside what comes next, the page that is ready. Raises what went wrong with the one before.
 
     A round's page waits until the next round has begun: the server has that to do first, and the round would wait for it.
     """
+    _settle(run)
     if (page := _held.pop(run, None)) is not None:
-        beside(run, page)
+        _under_way[run] = _aside.submit(page)
+
+
+def publish_rest(run: RunRef) -> None:
+    """Publish what is ready, and wait until it is there. Raises what went wrong with it."""
+    publish_held(run)
+    _settle(run)
+
+
+def forget_held(run: RunRef) -> None:
+    """Let go of what an attempt at the run left behind when it was cut short: the flow run of its page is over."""
+    _held.pop(run, None)
+    if (page := _under_way.pop(run, None)) is not None:
+        page.exception()
+
+
+def _settle(run: RunRef) -> None:
+    if (page := _under_way.pop(run, None)) is not None:
+        page.result()
 
 
 def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
