@@ -54,6 +54,7 @@ def step(name: str, *, retries: int = 0, recorded: bool = True) -> Callable[[Cal
             with logs.step(arguments["run"].run, progress.round, progress.site, progress.step):
                 return patiently(workspace, function.__name__, lambda: function(*args, **kwargs))
 
+        announced.__signature__ = signature  # type: ignore[attr-defined]  # Prefect asks for it several times a call
         made = task(
             task_run_name=name,
             cache_policy=NO_CACHE,

@@ -329,20 +329,14 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
     return workspace.store.put("aggregate", chain.from_iterable(sums))
 
 
-@step("release[{site}]", retries=1)
-def release(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> Release:
-    """A key holder's one contribution to opening this one sealed set, signed onto the ledger.
+@at_site
+def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
+    """What a key holder releases for this one sealed set, in the store; the ledger knows nothing of it yet.
 
     The holder looks for itself: the set is the one on the ledger, the round is under way, the plan is the one that follows, what it opens
     are the sums over exactly its parts, and they are the first that it opens in this round, which it writes down in its own folder before
     anything else.
     """
-    return sign_release(run, number, site, total, answer(run, number, site, sealed, total))
-
-
-@at_site
-def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
-    """What a key holder releases, in the store; the ledger knows nothing of it yet."""
     workspace = Workspace.of(run)
     if (done := workspace.record.release(number, site)) is not None:
         return done.opening

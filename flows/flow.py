@@ -13,8 +13,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def flow(name: str, run_name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Declare a flow called `name` whose runs are called `run_name`, formatted with its parameters."""
+def flow(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Declare a flow called `name` whose runs are called `run_name`, formatted with its parameters.
+
+    run_name: None where whoever makes a run names it (`flows.ahead`).
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         made = prefect.flow(name=name, flow_run_name=run_name, persist_result=False, log_prints=False)(function)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from cifer_tasks import tasks
 from cifer_tasks.records import Exclusion, RoundResult, RunRef, Submission
+from flows.beside import begin_held
 from flows.flow import flow
 from flows.places import places
 from flows.planned import openers, plans
-from flows.ui import hold_round, publish_held
+from flows.ui import hold_round
 
 
-@flow("round", run_name="round-{number}")
+@flow("round")
 def federated_round(run: RunRef, number: int) -> RoundResult:
     """Open, let every site contribute, seal who did, plan what is opened, aggregate, open it, judge the candidate, commit the outcome."""
     sites = places(run)
     opening = tasks.open_round(run, number)
-    publish_held(run)
+    begin_held(run)
 
     outcomes = sites.contribute(run, number, opening)
     submissions = tuple(item for item in outcomes if isinstance(item, Submission))

@@ -138,23 +138,20 @@ def _again(policy: Sites, step: Callable[[], LocalUpdate]) -> LocalUpdate:
 
 
 def site_releases(run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
-    """What those key holders that answer release for a sealed set: as tasks `release[SITE]`, or as one task where they are many.
+    """What those key holders that answer release for a sealed set.
 
     Who does not answer is announced: others may be enough. Under `sites.on_error: abort` the site's error ends the run instead.
     """
-    if len(openers) <= MOST_SITES_IN_FULL:
-        answers = [_attempt(lambda site=site: tasks.release(run, number, site, sealed, aggregate)) for site in openers]  # type: ignore[misc]
-    else:
-        answers = list(release_together(run, number, sealed, aggregate, tuple(openers)))
+    answers = release(run, number, sealed, aggregate, tuple(openers))
     return tuple(item for item in (_released(run, number, *pair) for pair in zip(openers, answers, strict=True)) if item is not None)
 
 
-@step("releases[{number}]")
-def release_together(
+@step("release[{number}]")
+def release(
     run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: tuple[str, ...]
 ) -> tuple[Release | SiteStepError, ...]:
-    """The releases of many key holders as one task; they wait for the disk together, and are sent together: the ledger takes them in few
-    blocks."""
+    """Each key holder's one contribution to opening a sealed set. They wait for the disk together, and sign onto the ledger together: it
+    takes them in few blocks."""
     answers = _at_once(openers, lambda site: tasks.answer(run, number, site, sealed, aggregate))
     ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
     sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1])))

@@ -6,10 +6,12 @@ from cifer_tasks import tasks
 from cifer_tasks.errors import ModelDeclinedError, SiteStepError, TooFewSitesError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Workspace
+from flows.ahead import Ahead
+from flows.beside import forget
 from flows.flow import flow
 from flows.places import places
 from flows.round import federated_round
-from flows.ui import forget_held, publish_rest, publish_training
+from flows.ui import publish_rest, publish_training
 
 
 @flow("training", run_name="{run.run}")
@@ -18,7 +20,7 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
 
     `Awaiting` where approval is required and nobody has decided: the run stays open, and goes on here when it is taken up again.
     """
-    forget_held(run)
+    forget(run)
     scenario, enrolment = places(run).enrol(run)
     initial = tasks.open_run(run, scenario, enrolment)
     tasks.start_tracking(run, scenario, initial)
@@ -27,9 +29,10 @@ def training(run: RunRef) -> RegisteredModel | Awaiting | None:
     workspace = Workspace.of(run)
     results = [tasks.track(run, result.round, result) for result in workspace.record.results()]
     try:
-        for number in workspace.record.remaining_rounds():
-            results.append(federated_round(run, number))
-            tasks.mirror_lineage(run, number)
+        with Ahead(run, federated_round) as ahead:
+            for number in workspace.record.remaining_rounds():
+                results.append(ahead.round(number))
+                tasks.mirror_lineage(run, number)
         publish_rest(run)
         model = tasks.register(run)
     except (TooFewSitesError, SiteStepError, ModelDeclinedError) as error:

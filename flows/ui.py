@@ -5,10 +5,7 @@ ledger and MLflow say the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partial
+from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -17,6 +14,7 @@ from cifer_tasks.data.validation import report_markdown
 from cifer_tasks.records import Awaiting, Exclusion, RegisteredModel, RoundResult, RunRef, Submission
 from cifer_tasks.sampling import SUSPENDED
 from cifer_tasks.workspace import Workspace
+from flows.beside import begin_held, hold, settle
 from flows.health import health_markdown
 from flows.reputation import markdown
 from flows.services import DEFAULT_PORTS
@@ -25,42 +23,18 @@ MLFLOW = f"http://127.0.0.1:{DEFAULT_PORTS['mlflow']}"
 PORTAL = f"http://127.0.0.1:{DEFAULT_PORTS['portal']}"
 
 
-_aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cifer-pages")
-_held: dict[RunRef, Callable[[], None]] = {}
-_under_way: dict[RunRef, Future[None]] = {}
-
-
 def hold_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
-    """Make the page of a round ready to be published: its sites as a table, and their reputations, each with its history under one key."""
-    _held[run] = partial(copy_context().run, _publish_round, run, result, outcomes)
+    """Make the page of a round ready to be published: its sites as a table, and their reputations, each with its history under one key.
 
-
-def publish_held(run: RunRef) -> None:
-    """Publish, beside what comes next, the page that is ready. Raises what went wrong with the one before.
-
-    A round's page waits until the next round has begun: the server has that to do first, and the round would wait for it.
+    It waits until the next round has begun: the server has that to do first, and the round would wait for it.
     """
-    _settle(run)
-    if (page := _held.pop(run, None)) is not None:
-        _under_way[run] = _aside.submit(page)
+    hold(run, lambda: _publish_round(run, result, outcomes))
 
 
 def publish_rest(run: RunRef) -> None:
     """Publish what is ready, and wait until it is there. Raises what went wrong with it."""
-    publish_held(run)
-    _settle(run)
-
-
-def forget_held(run: RunRef) -> None:
-    """Let go of what an attempt at the run left behind when it was cut short: the flow run of its page is over."""
-    _held.pop(run, None)
-    if (page := _under_way.pop(run, None)) is not None:
-        page.exception()
-
-
-def _settle(run: RunRef) -> None:
-    if (page := _under_way.pop(run, None)) is not None:
-        page.result()
+    begin_held(run)
+    settle(run)
 
 
 def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:

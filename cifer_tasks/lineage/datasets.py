@@ -14,10 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
 from cifer_tasks.records import ArtifactRef, Committed, Dataset, RegisteredModel, SiteFile
+
+_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,8 +63,19 @@ def _walk(value: object, site: str) -> Iterator[Version]:
 
 
 def _walk_fields(value: msgspec.Struct, site: str) -> Iterator[Version]:
-    for name in value.__struct_fields__:
+    for name in fields_of(value.__class__):
         yield from _walk(getattr(value, name), site)
+
+
+@cache
+def fields_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The fields of a kind of record in which there may be another record: not those of numbers and names, of which there are hundreds."""
+    return tuple(field.name for field in msgspec.structs.fields(kind) if not _plain(field.type))
+
+
+def _plain(kind: Any) -> bool:
+    parts = get_args(kind)
+    return kind in _PLAIN or get_origin(kind) is Literal or (bool(parts) and all(part is ... or _plain(part) for part in parts))
 
 
 def _owner(value: object) -> str:

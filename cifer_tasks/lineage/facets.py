@@ -20,6 +20,7 @@ import attr
 import msgspec
 from openlineage.client.facet_v2 import RunFacet
 
+from cifer_tasks.lineage.datasets import fields_of
 from cifer_tasks.records import ArtifactRef, Committed, Exclusion, Opening, RoundResult, SealedSet
 
 PRODUCER: Final = "urn:cifer:lineage:1"
@@ -178,7 +179,7 @@ def _leaves(value: object) -> Iterator[object]:
     match value:
         case msgspec.Struct():
             yield value
-            for name in value.__struct_fields__:
+            for name in fields_of(value.__class__):
                 yield from _leaves(getattr(value, name))
         case tuple() | list():
             for item in value:

@@ -117,7 +117,7 @@ def refuses_another_sum(lab: Any, ref: Any) -> None:
         three = list(workspace.submissions(sealed).values())[:3]
         total = workspace.store.put("aggregate", workspace.scheme.add(three, workspace.round_context(1)).to_bytes())
         with pytest.raises(SiteStepError, match="it is not the sum over the sealed set"):
-            tasks.release.fn(ref, 1, "west", sealed, total)
+            tasks.answer(ref, 1, "west", sealed, total)
         assert workspace.record.release(1, "west") is None
         Workspace.close_all()
 

@@ -18,7 +18,7 @@ from cifer_tasks.records import Comparison, RegisteredModel, RoundResult
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SITE_STEPS = ["validate_data", "train", "protect", "encrypt", "submit"]
-CLOSING_STEPS = ["seal", "aggregate", *["release"] * 4, "open_aggregate", "evaluate", "accept", "commit", "track"]
+CLOSING_STEPS = ["seal", "aggregate", "release", "open_aggregate", "evaluate", "accept", "commit", "track"]
 
 
 class Finished:
