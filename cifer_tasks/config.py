@@ -48,7 +48,7 @@ class Data(_Section):
     its own instead.  standardize: scale each feature by the pooled training mean and deviation; the per-column sums leave the sites.
     """
 
-    table: Literal["", "breast_cancer", "digits", "medpar"] = ""
+    table: Literal["", "breast_cancer", "digits", "medpar", "synthetic"] = ""
     partition: Partition = Partition()
     files: dict[SiteName, str] = {}
     target: str

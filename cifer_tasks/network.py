@@ -6,6 +6,8 @@ One CIFER_HOME belongs to one network. Its founder is the administrator, whose k
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,15 @@ from cifer_tasks.encryption.keys import NEXT_SIGNING, Keystore
 from cifer_tasks.errors import KeyMismatchError, TooFewSitesError, UsageError
 from cifer_tasks.home import mark
 from cifer_tasks.records import Dataset, Enrolment, Scenario
-from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey, State
+from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey
 from ledger.backends import open_ledger
 from ledger.backends.network import has_ledger, read_genesis
 from ledger.crypto import VERIFIER
 from ledger.node.folder import is_client, read_client
+from ledger.state.entries import Identity
 from ledger.state.identities import REVOKED
 from ledger.state.view import SALT_BYTES
-from ledger.types import Genesis, Validator
+from ledger.types import Body, Genesis, Validator
 
 if TYPE_CHECKING:
     from cifer_tasks.workspace import Workspace
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 ADMINISTRATOR = "administrator"
 COORDINATOR = "coordinator"
 SITE = "site"
+MOST_AT_ONCE = 100
+"""What one author sends in one go: the ledger bounds what may wait of each."""
+MOST_SIDE_BY_SIDE = 64
+"""So many sites enrol at the same time: they wait for the ledger and the disk, not for this machine's cores."""
 
 
 def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
@@ -106,20 +113,28 @@ def store_at(url: str, home: Path, name: str) -> ArtifactStore:
 def enrol_sites(workspace: Workspace, scenario: Scenario) -> Enrolment:
     """Register whoever and whatever is not on the ledger yet, and grant a site's consent where it never decided about one.
 
-    A consent that was withdrawn stays withdrawn: its site is left out of the run, with the reason.
+    A consent that was withdrawn stays withdrawn: its site is left out of the run, with the reason. Many sites are enrolled side by side,
+    so that the ledger takes what they say in few blocks.
     """
     admit_coordinator(workspace)
-    left_out: list[tuple[str, str]] = []
+    owners: dict[str, str] = {}
     for dataset in scenario.datasets:
+        owners.setdefault(dataset.sha256, dataset.site)
+    strangers = _admit(workspace, [dataset.site for dataset in scenario.datasets], SITE)
+
+    def offer(dataset: Dataset) -> str:
+        if dataset.site in strangers:
+            return strangers[dataset.site]
+        first = owners[dataset.sha256]
         try:
-            _admit(workspace, dataset.site, SITE)
-            reason = enrol_table(workspace, dataset, scenario.name)
+            return enrol_table(workspace, dataset, scenario.name) if first == dataset.site else _taken(first)
         except KeyMismatchError as error:
-            reason = str(error)
-        if reason:
-            left_out.append((dataset.site, reason))
-    absent = {site for site, _ in left_out}
-    return Enrolment(tuple(item.site for item in scenario.datasets if item.site not in absent), tuple(left_out))
+            return str(error)
+
+    with ThreadPoolExecutor(MOST_SIDE_BY_SIDE, thread_name_prefix="cifer-enrol") as pool:
+        reasons = list(pool.map(offer, scenario.datasets))
+    found = [(dataset.site, reason) for dataset, reason in zip(scenario.datasets, reasons, strict=True)]
+    return Enrolment(tuple(site for site, reason in found if not reason), tuple(item for item in found if item[1]))
 
 
 def require_minimum(settings: Settings, enrolment: Enrolment) -> None:
@@ -132,7 +147,8 @@ def require_minimum(settings: Settings, enrolment: Enrolment) -> None:
 
 def admit_coordinator(workspace: Workspace) -> None:
     """Register the coordinator of this home, unless it is. Raises `KeyMismatchError`."""
-    _admit(workspace, COORDINATOR, COORDINATOR)
+    for refusal in _admit(workspace, [COORDINATOR], COORDINATOR).values():
+        raise KeyMismatchError(refusal)
 
 
 def enrol_table(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
@@ -140,21 +156,39 @@ def enrol_table(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
 
     Returns why it cannot take part, "" when it can.
     """
-    if workspace.scheme.key_per_site:
-        _publish_key(workspace, dataset.site)
-    return _offer(workspace, dataset, purpose)
+    missing, reason = _missing(workspace, dataset, purpose)
+    site = workspace.author(dataset.site)
+    granted = [pair for pair in zip(missing, site.send_all(missing), strict=True) if isinstance(pair[0], GrantConsent)]
+    if granted:
+        from cifer_tasks.lineage.consents import record_consents
+
+        record_consents(dataset.site, site, workspace.ledger.network, granted)
+    return reason
 
 
-def _admit(workspace: Workspace, name: str, role: str) -> None:
-    """Register who is not on the ledger yet. Raises `KeyMismatchError` when somebody is there with a key that this machine lacks."""
-    known = workspace.ledger.state().identity(name)
-    if known is None:
-        public = workspace.author(name).public
-        workspace.author(ADMINISTRATOR).send(RegisterIdentity(name, role, public))
-    elif known.public_key == REVOKED:
+def _admit(workspace: Workspace, names: Sequence[str], role: str) -> dict[str, str]:
+    """Register those who are not on the ledger yet. Returns why, for each who cannot sign with a key of this machine."""
+    state, new, strangers = workspace.ledger.state(), [], {}
+    for name in names:
+        try:
+            if (known := state.identity(name)) is None:
+                new.append(RegisterIdentity(name, role, workspace.author(name).public))
+            else:
+                _check_key(workspace, known)
+        except KeyMismatchError as error:
+            strangers[name] = str(error)
+    for start in range(0, len(new), MOST_AT_ONCE):
+        workspace.author(ADMINISTRATOR).send_all(new[start : start + MOST_AT_ONCE])
+    return strangers
+
+
+def _check_key(workspace: Workspace, known: Identity) -> None:
+    """Raise `KeyMismatchError` when this machine lacks the key that somebody is registered with."""
+    name = known.name
+    if known.public_key == REVOKED:
         msg = f"the key of {name} was revoked; `cifer keys rotate {name}` makes another, for an administrator to register"
         raise KeyMismatchError(msg)
-    elif not workspace.keys.has(name, "signing") or workspace.author(name).public != known.public_key:
+    if not workspace.keys.has(name, "signing") or workspace.author(name).public != known.public_key:
         msg = (
             f"{workspace.keys.folder}: the signing key of {name} is not the one the ledger registered, {known.public_key.hex()[:16]}; "
             f"restore {name}.signing.secret from a backup, or have it revoked: cifer keys revoke {name}"
@@ -162,33 +196,29 @@ def _admit(workspace: Workspace, name: str, role: str) -> None:
         raise KeyMismatchError(msg)
 
 
-def _publish_key(workspace: Workspace, site: str) -> None:
-    """Put the site's encryption key on the ledger, signed by the site, unless it has one there.
+def _missing(workspace: Workspace, dataset: Dataset, purpose: str) -> tuple[list[Body], str]:
+    """What the ledger lacks of a site, and why it cannot take part, "" when it can.
 
-    A key that is lost is not replaced here: others may have dealt shares to it in a round that is under way.
+    An encryption key that is lost is not replaced here: others may have dealt shares to it in a round that is under way.
     """
-    if workspace.ledger.state().encryption_key(site) is None:
-        workspace.author(site).send(RegisterKey(workspace.encryption_key(site).data))
-
-
-def _offer(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
-    """Register one site's table and its consent; returns why it cannot take part, "" when it can."""
-    sha256 = bytes.fromhex(dataset.sha256)
-    site = workspace.author(dataset.site)
-    state: State = workspace.ledger.state()
+    state, site, sha256 = workspace.ledger.state(), dataset.site, bytes.fromhex(dataset.sha256)
+    bodies: list[Body] = []
+    if workspace.scheme.key_per_site and state.encryption_key(site) is None:
+        bodies.append(RegisterKey(workspace.encryption_key(site).data))
     found = state.dataset(sha256)
     if found is None:
-        site.send(
-            RegisterDataset(f"{purpose}.{dataset.site}", sha256, dataset.dvc_hash, dataset.rows, bytes.fromhex(dataset.schema_digest))
-        )
-    elif found.owner != dataset.site:
-        return f"its table is registered as {found.owner}'s: two sites may not offer the same rows"
+        name, schema = f"{purpose}.{site}", bytes.fromhex(dataset.schema_digest)
+        bodies.append(RegisterDataset(name, sha256, dataset.dvc_hash, dataset.rows, schema))
+    elif found.owner != site:
+        return bodies, _taken(found.owner)
     consent = state.consent(sha256, purpose)
     if consent is None:
-        from cifer_tasks.lineage.consents import record_consents
-
-        grant = GrantConsent(sha256, purpose)
-        record_consents(dataset.site, site, workspace.ledger.network, ((grant, site.send(grant)),))
+        bodies.append(GrantConsent(sha256, purpose))
     elif not consent.live:
-        return f"consent for {purpose} was withdrawn at block {consent.withdrawn.height if consent.withdrawn else 0}: {consent.reason}"
-    return ""
+        height = consent.withdrawn.height if consent.withdrawn else 0
+        return bodies, f"consent for {purpose} was withdrawn at block {height}: {consent.reason}"
+    return bodies, ""
+
+
+def _taken(owner: str) -> str:
+    return f"its table is registered as {owner}'s: two sites may not offer the same rows"

@@ -24,7 +24,7 @@ from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.sensitivity import site_sensitivity
 from cifer_tasks.learning.weights import apply_update, flatten
 from cifer_tasks.lineage import log_of
-from cifer_tasks.network import COORDINATOR, enrol_sites, require_minimum
+from cifer_tasks.network import COORDINATOR, MOST_AT_ONCE, enrol_sites, require_minimum
 from cifer_tasks.planning import add_part, plan_of, release_part
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import (
@@ -75,8 +75,6 @@ from ledger import (
 from ledger.state.reputation import NOT_DRAWN
 
 CHAMPION = "champion"
-MOST_AT_ONCE = 100
-"""What one author sends in one go: the ledger bounds what may wait of each."""
 
 
 # ---------------------------------------------------------------------------------------------- before the first round

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import cache, lru_cache, wraps
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import msgspec
 
 from ledger.errors import MalformedError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _SMALL_BYTES: Final = 2048
@@ -54,20 +55,34 @@ def _decoder(type_: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(type_)
 
 
-def remember_small(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """`read`, a pure function of bytes into something immutable, remembering its last results for inputs of at most 2 KiB.
+def remember(function: Callable[P, T]) -> Callable[P, T]:
+    """A pure function that remembers its last 16,384 results until `forget`; what raises is not remembered."""
+    remembered = lru_cache(maxsize=1 << 14)(function)
+    _forgets.append(remembered.cache_clear)
+    return cast(Callable[P, T], remembered)
 
-    A transaction is read when it arrives, proposed, checked, filed and told of: its bytes are decoded and hashed once. At most 16,384
-    results are kept, so at most about 64 MiB; what raises is not remembered.
+
+def remember_small(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """`remember` for a function of bytes into something immutable, and inputs of at most 2 KiB: at most about 64 MiB are kept.
+
+    A transaction is read when it arrives, proposed, checked, filed and told of: its bytes are decoded and hashed once.
     """
-    remembered = lru_cache(maxsize=1 << 14)(read)
+    remembered = remember(read)
 
     @wraps(read)
     def small(data: bytes) -> T:
         return remembered(data) if len(data) <= _SMALL_BYTES else read(data)
 
-    small.cache_clear = remembered.cache_clear  # type: ignore[attr-defined]
     return small
+
+
+def forget() -> None:
+    """Let go of all that `remember` keeps in this process. For whoever has nothing under way: the record grows, memory does not."""
+    for clear in _forgets:
+        clear()
+
+
+_forgets: list[Callable[[], None]] = []
 
 
 def _name(type_: Any) -> str:

@@ -186,8 +186,16 @@ class VerificationCache:
         key = _cache_key(public, domain, data, signature)
         with self._lock:
             self._accepted[key] = None
-            while len(self._accepted) > self._capacity:
-                self._accepted.popitem(last=False)
+            self._shrink(self._capacity)
+
+    def forget(self, but: int = 256) -> None:
+        """Keep the newest only: those of the last blocks' certificates, which the next block is checked with."""
+        with self._lock:
+            self._shrink(but)
+
+    def _shrink(self, size: int) -> None:
+        while len(self._accepted) > size:
+            self._accepted.popitem(last=False)
 
 
 def _cache_key(public: bytes, domain: bytes, data: bytes, signature: bytes) -> tuple[bytes, ...]:

@@ -57,7 +57,7 @@ def dirichlet_sites(labels: Integers, sites: int, alpha: float, seed: int, minim
     """
     classes = np.unique(labels)
     fewest = max(_FEWEST_ROWS, minimum_rows)
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS if sites * fewest <= labels.shape[0] else 0):
         random = _generator(seed, _PARTITION, attempt)
         dealt = np.empty(labels.shape[0], np.int64)
         for value in classes:

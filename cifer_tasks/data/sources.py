@@ -7,6 +7,8 @@ Bundled tables
                    target `died`; `provnum` names the hospital. Kept: hmo, white, age80, type2 (urgent), type3 (emergency).
                    Left out: `los`, because the length of a stay is known only when it ended, and a death ends it; `type` and
                    `type1`, which repeat the other two; `rownames`.
+    synthetic      made here, for simulations of more sites than the others have rows for: 40,000 x 8 integers, target `label` (0 .. 3),
+                   which linear models predict for five rows in six.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MEDPAR_SHA256 = "67ed3fcd93922694024b94195ebc0a90bca14eff3c1f97b53d22a204bfe8c843"
+_SYNTHETIC_ROWS = 40_000
 _SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 
 
@@ -213,8 +216,20 @@ def _medpar() -> pd.DataFrame:
     return frame[["hmo", "white", "age80", "type2", "type3", "provnum", "died"]]
 
 
+def _synthetic() -> pd.DataFrame:
+    """Uniform noise 0 .. 99, and 40 more where a bit of the label is set: one bit in even columns, the other in odd ones."""
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(_SYNTHETIC_ROWS)))
+    label = random.integers(0, 4, _SYNTHETIC_ROWS)
+    columns = {f"x{number}": random.integers(0, 100, _SYNTHETIC_ROWS) + 40 * (label >> number % 2 & 1) for number in range(8)}
+    return pd.DataFrame({**columns, "label": label})
+
+
 BUNDLED: dict[str, Bundled] = {
     "breast_cancer": Bundled(_breast_cancer, target="malignant", stem="hospital", letters=True),
     "digits": Bundled(_digits, target="digit", stem="site"),
+    "synthetic": Bundled(_synthetic, target="label", stem="site"),
     "medpar": Bundled(_medpar, target="died", stem="hospital", site_columns=("provnum",)),
 }

@@ -189,6 +189,6 @@ def _parent(parent: RunKey, root: RunKey) -> RunFacet:
     )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _version(version: str) -> dict[str, DatasetFacet]:
     return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=version, producer=PRODUCER)}

@@ -25,6 +25,7 @@ from ledger.backends.answers import describe, find_receipt
 from ledger.backends.base import Receipt, Status
 from ledger.backends.calls import Batch, Command
 from ledger.backends.network import check_keys, has_ledger, read_genesis, start_folder, store_path
+from ledger.codec import forget
 from ledger.consensus.blocks import MOST_TRANSACTIONS, Tip, genesis_tip
 from ledger.crypto import SigningKey, VerificationCache
 from ledger.digests import transaction_id
@@ -54,7 +55,7 @@ class EmbeddedLedger:
         self._folder, self._genesis, self._keys = folder, genesis, dict(keys)
         shared = VerificationCache()
         self._helper = Helper(shared, alone=None if share_verification else True)
-        self._verify = {name: (shared if share_verification else VerificationCache()).verify for name in keys}
+        self._caches = {name: shared if share_verification else VerificationCache() for name in keys}
         self._tip: Tip = genesis_tip(genesis)
         self._waiting: dict[bytes, list[tuple[Batch, int]]] = {}
         self._told = 0
@@ -294,6 +295,8 @@ class EmbeddedLedger:
             if self._waiting:
                 self._cluster.run(lambda: bool(self._waiting))
                 self._save_snapshot(Snapshots.due)
+            if self._inbox.empty():
+                self._rest()
         except LedgerError as error:
             self._abandon(self._with_causes(error))
         except Exception as error:
@@ -301,6 +304,14 @@ class EmbeddedLedger:
             stopped.__cause__ = error
             self._abandon(stopped)
             self._inbox.put(None)
+
+    def _rest(self) -> None:
+        """Nothing is under way: keep one copy of the state, and nothing for transactions that are decided."""
+        for node in self._cluster.nodes.values():
+            node.share(self._tip.state)
+        for cache in self._caches.values():
+            cache.forget()
+        forget()
 
     def _save_snapshot(self, wanted: Callable[[Snapshots, int], bool]) -> None:
         """One validator's is enough: the others take its state where their chain ends in the same block."""
@@ -345,9 +356,10 @@ class EmbeddedLedger:
                 raise CorruptionError(f"{store.place} belongs to another network than {self._folder}: put the right file back")
             best = self._cluster.best()
             donor = replace(self._first, tip=best.tip) if best is not None and self._first is not None else None
-            found = replay(store, self._verify[name], donor)
+            verify = self._caches[name].verify
+            found = replay(store, verify, donor)
             tip = found.tip
-            node = ValidatorNode(self._keys[name], store, tip, self._verify[name])
+            node = ValidatorNode(self._keys[name], store, tip, verify)
         except BaseException:
             store.close()
             raise

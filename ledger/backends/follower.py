@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from ledger.codec import forget
 from ledger.consensus.blocks import Tip, follow
 from ledger.crypto import Verify
 from ledger.digests import transaction_id
@@ -54,6 +55,8 @@ SLOW_SECONDS: Final = 1.5
 
 
 LAGGING_MS: Final = 100
+REMEMBERED: Final = 1024
+"""Signatures: who follows meets each again in one place only, the certificate that the next block carries."""
 
 
 @dataclass(eq=False, slots=True)
@@ -311,6 +314,7 @@ class Follower:
         one.height = max(one.height, self.tip.height)
         self._acknowledge()
         self._moved.set()
+        forget()
 
     # -------------------------------------------------------------------------------------------------- snapshots
 

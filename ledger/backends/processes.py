@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from ledger.backends.answers import describe, find_receipt
 from ledger.backends.base import Receipt, Status
-from ledger.backends.follower import Follower, Pending
+from ledger.backends.follower import REMEMBERED, Follower, Pending
 from ledger.codec import encode
 from ledger.consensus.blocks import Tip
 from ledger.crypto import SigningKey, VerificationCache
@@ -56,7 +56,7 @@ class ProcessesLedger:
                     raise CorruptionError(
                         f"{path} belongs to another network than genesis.bin beside it: delete {path}, it is fetched again"
                     )
-                verify = VerificationCache().verify
+                verify = VerificationCache(REMEMBERED).verify
                 self._follower = Follower(client, self._store, replay(self._store, verify).tip, verify)
             except BaseException:
                 self._store.close()

@@ -12,8 +12,10 @@ from typing import NoReturn
 from ledger.backends.answers import describe, find_receipt
 from ledger.backends.base import Receipt, Status
 from ledger.backends.embedded import BACKEND as EMBEDDED
+from ledger.backends.follower import REMEMBERED
 from ledger.backends.network import GENESIS_FILE, read_genesis, store_path
 from ledger.backends.processes import BACKEND as PROCESSES
+from ledger.codec import forget
 from ledger.consensus.blocks import Tip
 from ledger.crypto import VerificationCache
 from ledger.digests import network_id
@@ -33,12 +35,13 @@ class ReadonlyLedger:
         self._backend = backend
         self._folder = folder
         self._store = store
-        self._verify = VerificationCache().verify
+        self._verify = VerificationCache(REMEMBERED).verify
         self._tip: Tip = replay(store, self._verify, whole=True).tip
 
     def refresh(self) -> None:
         """Go on to the end of the chain as it is now. Raises `CorruptionError` when what was added does not hold."""
         self._tip = go_on(self._store, self._tip, self._verify)
+        forget()
 
     @property
     def genesis(self) -> Genesis:

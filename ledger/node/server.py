@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from ledger.codec import encode
+from ledger.codec import encode, forget
 from ledger.consensus.blocks import Tip
 from ledger.consensus.events import Timeout
 from ledger.consensus.messages import Message, Proposal, Step, Vote
@@ -77,7 +77,8 @@ class ValidatorServer:
             self.store = open_store(validator_store(folder.path))
             if self.store.genesis != folder.genesis:
                 raise CorruptionError(f"{self.store.place} belongs to another network than genesis.bin beside it: put the right file back")
-            self.verify, self._timeouts = VerificationCache().verify, timeouts
+            self._verified, self._timeouts = VerificationCache(), timeouts
+            self.verify = self._verified.verify
             self.watch = watch_of(self.store)
             found = replay(self.store, self.verify)
             self.node = self._node(found.tip)
@@ -161,6 +162,9 @@ class ValidatorServer:
                     effects = self.node.flush()
                 self._carry_out(effects)
             self.sync.save()
+            if not len(self.node.pool) and not self.node.busy:
+                self._verified.forget()
+                forget()
         except LedgerError as error:
             self.stop(error)
 

@@ -5,10 +5,9 @@ A leaf's value is its record's canonical bytes, tag first; its path is the tagge
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import ClassVar
 
-from ledger.codec import encode
+from ledger.codec import encode, remember
 from ledger.crypto import Domain, tagged_digest
 from ledger.types import DatasetUse, Metric, Record, SiteStatistics, SiteWeight, Validator
 
@@ -40,7 +39,7 @@ class Entry(Record, frozen=True):
         return (getattr(self, names[0]),) if len(names) == 1 else tuple([getattr(self, name) for name in names])
 
 
-@lru_cache(maxsize=1 << 14)
+@remember
 def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
     """The 32-byte path of an entry: a digest of its kind's tag and its key."""
     return tagged_digest(Domain.STATE_KEY, encode((kind.__struct_config__.tag, *key)))

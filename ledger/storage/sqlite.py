@@ -34,6 +34,7 @@ from ledger.types import CommittedBlock, Genesis
 FORMAT: Final = 2
 _APPLICATION: Final = 0x43496652
 _PAGE_BLOCKS: Final = 64
+_CACHE_KIB: Final = 512  # SQLite's own is four times as large, fills with pages of old blocks, and the system caches the file as well
 
 _SCHEMA: Final = """
 CREATE TABLE genesis (one INTEGER PRIMARY KEY CHECK (one = 0), body BLOB NOT NULL, digest BLOB NOT NULL);
@@ -293,6 +294,7 @@ def _connect(uri: str, journal: str = "WAL") -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
     connection.execute(f"PRAGMA journal_mode = {journal}")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return connection
 
 

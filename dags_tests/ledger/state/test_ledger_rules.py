@@ -14,12 +14,11 @@ import msgspec
 import pytest
 
 from ledger import errors
-from ledger.codec import decode, encode
+from ledger.codec import decode, encode, forget
 from ledger.crypto import Domain, SigningKey
 from ledger.digests import header_digest, network_id, transactions_root
 from ledger.errors import InvalidBlockError, MalformedTransactionError, RejectedError, SizeError
 from ledger.state import State, apply_block, apply_transaction, checks, decode_transaction
-from ledger.state.transition import read_payload
 from ledger.types import Block, Body, Genesis, Header, RegisterIdentity, SignedTransaction, Transaction
 
 ROOT = Path(__file__).parents[3]
@@ -145,11 +144,9 @@ def test_an_invalid_transaction_is_refused_by_its_rule(name: str) -> None:
 @pytest.fixture
 def nothing_remembered() -> Iterator[None]:
     """What a mutant has read is remembered neither before nor after it."""
-    for remembered in (decode_transaction, read_payload):
-        remembered.cache_clear()
+    forget()
     yield
-    for remembered in (decode_transaction, read_payload):
-        remembered.cache_clear()
+    forget()
 
 
 @pytest.mark.usefixtures("nothing_remembered")
