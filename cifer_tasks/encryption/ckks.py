@@ -96,7 +96,8 @@ def measuring(bits: int) -> Preset:
     """For statistics of single updates: room for one product of two ciphertexts, never rescaled, so that it opens exactly.
 
     N = 8192, two data primes and one special prime of 60 bits (180 of the 218 that 128-bit security allows), scale 2^34: a product stands
-    at 2^68, so that squared lengths up to 2^32 have 2^18 times their room before they wrap around in the modulus.
+    at 2^68, and a coefficient has 2 / N of the sum over its slots, so that squared lengths up to 2^32 have 2^30 times their room before
+    they wrap around in the modulus.
     Raises `ValueError` for more than `MEASURED_BITS` bits.
     """
     if bits > MEASURED_BITS:
