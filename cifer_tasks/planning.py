@@ -206,3 +206,11 @@ def release_part(
     if set(part.factors) == {1}:
         return scheme.release(chosen, opener, public, secret)
     return _measuring(scheme).release(chosen, opener, public, secret, Weighting(part.factors, part.unit))
+
+
+def release_spoilt_part(
+    scheme: SharedKeyScheme, submissions: Mapping[str, Ciphertext], part: Part, opener: str, public: PublicContext
+) -> Released:
+    """What a key holder releases where the sum over one part does not open and nobody can be named: nothing that a step is made of."""
+    chosen = {site: submissions[site] for site in part.sites}
+    return scheme.release_spoilt(chosen, opener, public, Weighting(part.factors, part.unit))

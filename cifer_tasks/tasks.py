@@ -13,6 +13,7 @@ import numpy as np
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
+from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
 from cifer_tasks.encryption.scheme import Opening as Released
@@ -25,7 +26,7 @@ from cifer_tasks.learning.sensitivity import site_sensitivity
 from cifer_tasks.learning.weights import apply_update, flatten
 from cifer_tasks.lineage import log_of
 from cifer_tasks.network import COORDINATOR, MOST_AT_ONCE, enrol_sites, require_minimum
-from cifer_tasks.planning import add_part, plan_of, release_part
+from cifer_tasks.planning import add_part, plan_of, release_part, release_spoilt_part
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import (
     ArtifactRef,
@@ -351,7 +352,8 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
 def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet, total: ArtifactRef, plan: Plan) -> list[Released]:
     """What a key holder releases of each part, still in its memory. Raises `IntegrityError` where a submission spoils it, having named it.
 
-    Where the rule reads submissions in the clear, each is looked at; where only their sum is opened, each is if that is spoilt.
+    Where the rule reads submissions in the clear, each is looked at; where only their sum is opened, each is if that is spoilt. A spoilt
+    sum for which nobody can be named costs the round its step and not the run.
     """
     if workspace.plan_kind == "sum" and plan.weights:
         check_named(workspace, number, site, sealed, plan)
@@ -362,9 +364,11 @@ def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet
             raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found))
         return [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     except (SpoiltSumError, KeyMismatchError) as error:
-        if not looked_at or not (found := spoilt(workspace, site, sealed)):
+        if looked_at and (found := spoilt(workspace, site, sealed)):
+            raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found)) from error
+        if not isinstance(error, SpoiltSumError) or not isinstance(workspace.scheme, SharedKeyScheme):
             raise
-        raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found)) from error
+        return [release_spoilt_part(workspace.scheme, submissions, part, site, public) for part in plan.parts]
 
 
 @at_site

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from cifer_tasks.aggregation.rules import STATISTIC_ONE, WEIGHT_ONE, Rule, Statistics
-from cifer_tasks.encryption.encoding import MICRO, Encoding
+from cifer_tasks.encryption.encoding import MICRO, Encoding, check_magnitude
 from cifer_tasks.encryption.statistics import Measurement, Wide
 from cifer_tasks.encryption.vectors import Vector
 from cifer_tasks.errors import RuleError
@@ -143,7 +143,9 @@ def weighted_update(total: Vector, encoding: Encoding, divisor: int) -> FloatVec
     """The step that a weighted sum is, float32 (d,): ``S (C / L) N WEIGHT_ONE / divisor``, one float64 product per entry.
 
     total: the opened sum in units of one, int32 (d,).  With all weights `WEIGHT_ONE` it is `mean_update`, bit for bit.
+    Raises `SpoiltSumError` for entries beyond the encoding's bound.
     """
+    check_magnitude(total[:], encoding.bound, "the opened sum")
     factor = (encoding.clip_norm_micro * encoding.total_rows * WEIGHT_ONE) / (MICRO * encoding.levels * divisor)
     found: FloatVector = (total[:].astype(np.float64) * factor).astype(np.float32)
     return found

@@ -44,7 +44,9 @@ class SharedKeyScheme(Scheme):
     def _measure(self, bodies: Sequence[Body], query: Query, public: PublicContext) -> bytes: ...
 
     @abstractmethod
-    def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]: ...
+    def _open_statistics(
+        self, bodies: Sequence[Body], query: Query, public: PublicContext, secret: bytes
+    ) -> tuple[bytes, list[Measurement]]: ...
 
     def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
         """The public part of the one key that all sites share. Raises `ValueError` for more or fewer than one holder."""
@@ -104,33 +106,33 @@ class SharedKeyScheme(Scheme):
         check_magnitude(total, aggregate.binding.bound, "the opened sum")
         return Opening(self.name, opener, aggregate.binding, aggregate.digest(), sealed_sites, integers_to_bytes(total))
 
+    def release_spoilt(
+        self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, weighting: Weighting | None = None
+    ) -> Opening:
+        """What is released where `release` finds a sum that does not open exactly: entries beyond the bound, of which no step is made."""
+        aggregate = self.add(list(submissions.values()), public, weighting)
+        nothing = np.full(aggregate.binding.parameters, aggregate.binding.bound + 1, dtype=np.int32)
+        return Opening(self.name, opener, aggregate.binding, aggregate.digest(), tuple(submissions), integers_to_bytes(nothing))
+
     def measure(self, submissions: Mapping[str, Ciphertext], query: Query, public: PublicContext) -> bytes:
         """The encrypted statistics of each submission, in order; the same submissions and query give the same bytes.
 
         Raises `IntegrityError` as `add` does, `ValueError` for a reference of another length.
         """
-        self._check_public(public)
-        ciphertexts = list(submissions.values())
-        check_same(ciphertexts, public)
-        if query.reference.shape != (ciphertexts[0].binding.parameters,):
-            msg = f"the reference has shape {query.reference.shape}, the model has {ciphertexts[0].binding.parameters} parameters"
-            raise ValueError(msg)
-        if summed := [site for site, ciphertext in submissions.items() if ciphertext.count != 1]:
-            msg = f"what stands for {summed[0]} is a sum and not its submission"
-            raise IntegrityError(msg)
-        return self._measure([ciphertext.data for ciphertext in ciphertexts], query, public)
+        return self._measure(self._measurable(submissions, query, public), query, public)
 
     def release_statistics(
         self, submissions: Mapping[str, Ciphertext], query: Query, opener: str, public: PublicContext, secret: SecretContext
     ) -> tuple[bytes, dict[str, Measurement]]:
         """Compute the encrypted statistics of the submissions again and open them: the same bytes as `measure`, and what each site's say.
 
+        What measures well and would yet spoil a weighted sum is at fault too.
         Raises `IntegrityError` for anything that is not a statistic of one submission, `KeyMismatchError` for another key.
         """
         self._check_opener(opener, tuple(submissions), public, secret)
-        measured = self.measure(submissions, query, public)
-        key = _key_of(secret, opener, public.digest())
-        return measured, dict(zip(submissions, self._read(measured, len(submissions), query, key), strict=True))
+        bodies = self._measurable(submissions, query, public)
+        measured, found = self._open_statistics(bodies, query, public, _key_of(secret, opener, public.digest()))
+        return measured, dict(zip(submissions, found, strict=True))
 
     def inspect(
         self, submissions: Mapping[str, Ciphertext], limits: Mapping[str, int], secret: SecretContext, opener: str
@@ -150,6 +152,18 @@ class SharedKeyScheme(Scheme):
             if max(int(values.max()), -int(values.min())) > limits[site]:
                 found[site] = BEYOND_CLIP
         return found
+
+    def _measurable(self, submissions: Mapping[str, Ciphertext], query: Query, public: PublicContext) -> list[Body]:
+        self._check_public(public)
+        ciphertexts = list(submissions.values())
+        check_same(ciphertexts, public)
+        if query.reference.shape != (ciphertexts[0].binding.parameters,):
+            msg = f"the reference has shape {query.reference.shape}, the model has {ciphertexts[0].binding.parameters} parameters"
+            raise ValueError(msg)
+        if summed := [site for site, ciphertext in submissions.items() if ciphertext.count != 1]:
+            msg = f"what stands for {summed[0]} is a sum and not its submission"
+            raise IntegrityError(msg)
+        return [ciphertext.data for ciphertext in ciphertexts]
 
     def _check_opener(self, opener: str, sealed_sites: Sequence[str], public: PublicContext, secret: SecretContext) -> None:
         if not isinstance(secret, SecretContext) or secret.scheme != self.name:

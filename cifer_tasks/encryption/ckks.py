@@ -32,8 +32,9 @@ import tenseal.sealapi
 
 from cifer_tasks.encryption import ckks_statistics
 from cifer_tasks.encryption._shared import MAXIMUM_SITES, SharedKeyScheme
+from cifer_tasks.encryption.ckks_statistics import Trial
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, PublicContext, SecretContext
-from cifer_tasks.encryption.statistics import MEASURED_BITS, Measurement, Query
+from cifer_tasks.encryption.statistics import MEASURED_BITS, NOT_REAL, Measurement, Query
 from cifer_tasks.encryption.vectors import IntVector, Vector
 from cifer_tasks.errors import IntegrityError, KeyMismatchError, SpoiltSumError
 from cifer_tasks.files import Body
@@ -44,6 +45,9 @@ MARGIN: Final = 0.25
 CHECK_SLOTS: Final = 8
 """Slots per ciphertext that must open to zero: under a wrong key all eight do with probability below 2^-100."""
 
+TRIAL_DEVIATIONS: Final = 16
+"""How far a sum of honest submissions may be off, in deviations of its noise: an entry is further with probability below e^-128."""
+
 _LENGTH_BYTES: Final = 4
 _SEAL_ERRORS: Final = (ValueError, RuntimeError, TypeError, IndexError, OverflowError)
 
@@ -53,7 +57,7 @@ class Preset:
     """CKKS parameters. Security: SEAL refuses a context whose modulus is above the 128-bit limit of the HE standard (109 bits at N = 4096).
 
     modulus_bits: the data primes, then the special prime that encryption switches away from.  scale_bits: log2 of units per integer.
-    measures: whether its public context has the keys to compute statistics of submissions.
+    measures: whether there is room in it for statistics of submissions.
     """
 
     name: str
@@ -92,7 +96,8 @@ def measuring(bits: int) -> Preset:
     """For statistics of single updates: room for one product of two ciphertexts, never rescaled, so that it opens exactly.
 
     N = 8192, two data primes and one special prime of 60 bits (180 of the 218 that 128-bit security allows), scale 2^34: a product stands
-    at 2^68, so that squared lengths up to 2^32 have 2^18 times their room before they wrap around in the modulus.
+    at 2^68, and a coefficient has 2 / N of the sum over its slots, so that squared lengths up to 2^32 have 2^30 times their room before
+    they wrap around in the modulus.
     Raises `ValueError` for more than `MEASURED_BITS` bits.
     """
     if bits > MEASURED_BITS:
@@ -139,11 +144,9 @@ class CkksScheme(SharedKeyScheme):
             n_threads=1,
         )
         context.global_scale = 2.0**self.preset.scale_bits
-        if self.preset.measures:
-            context.generate_galois_keys()
-        evaluating = {"save_galois_keys": self.preset.measures, "save_relin_keys": self.preset.measures}
-        public = PublicContext(self.name, context.serialize(save_public_key=True, save_secret_key=False, **evaluating))
-        secret = context.serialize(save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False)
+        without = {"save_galois_keys": False, "save_relin_keys": False}
+        public = PublicContext(self.name, context.serialize(save_public_key=True, save_secret_key=False, **without))
+        secret = context.serialize(save_public_key=False, save_secret_key=True, **without)
         return public, SecretContext(self.name, public.digest() + secret)
 
     def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
@@ -195,28 +198,67 @@ class CkksScheme(SharedKeyScheme):
         self._check_measuring()
         context = _public_context(public.data, self.preset)
         asked = ckks_statistics.encode_query(context, query, self.preset)
-        found = []
-        for body in bodies:
-            chunks = [self._load(context, chunk).ciphertext()[0] for chunk in self._split(body, query.reference.size)]
-            found += ckks_statistics.measure(context, chunks, asked)
-        return _join(found)
+        return _join(part for body in bodies for part in ckks_statistics.measure(self._readable(context, body, query), asked))
 
-    def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]:
+    def _open_statistics(
+        self, bodies: Sequence[Body], query: Query, public: PublicContext, secret: bytes
+    ) -> tuple[bytes, list[Measurement]]:
         self._check_measuring()
-        return ckks_statistics.read(_secret_context(secret, self.preset), _parts(measured), query)
+        context, private = _public_context(public.data, self.preset), _secret_context(secret, self.preset)
+        asked, trial = ckks_statistics.encode_query(context, query, self.preset), Trial(private)
+        parts: list[bytes] = []
+        found: list[Measurement] = []
+        for body in bodies:
+            chunks = self._readable(context, body, query)
+            parts += ckks_statistics.measure(chunks, asked)
+            found += ckks_statistics.read(private, parts[-2:], query)
+            if not found[-1].fault:
+                trial.add(chunks)
+        if not self._opens(trial, query.reference.size):
+            found = [self._judged(body, item, query.reference.size, secret) for body, item in zip(bodies, found, strict=True)]
+        return _join(parts), found
+
+    def _readable(self, context: Any, body: Body, query: Query) -> list[Any]:
+        """A submission's SEAL ciphertexts; none of one that cannot be read."""
+        try:
+            return [self._load(context, chunk).ciphertext()[0] for chunk in self._split(body, query.reference.size)]
+        except IntegrityError:
+            return []
+
+    def _opens(self, trial: Trial, parameters: int) -> bool:
+        """Whether a trial opens to integers in the places of a model's, as exactly as honest submissions do."""
+        last = parameters - (self._chunks(parameters) - 1) * self._payload
+        try:
+            for opened, of_last in trial.opened():
+                exact_integers(opened, last if of_last else self._payload, margin=self._honest_margin(trial.summands))
+        except (SpoiltSumError, KeyMismatchError):
+            return False
+        return True
+
+    def _judged(self, body: Body, found: Measurement, parameters: int, secret: bytes) -> Measurement:
+        """At fault too when it alone does not open so."""
+        try:
+            if not found.fault:
+                self._decrypt(body, parameters, secret, self._honest_margin(1))
+        except (SpoiltSumError, KeyMismatchError):
+            return Measurement(0, 0, NOT_REAL)
+        return found
+
+    def _honest_margin(self, summands: int) -> float:
+        return TRIAL_DEVIATIONS * noise_deviation(self.preset, summands)
 
     def _check_measuring(self) -> None:
         if not self.preset.measures:
             msg = f"preset {self.preset.name} only adds; statistics of updates need encryption.preset=measuring"
             raise ValueError(msg)
 
-    def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector:
+    def _decrypt(self, body: Body, parameters: int, secret: bytes, margin: float | None = None) -> IntVector:
         context = _secret_context(secret, self.preset)
         total = np.empty(parameters, dtype=np.int32)
         for start, chunk in zip(range(0, parameters, self._payload), self._split(body, parameters), strict=True):
             opened = np.array(self._load(context, chunk).decrypt())
             part = total[start : start + self._payload]
-            part[:] = exact_integers(opened, part.size, first=start)
+            part[:] = exact_integers(opened, part.size, start, margin)
         return total
 
     def _chunks(self, parameters: int) -> int:
@@ -250,22 +292,25 @@ class CkksScheme(SharedKeyScheme):
         return vector
 
 
-def exact_integers(opened: npt.NDArray[np.float64], parameters: int, first: int = 0) -> IntVector:
+def exact_integers(opened: npt.NDArray[np.float64], parameters: int, first: int = 0, margin: float | None = None) -> IntVector:
     """Round a decrypted chunk, float64 (slots,), to its first `parameters` integers, int32. first: the number of its first entry.
 
+    margin: None for `MARGIN`.
+
     Raises `KeyMismatchError` when check slots are not zero: the key is not the one the ciphertext was made under, or a site did not
-    encrypt by the rules; `SpoiltSumError` when a value is further than `MARGIN` from an integer: noise beyond what the preset allows.
+    encrypt by the rules; `SpoiltSumError` when a value is further than `margin` from an integer: noise beyond what the preset allows.
     """
+    margin = MARGIN if margin is None else margin
     checks, values = opened[-CHECK_SLOTS:], opened[:-CHECK_SLOTS]
-    if not bool((np.abs(checks) <= MARGIN).all()):
+    if not bool((np.abs(checks) <= margin).all()):
         msg = "the aggregate does not open with this secret key: its check slots are not zero; use the keystore of this run"
         raise KeyMismatchError(msg)
     rounded = np.rint(values)
     distance = np.abs(values - rounded)
-    if not bool((distance <= MARGIN).all()):
+    if not bool((distance <= margin).all()):
         msg = (
             f"the aggregate does not open exactly: entry {first + int(np.argmax(distance))} lies {float(distance.max()):.3f} from an "
-            f"integer, more than {MARGIN}; a submission is not a fresh encryption under this run's preset"
+            f"integer, more than {margin:.3g}; a submission is not a fresh encryption under this run's preset"
         )
         raise SpoiltSumError(msg)
     if rounded[parameters:].any():

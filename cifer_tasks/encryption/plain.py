@@ -44,8 +44,11 @@ class PlainScheme(SharedKeyScheme):
         found = [measure_integers(integers_from_bytes(body, query.reference.size), query) for body in bodies]
         return json.dumps([[item.square, item.inner, item.fault] for item in found]).encode()
 
-    def _read(self, measured: bytes, count: int, query: Query, secret: bytes) -> list[Measurement]:
-        return [Measurement(*fields) for fields in json.loads(measured)]
+    def _open_statistics(
+        self, bodies: Sequence[Body], query: Query, public: PublicContext, secret: bytes
+    ) -> tuple[bytes, list[Measurement]]:
+        measured = self._measure(bodies, query, public)
+        return measured, [Measurement(*fields) for fields in json.loads(measured)]
 
     def _decrypt(self, body: Body, parameters: int, secret: bytes) -> IntVector:
         return np.concatenate(list(pieces(integers_from_bytes(body, parameters))))

@@ -1,7 +1,7 @@
 """`cifer bench robustness`: rule x attack x attacker fraction x seed, simulated: accuracy, attack success, and the reach of scaled updates.
 
-`robustness` is the way in; worlds.py has the data, learning.py the training, defences.py the rules, simulation.py the rounds, kept.py
-what is finished already.
+`robustness` and `frontier` are the ways in; worlds.py has the data, learning.py the training, defences.py the rules, simulation.py the
+rounds, kept.py what is finished already.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any, Final
 
 from cifer_tasks.aggregation.attacks import ATTACKS
 from cifer_tasks.home import home_place
-from flows.bench_robustness.defences import defences
+from flows.bench_robustness.defences import defences, noisy
 from flows.bench_robustness.displacement import displacements
+from flows.bench_robustness.frontier import Setting, draw_frontier, frontier_report, settings_of
 from flows.bench_robustness.kept import Finished, Kept, Work
 from flows.bench_robustness.report import BASELINE, NO_ATTACK, Key, draw, reported
 from flows.bench_robustness.simulation import Cell, Outcome, simulate
 from flows.bench_robustness.worlds import World, world
 from flows.documents import Report
 
-__all__ = ["ATTACKS", "DEFAULT_FRACTIONS", "DEFAULT_SEEDS", "draw", "robustness", "rule_names"]
+__all__ = ["ATTACKS", "DEFAULT_FRACTIONS", "DEFAULT_SEEDS", "draw", "draw_frontier", "frontier", "robustness", "rule_names"]
 
 DEFAULT_FRACTIONS: Final = (0.1, 0.2, 0.4)
 DEFAULT_SEEDS: Final = (1, 2, 3)
@@ -61,6 +62,27 @@ def robustness(
             found.setdefault((name, work.attack, work.fraction), []).append(outcome)
     cpu = sum(item.cpu_seconds for item in finished.values())
     return reported(first, seeds, kept, found, displacements(first, seeds[0], kept), cpu)
+
+
+def frontier(data: str, attack: str, fraction: float, seeds: Sequence[int], rounds: int | None = None) -> Report:
+    """What accuracy costs an attack's success: the rules that can trade one for the other, over the clip bound, and FLAME over its noise.
+
+    Each is trained with and without the attack. Raises `UsageError` as `world` does.
+    """
+    first = _shortened(world(data, seeds[0]), rounds)
+    settings = settings_of(first)
+    works = {
+        (seed, attacked, clip): Work(
+            data, seed, attack if attacked else NO_ATTACK, fraction if attacked else 0.0, tuple(rules), first.rounds, clip
+        )
+        for seed, attacked, (clip, rules) in itertools.product(seeds, (True, False), settings.items())
+    }
+    finished = _pooled(list(works.values()))
+    found: dict[Setting, dict[bool, list[Outcome]]] = {}
+    for (_, attacked, clip), work in works.items():
+        for rule, outcome in zip(work.rules, finished[work].outcomes, strict=True):
+            found.setdefault(Setting(rule, clip), {}).setdefault(attacked, []).append(outcome)
+    return frontier_report(first, attack, fraction, seeds, found, sum(item.cpu_seconds for item in finished.values()))
 
 
 def _pooled(works: Sequence[Work]) -> dict[Work, Finished]:
@@ -104,7 +126,8 @@ def _begin(done: Any) -> None:
 def _compute(work: Work) -> Finished:
     started = time.process_time()
     dealt = _shortened(world(work.data, work.seed), work.rounds)
-    known = defences(dealt)
+    dealt = dealt if work.clip_norm is None else replace(dealt, clip_norm=work.clip_norm)
+    known = defences(dealt) | noisy()
     outcomes = simulate(dealt, work.seed, [Cell(known[name], work.attack, work.fraction) for name in work.rules], _tick)
     return Finished(tuple(outcomes), time.process_time() - started)
 

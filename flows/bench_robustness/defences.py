@@ -84,6 +84,7 @@ class Defence:
     begin: Callable[[], Step]
 
 
+FLAME_NOISES: Final = (0.001, 0.003, 0.01, 0.03)
 STATISTICS: Final = ("norm_clip", "non_poisoning_rate", "fltrust", "bygars", "score_gate")
 BUCKETS: Final = {"buckets_median": "median", "buckets_geometric_median": "geometric_median", "buckets_trimmed_mean": "trimmed_mean"}
 
@@ -106,6 +107,13 @@ def defences(world: World) -> dict[str, Defence]:
     found.append(Defence("non_poisoning_rate_unclipped", "ckks", partial(_Statistics, "non_poisoning_rate", {"clip": False})))
     found += [Defence(name, "threshold", partial(_buckets, rule)) for name, rule in BUCKETS.items()]
     return {item.name: item for item in found}
+
+
+def noisy() -> dict[str, Defence]:
+    """FLAME with noise, by its name and lambda: `noise` times the median length, as deviation."""
+    return {
+        f"flame {noise:g}": Defence(f"flame {noise:g}", "plain", partial(_vectors, "flame", {"noise": noise})) for noise in FLAME_NOISES
+    }
 
 
 def _vectors(name: str, args: Mapping[str, Any]) -> Step:

@@ -21,7 +21,7 @@ _COMPUTED_WITH: Final = ("numpy", "torch", "scikit-learn")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """All rules of one training situation, trained beside each other."""
+    """All rules of one training situation, trained beside each other. clip_norm: C, None for the data set's own."""
 
     data: str
     seed: int
@@ -29,6 +29,7 @@ class Work:
     fraction: float
     rules: tuple[str, ...]
     rounds: int
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

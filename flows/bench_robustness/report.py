@@ -62,24 +62,27 @@ def reported(
     return Report(document, tuple(_lines(document)))
 
 
-def _cell(key: Key, found: Sequence[Outcome], free: float) -> dict[str, Any]:
-    """Attack success: rows given the flipped label, or triggered; for an attack of no such aim, accuracy lost to the attack-free mean."""
-    rule, attack, fraction = key
-    accuracy = fmean(item.accuracy for item in found)
+def success(attack: str, found: Sequence[Outcome], free: float) -> float:
+    """Rows given the flipped label, or triggered; for an attack of no such aim, accuracy lost to `free`, that without attack."""
     match ATTACKS[attack].poison if attack in ATTACKS else "":
         case "flip":
-            success = fmean(item.flipped for item in found)
+            return fmean(item.flipped for item in found)
         case "trigger":
-            success = fmean(item.triggered for item in found)
+            return fmean(item.triggered for item in found)
         case _:
-            success = max(0.0, free - accuracy)
+            return max(0.0, free - fmean(item.accuracy for item in found))
+
+
+def _cell(key: Key, found: Sequence[Outcome], free: float) -> dict[str, Any]:
+    rule, attack, fraction = key
+    accuracy = fmean(item.accuracy for item in found)
     return {
         "rule": rule,
         "attack": attack,
         "fraction": fraction,
         "accuracy": accuracy,
         "accuracy_deviation": pstdev(item.accuracy for item in found),
-        "attack_success": success,
+        "attack_success": success(attack, found, free),
         "refused_rounds": fmean(item.refused for item in found),
         "suspended_malicious": fmean(item.suspended for item in found),
         "suspended_honest": fmean(item.wronged for item in found),
@@ -142,9 +145,6 @@ def _mark(value: float | None, reached: bool | None, name: str) -> str:
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Accuracy of every rule under every attack, a panel per attacker fraction, as SVG or PNG; the same document gives the same bytes."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     cells = {(cell["rule"], cell["attack"], cell["fraction"]): cell for cell in document["cells"]}
@@ -173,6 +173,15 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         panel.set_xticks(range(len(attacks)), attacks, rotation=60, ha="right", fontsize=7)
         panel.set_yticks(range(len(rules)), [f"{rule} ({document['schemes'][rule]})" for rule in rules], fontsize=7)
     figure.suptitle(f"Accuracy, %; {high:.1f} without attack under the mean.\n{document['description']}", fontsize=9)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as SVG or PNG, by the path's suffix; the same figure gives the same bytes."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     if path.suffix == ".png":
         FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]
         return

@@ -1,4 +1,4 @@
-"""`cifer bench robustness`."""
+"""`cifer bench robustness` and `cifer bench frontier`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,41 @@ def bench_robustness(
         raise click.BadParameter(f"{error}; write numbers such as 0.1,0.2 and 1,2,3", param_hint="--fractions or --seeds") from None
     if not all(0 <= share < 1 for share in shares) or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise click.BadParameter("fractions are from 0 to below 1, seeds are different numbers from 0", param_hint="--fractions or --seeds")
-    if plot is not None and plot.suffix not in {".svg", ".png"}:
-        raise click.BadParameter(f"{plot} does not end in .svg or .png", param_hint="--plot")
+    _refuse_other_plots(plot)
     found = robustness(data, names or known, _names(attacks) or tuple(ATTACKS), shares, numbers, rounds)
     if plot is not None:
         draw(found.document, plot)
     print_report(found, as_json)
+
+
+@command(bench, "frontier", "cifer bench frontier --plot frontier.png\ncifer bench frontier --attack label_flip --fraction 0.4 --json")
+@click.option("--attack", default="backdoor", show_default=True, metavar="NAME", help="What the malicious sites do.")
+@click.option("--fraction", default=0.2, show_default=True, type=click.FloatRange(0, 1, True, True), help="Share that is malicious.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), metavar="N", help="Scores are means over seeds 1 to N.")
+@click.option("--data", default="mnist", show_default=True, type=click.Choice(["mnist", "digits", "medpar"]), help="What is learnt.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of each training.  [default: as the data needs]")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw the frontier as well: FILE.svg or FILE.png."
+)
+@as_json
+def bench_frontier(attack: str, fraction: float, seeds: int, data: str, rounds: int | None, plot: Path | None, as_json: bool) -> None:
+    """What accuracy costs an attack's success, over the clip bound and over FLAME's noise.
+
+    What is finished stays in .cifer/bench: the same command goes on where it was stopped.
+    """
+    from flows.bench_robustness import ATTACKS, draw_frontier, frontier
+
+    _refuse_unknown((attack,), tuple(ATTACKS), "--attack")
+    _refuse_other_plots(plot)
+    found = frontier(data, attack, fraction, range(1, seeds + 1), rounds)
+    if plot is not None:
+        draw_frontier(found.document, plot)
+    print_report(found, as_json)
+
+
+def _refuse_other_plots(plot: Path | None) -> None:
+    if plot is not None and plot.suffix not in {".svg", ".png"}:
+        raise click.BadParameter(f"{plot} does not end in .svg or .png", param_hint="--plot")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -59,7 +59,9 @@ UNRELIABLE: Final = "unreliable"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.  excused: it excluded itself, or was not drawn.
+    """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.
+
+    excused: it excluded itself, was not drawn, or may not submit, having taken its consent back.
 
     at_work: it submitted nothing, and an update that it began in an earlier round of those that the run takes may still come.
     """
@@ -117,7 +119,8 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     Weights and statistics count where a sealed site has released after them: it has derived them again before it did.
     """
     key = run.run, round_.round
-    sites = [use.site for use in run.datasets]
+    tables = {use.site: use.dataset for use in run.datasets}
+    sites = list(tables)
     released = {site for site in sites if state.read(Release, *key, site) is not None}
     weighing = state.read(Weighing, *key) if released else None
     measured = [state.read(Statistics, *key, site) for site in round_.sealed_sites]
@@ -135,7 +138,8 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
             submitted=state.read(Submission, *key, site) is not None,
             sealed=site in round_.sealed_sites,
             released=site in released,
-            excused=exclusion is not None and (exclusion.by == site or exclusion.step == NOT_DRAWN),
+            excused=(exclusion is not None and (exclusion.by == site or exclusion.step == NOT_DRAWN))
+            or _gone(state, run, round_, tables[site]),
             quality=quality.get(site, UNMEASURED),
             at_work=_at_work(state, run, round_, site),
         )
@@ -145,6 +149,12 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
 def uninfluenced(weight: int, standing: int) -> int:
     """Y6: a weight as it was before the site's reputation scaled it (Y13), rounded down."""
     return weight * FULL_INFLUENCE // max(1, min(FULL_INFLUENCE, standing))
+
+
+def _gone(state: State, run: Run, round_: Round, dataset: bytes) -> bool:
+    """Y5: whether a table's consent does not stand, or stands only since the round was opened: then its site is no member of the round."""
+    consent = state.consent(dataset, run.purpose)
+    return consent is None or not consent.live or consent.granted.height >= round_.opened.height
 
 
 def _at_work(state: State, run: Run, round_: Round, site: str) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import reduce
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+import tenseal as ts
 import tenseal.sealapi as seal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,7 +30,7 @@ from cifer_tasks.encryption.statistics import (
     longest_of,
     measure_integers,
 )
-from cifer_tasks.errors import IntegrityError, KeyMismatchError
+from cifer_tasks.errors import IntegrityError, KeyMismatchError, SpoiltSumError
 
 BITS = 16
 LEVELS = 1 << (BITS - 1)
@@ -106,7 +109,7 @@ def slots(scheme: CkksScheme, public: Any, secret: Any, values: np.ndarray, aske
     plain, ciphertext = seal.Plaintext(), seal.Ciphertext()
     seal.CKKSEncoder(seal_context).encode(values.tolist() if values.size > 1 else values.item(), scale, plain)
     seal.Encryptor(seal_context, context.public_key().data).encrypt(plain, ciphertext)
-    parts = ckks_statistics.measure(context, [ciphertext], ckks_statistics.encode_query(context, asked, scheme.preset))
+    parts = ckks_statistics.measure([ciphertext], ckks_statistics.encode_query(context, asked, scheme.preset))
     return ckks_statistics.read(ckks._secret_context(secret.reveal()[32:], scheme.preset), parts, asked)
 
 
@@ -133,22 +136,138 @@ def test_the_probe_finds_what_squares_do_not(measuring: Any, monkeypatch: pytest
             assert 5 * found.square < np.square(np.broadcast_to(values.real, 4000)).sum()
 
 
-def test_every_slot_of_what_is_opened_holds_the_same_number(measuring: Any) -> None:
-    """The decrypted statistic has one number in all 4096 slots: nothing else of the update is in it. Anything else stays shut."""
-    scheme, public, secret = measuring
-    (vector,) = vectors_of(5000, [3000.0])
-    submission = submitted(measuring, [vector])
-    context = ckks._secret_context(secret.reveal()[32:], scheme.preset)
+def polynomial(context: Any, ciphertext: Any) -> list[int]:
+    """The coefficients of what a ciphertext holds, below its first prime."""
     seal_context = context.seal_context().data
-    decryptor, encoder = seal.Decryptor(seal_context, context.secret_key().data), seal.CKKSEncoder(seal_context)
-    for part in ckks._parts(scheme.measure(submission, query(5000), public)):
-        plain = seal.Plaintext()
-        decryptor.decrypt(ckks_statistics._from_bytes(seal_context, part), plain)
-        opened = np.array(encoder.decode_complex(plain))
-        assert np.abs(opened - opened[0]).max() < 1e-3
-    chunk = scheme._load(context, next(scheme._split(submission["site-a"].data, 5000))).ciphertext()[0]
-    with pytest.raises(IntegrityError, match="one number in all its slots"):
-        ckks_statistics.read(context, [ckks_statistics._to_bytes(chunk)] * 2, query(5000))
+    plain, opened = seal.Plaintext(), seal.Ciphertext()
+    ckks_statistics._blind(seal_context).decrypt(ciphertext, plain)
+    seal.Evaluator(seal_context).sub_plain_inplace(ciphertext, plain)  # the ciphertext without its a_0
+    rest = seal.Plaintext()
+    seal.Decryptor(seal_context, context.secret_key().data).decrypt(ciphertext, rest)
+    for term in (plain, rest):
+        seal.Evaluator(seal_context).add_plain_inplace(ciphertext, term)
+    seal.Evaluator(seal_context).transform_from_ntt(ciphertext, opened)
+    return [opened[place] for place in range(ciphertext.poly_modulus_degree())]
+
+
+def test_nothing_but_its_number_is_in_what_is_opened(measuring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the secret key, no coefficient of the sum of squares is in the statistic but those that its number needs.
+
+    The mutant leaves the others in: all of them open, and a key holder that is handed such a statistic keeps it shut.
+    """
+    scheme, _, secret = measuring
+    context = ckks._secret_context(secret.reveal()[32:], scheme.preset)
+    seal_context, asked = context.seal_context().data, query(900)
+    (vector,) = vectors_of(900, [3000.0])
+    submission = submitted(measuring, [vector])["site-a"]
+    (chunk,) = scheme._readable(context, submission.data, asked)
+    evaluator, whole = seal.Evaluator(seal_context), seal.Ciphertext()
+    evaluator.square(chunk, whole)
+    asked = Query(np.zeros(900, np.int64), asked.seed, asked.longest)
+    expected = polynomial(context, whole)
+
+    def found() -> tuple[int, bytes]:
+        part = ckks_statistics.measure([chunk], ckks_statistics.encode_query(context, asked, scheme.preset))[0]
+        shown = polynomial(context, ckks_statistics._from_bytes(seal_context, part[32:]))
+        return sum(a == b for a, b in zip(shown, expected, strict=True)), part
+
+    assert found()[0] == 0
+
+    def leaky(asked: ckks_statistics.EncodedQuery, total: Any) -> bytes:
+        return bytes(32) + ckks_statistics._to_bytes(total)
+
+    monkeypatch.setattr(ckks_statistics, "_number_only", leaky)
+    equal, part = found()
+    assert equal == len(expected)
+    with pytest.raises(IntegrityError, match="more than its one number"):
+        ckks_statistics.read(context, [part, part], asked)
+
+
+@pytest.mark.parametrize("quarters", [(0, 0), (1, 1), (1, 2), (2, 3)])
+def test_other_coefficients_are_other_numbers(measuring: Any, monkeypatch: pytest.MonkeyPatch, quarters: tuple[int, int]) -> None:
+    """Mutants that take the imaginary part from the wrong coefficients do not give the inner product."""
+    scheme, public, secret = measuring
+
+    def wrong(evaluator: Any, total: Any) -> list[int]:
+        plain = seal.Ciphertext()
+        evaluator.transform_from_ntt(total, plain)
+        places = [quarter * total.poly_modulus_degree() // 4 for quarter in quarters]
+        starts = (0, total.poly_modulus_degree())
+        return [number for at in starts for number in (plain[at], sum(plain[at + place] for place in places))]
+
+    monkeypatch.setattr(ckks_statistics, "_needed", wrong)
+    vectors, asked = vectors_of(500, [2000.0]), query(500)
+    submissions = submitted(measuring, vectors)
+    _, found = scheme.release_statistics(submissions, asked, "site-a", public, secret)
+    assert found["site-a"] != measure_integers(vectors[0], asked)
+
+
+def odd(family: Any, slots_of: list[np.ndarray]) -> dict[str, Ciphertext]:
+    """Submissions of one chunk each whose slots hold what a dishonest site likes."""
+    scheme, public, _ = family
+    context, binding = ckks._public_context(public.data, scheme.preset), Binding("ab" * 32, "run-1", 1, 400, LEVELS + len(SITES))
+    bodies = [ckks._join([ts.ckks_vector(context, values).serialize()]) for values in slots_of]
+    return {site: Ciphertext("ckks", binding, public.digest(), 1, body) for site, body in zip(SITES, bodies, strict=True)}
+
+
+def placed(values: np.ndarray, *others: tuple[int, float]) -> np.ndarray:
+    """The slots of an honest submission, with other values added in some."""
+    found = np.zeros(4096)
+    found[: values.size] = values
+    for place, value in others:
+        found[place] += value
+    return found
+
+
+ODD = [((3, 0.5),), ((399, 1 / 3), (0, 0.01)), ((400, 1.0),), ((4095, 2.0),), ((7, 0.0001),)]
+"""A half, others, an entry behind the model's last, one in a check slot, and a small fraction: all short."""
+
+
+@pytest.mark.parametrize("trial", [True, False])
+def test_who_measures_well_and_would_not_open_is_at_fault(measuring: Any, monkeypatch: pytest.MonkeyPatch, trial: bool) -> None:
+    """Fractions and misplaced entries are found before anything is weighed, also of two that cancel in a plain sum; the honest stay.
+
+    The mutant without a trial takes them all, and the weighted sum then does not open.
+    """
+    scheme, public, secret = measuring
+    monkeypatch.setattr("secrets.randbits", Random(1).getrandbits)  # one draw in a thousand misses it
+    if not trial:
+        monkeypatch.setattr(CkksScheme, "_opens", lambda *given: True)
+    asked, honest = query(400), vectors_of(400, [900.0] * 3)
+    for others in (*ODD, ((3, 0.5), (5, -0.25))):
+        submissions = odd(measuring, [placed(honest[0]), placed(honest[1], *others), placed(honest[2])])
+        _, found = scheme.release_statistics(submissions, asked, "site-a", public, secret)
+        assert [found[site] for site in ("site-a", "site-c")] == [measure_integers(honest[at], asked) for at in (0, 2)]
+        assert (found["site-b"].fault == NOT_REAL) == trial
+    cancelling = odd(measuring, [placed(honest[0]), placed(honest[1], (3, 0.5)), placed(honest[2], (3, -0.5))])
+    _, found = scheme.release_statistics(cancelling, asked, "site-a", public, secret)
+    assert [item.fault for item in found.values()] == (["", NOT_REAL, NOT_REAL] if trial else ["", "", ""])
+    if not trial:
+        with pytest.raises(SpoiltSumError):
+            scheme.release(cancelling, "site-a", public, secret, Weighting((1024, 1023, 1000), 1024))
+
+
+def test_sums_that_are_not_drawn_let_two_cancel(measuring: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: a trial that sums everything is passed by two whose fractions cancel."""
+    monkeypatch.setattr("secrets.randbits", lambda bits: (1 << bits) - 1)
+    scheme, public, secret = measuring
+    honest = vectors_of(400, [900.0] * 3)
+    cancelling = odd(measuring, [placed(honest[0]), placed(honest[1], (3, 0.5)), placed(honest[2], (3, -0.5))])
+    _, found = scheme.release_statistics(cancelling, query(400), "site-a", public, secret)
+    assert not any(item.fault for item in found.values())
+
+
+def test_what_cannot_be_read_is_at_fault_alone(measuring: Any) -> None:
+    """Bytes that are no ciphertext have no statistics; those of the others are the same as ever."""
+    scheme, public, secret = measuring
+    asked, honest = query(400), vectors_of(400, [900.0] * 3)
+    submissions = submitted(measuring, honest)
+    for body in (b"garbage", ckks._join([b"garbage"]), b""):
+        broken = submissions | {"site-b": replace(submissions["site-b"], data=body)}
+        measured, found = scheme.release_statistics(broken, asked, "site-a", public, secret)
+        assert measured == scheme.measure(broken, asked, public)
+        expected = [measure_integers(honest[0], asked), Measurement(0, 0, NOT_REAL), measure_integers(honest[2], asked)]
+        assert list(found.values()) == expected
 
 
 def test_measuring_has_the_margins_it_claims() -> None:

@@ -19,7 +19,17 @@ from ledger.state import State, reputation
 from ledger.state.entries import Judgement, Origin, Reputation
 from ledger.state.reputation import FAIR, NORMAL_FROM, ONE, PROBATION_AFTER, UNMEASURED, Evidence, judged, qualities
 from ledger.state.view import NEW, NEW_SCORE
-from ledger.types import ExcludeSite, ReleaseOpening, SealRound, SiteStatistics, SiteWeight, SubmitUpdate, WeighRound
+from ledger.types import (
+    ExcludeSite,
+    GrantConsent,
+    ReleaseOpening,
+    SealRound,
+    SiteStatistics,
+    SiteWeight,
+    SubmitUpdate,
+    WeighRound,
+    WithdrawConsent,
+)
 
 VECTORS = runpy.run_path(str(Path(__file__).parents[1] / "rule_vectors.py"))
 FRESH = Reputation("site-a", NEW_SCORE, NEW, 0, 0, 0)
@@ -136,6 +146,39 @@ def test_who_was_not_drawn_loses_nothing(step: str, event: str, score: int) -> N
             now = now.say(who, body)
     last = now.state.judgements("site-c")[-1]
     assert (last.run, last.event, last.score) == ("run-u", event, score)
+
+
+def after_leaving(*said: Any) -> Judgement:
+    """The judgement on site-c of the first round of run-u, in which it says this instead of submitting."""
+    now = base()
+    for who, body in VECTORS["poisoned_rounds"]("run-u", "site-c", 1):
+        if who == "site-c" and isinstance(body, SubmitUpdate):
+            for item in said:
+                now = now.say("site-c", item)
+            now = now.say("coordinator-a", ExcludeSite("run-u", 1, "site-c", "consent", "for a reason"))
+        elif isinstance(body, SealRound):
+            now = now.say(who, msgspec.structs.replace(body, sites=("site-a", "site-b")))
+        elif isinstance(body, WeighRound):
+            now = now.say(who, msgspec.structs.replace(body, weights=body.weights[:2]))
+        else:
+            now = now.say(who, body)
+    found: Judgement = now.state.judgements("site-c")[-1]
+    return found
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_who_left_the_run_stays_as_it_was(monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    """Y5, Y7: a site whose consent is taken back, and does not stand again since before the round, is no longer absent.
+
+    Without taking it back it is, whatever step the coordinator writes; the mutant that looks at exclusions alone takes 50 from who left.
+    """
+    purpose, table = base().state.run("run-1").purpose, base().state.run("run-1").dataset_of("site-c")
+    said = [WithdrawConsent(table, purpose, "the study is over"), *([GrantConsent(table, purpose)] if back else [])]
+    found = after_leaving(*said)
+    assert (found.run, found.event, found.score) == ("run-u", "left", NEW_SCORE)
+    assert (after_leaving().event, after_leaving().score) == ("absent", NEW_SCORE - reputation.ABSENT)
+    monkeypatch.setattr(reputation, "_gone", lambda *given: False)
+    assert after_leaving(*said).event == "absent"
 
 
 def test_a_low_reputation_does_not_feed_on_itself() -> None:
