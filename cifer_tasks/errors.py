@@ -12,7 +12,8 @@
         ├── StorageError      a folder that cannot be read or written, a full disk
         ├── RuleError         an aggregation rule cannot work with the updates it is given
         ├── IntegrityError    bytes that are not what their digest says
-        │   └── SpoiltSumError  an opened sum that submissions made by the rules cannot have
+        │   ├── SpoiltSumError  an opened sum that submissions made by the rules cannot have
+        │   └── ClosedSumError  a sum that what its key holders released does not open
         ├── KeyMismatchError  keys that do not belong to this run or network
         └── AccessError       a token that lets nobody in, or not there
 
@@ -85,6 +86,10 @@ class IntegrityError(FailureError):
 
 class SpoiltSumError(IntegrityError):
     """An opened sum is one that submissions made by the run's rules cannot have."""
+
+
+class ClosedSumError(IntegrityError):
+    """As many key holders have answered as are needed, and what they released does not open the sum."""
 
 
 class KeyMismatchError(FailureError):

@@ -18,6 +18,7 @@ from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.aggregation.staleness import discount, in_parts
 from cifer_tasks.aggregation.weighing import Decision, Weighed
 from cifer_tasks.config import Settings, parse
+from cifer_tasks.disputes import NOTHING
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption._wire import frames
@@ -36,12 +37,12 @@ from cifer_tasks.encryption.scheme import (
 from cifer_tasks.encryption.selective import PLANNING_ROUND, SelectiveScheme, most_sensitive
 from cifer_tasks.encryption.statistics import Weighting
 from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
-from cifer_tasks.errors import ConfigError, IntegrityError, SpoiltSumError
+from cifer_tasks.errors import ClosedSumError, ConfigError, IntegrityError, SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import Part, Plan
 from ledger import GrantConsent, RegisterKey, WithdrawConsent, header_digest
 from ledger.provenance import RoundHistory, VerifiedBundle
-from ledger.state.entries import Account, Submission
+from ledger.state.entries import Account, Outcome, Submission
 
 Fetch = Callable[[bytes], bytes | None]
 """An artifact by its SHA-256, verified; None when it is not there."""
@@ -51,7 +52,8 @@ Fetch = Callable[[bytes], bytes | None]
 class ReplayedRound:
     """What was made again of one round. sites: whose ciphertexts were added.  faults: openings that were no use, and why, by site.
 
-    opened: whether the sum was opened again; if not, the holder's word for it was taken.
+    opened: whether the sum was opened again; if not, the holder's word for it was taken.  closed: why it opens to nothing, on the ledger's
+    word where `opened`; else "".
     """
 
     round: int
@@ -59,6 +61,7 @@ class ReplayedRound:
     accepted: bool
     opened: bool
     faults: tuple[tuple[str, str], ...]
+    closed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def replay(verified: VerifiedBundle, fetch: Fetch, done: Callable[[ReplayedRound
         rounds.append(made.round(found))
         done(rounds[-1])
     unchecked = ["whether the metrics are those of the candidates: the held-out table is not in the bundle"]
-    if not all(item.opened for item in rounds):
+    unchecked.extend(f"why round {item.round} has no step: {item.closed}" for item in rounds if item.opened and item.closed)
+    if not all(item.opened or item.closed for item in rounds):
         unchecked.append(
             f"what the sums open to: under {run.scheme} that takes the secret key, so the word that its holder signed was taken"
         )
@@ -121,7 +125,12 @@ class _Replaying:
         plan = self._plan(found)
         sums = [self._sum(ciphertexts, part, public) for part in plan.parts]
         _same(f"{where}: the sum of the ciphertexts", b"".join(item.to_bytes() for item in sums), outcome.aggregate)
-        integers, opened, faults = self._opened(found, binding, ciphertexts, plan, sums, public)
+        try:
+            integers, opened, faults = self._opened(found, binding, ciphertexts, plan, sums, public)
+        except ClosedSumError as error:
+            return self._closed(found, outcome, str(error), opened=False)
+        if outcome.opened == sha256(NOTHING).digest():
+            return self._closed(found, outcome, "it is recorded as closed, and what has been released opens its sum", opened=True)
         _same(f"{where}: what the sum opens to", b"".join(map(integers_to_bytes, integers)), outcome.opened)
         if isinstance(self._scheme, SelectiveScheme) and found.round == PLANNING_ROUND:
             self._mask = most_sensitive(integers[0], self._scheme.fraction)
@@ -129,6 +138,16 @@ class _Replaying:
         else:
             _same(f"{where}: the model", self._moved(found, plan, ciphertexts, integers), outcome.candidate)
         return ReplayedRound(found.round, tuple(ciphertexts), outcome.accepted, opened, tuple(sorted(faults.items())))
+
+    def _closed(self, found: RoundHistory, outcome: Outcome, reason: str, *, opened: bool) -> ReplayedRound:
+        """A round whose sum stayed closed: recorded as that, and with the model as it was."""
+        where = f"round {found.round}"
+        if outcome.accepted:
+            msg = f"{where} is recorded as accepted, and its sum does not open: {reason}"
+            raise IntegrityError(msg)
+        _same(f"{where}: what a sum that stays closed opens to", NOTHING, outcome.opened)
+        _same(f"{where}: the model", self._get(found.base_model, f"the model that {where} starts from"), outcome.candidate)
+        return ReplayedRound(found.round, found.sealed_sites, False, opened, (), reason)
 
     def _plan(self, found: RoundHistory) -> Plan:
         """What of the sealed set was opened: as the ledger weighed it, in the buckets that the seal deals, or all of it."""

@@ -13,12 +13,21 @@ import numpy as np
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
+from cifer_tasks.disputes import DISPUTED, NOTHING, disputing
 from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
 from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.vectors import Vector, floats_from_bytes, floats_to_bytes, integers_from_bytes, integers_to_bytes
-from cifer_tasks.errors import FailureError, IntegrityError, KeyMismatchError, ModelDeclinedError, SpoiltSumError, TooFewSitesError
+from cifer_tasks.errors import (
+    ClosedSumError,
+    FailureError,
+    IntegrityError,
+    KeyMismatchError,
+    ModelDeclinedError,
+    SpoiltSumError,
+    TooFewSitesError,
+)
 from cifer_tasks.inspection import check_named, name_spoilt, spoilt
 from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
@@ -186,8 +195,9 @@ def _enough_left(workspace: Workspace, number: int) -> None:
 
 
 def _leave_absent(workspace: Workspace, opening: Opening) -> None:
-    """Record whom this round does without from the start: who left, who was not drawn, who is suspended and would train in vain."""
+    """Record whom this round does without from the start: who left, who was not drawn, who would train in vain."""
     record, number, run, drawn = workspace.record, opening.round, workspace.ref.run, set(opening.sites)
+    disputed = disputing(workspace, number)
     undrawn = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
     absent = []
     for site in record.sites:
@@ -199,6 +209,8 @@ def _leave_absent(workspace: Workspace, opening: Opening) -> None:
             absent.append(ExcludeSite(run, number, site, NOT_DRAWN, undrawn))
         elif suspended := record.suspension(site):
             absent.append(ExcludeSite(run, number, site, SUSPENDED, suspended))
+        elif site in disputed:
+            absent.append(ExcludeSite(run, number, site, DISPUTED, _short(disputed[site])))
     for start in range(0, len(absent), MOST_AT_ONCE):
         workspace.author(COORDINATOR).send_all(absent[start : start + MOST_AT_ONCE])
 
@@ -405,14 +417,20 @@ def open_aggregate(
 ) -> Candidate:
     """Open each sum from what the key holders released, and apply the step that the run's rule makes of it to the round's base model.
 
-    A holder whose release is not what it was asked for is named, and does not stop the others.
+    A holder whose release is not what it was asked for is named, and does not stop the others. Where what was released opens no sum, the
+    round has none, and the model stays as it is.
     """
     workspace = Workspace.of(run)
     scheme, store, public = workspace.scheme, workspace.store, workspace.round_context(number)
     sums = sums_of(workspace, number, total)
     released, faults = read_releases(workspace, workspace.binding(number), releases, len(sums))
-    for place, ciphertext in enumerate(sums):
-        faults |= scheme.faults(ciphertext, [items[place] for items in released.values()], public)
+    try:
+        for place, ciphertext in enumerate(sums):
+            faults |= scheme.faults(ciphertext, [items[place] for items in released.values()], public)
+    except ClosedSumError as error:
+        if plans(workspace, number):
+            raise
+        return Candidate(store.put("opened", NOTHING), opening.base, str(error))
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
     honest = [items for site, items in released.items() if site not in faults]

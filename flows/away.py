@@ -16,6 +16,7 @@ from uuid import UUID
 from cifer_tasks import data, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
+from cifer_tasks.disputes import stays_closed
 from cifer_tasks.errors import IntegrityError, SiteStepError
 from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
@@ -93,17 +94,24 @@ class Away:
         return sorted([*workspace.record.gone(opening), *inside], key=lambda item: item.site)
 
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
-        """See `flows.places.Places`. Waits for enough holders, and a little longer for the others."""
+        """See `flows.places.Places`. Waits for enough holders, and a little longer for the others; for all where these open nothing."""
         workspace = Workspace.of(run)
+        given = {"run": run.run, "number": number, "aggregate": aggregate.digest}
         waiting = [site for site in openers if workspace.record.release(number, site) is None]
         enough = workspace.scheme.enough(workspace.round_context(number)) - (len(openers) - len(waiting))
-        given = {"run": run.run, "number": number, "aggregate": aggregate.digest}
         replies = _ask(workspace, RELEASE, waiting, given, number, enough=enough)
+        if stays_closed(workspace, number, aggregate, _released(workspace, number, openers)):
+            silent = [site for site in openers if workspace.record.release(number, site) is None]
+            replies |= _ask(workspace, RELEASE, silent, given, number)
         for reply in replies.values():
             if not reply.done:
                 workspace.announce(SiteFailed(number, reply.site, reply.text))
-        record = workspace.record
-        return tuple(found for site in openers if (found := record.release(number, site)) is not None)
+        return _released(workspace, number, openers)
+
+
+def _released(workspace: Workspace, number: int, openers: Sequence[str]) -> tuple[Release, ...]:
+    record = workspace.record
+    return tuple(found for site in openers if (found := record.release(number, site)) is not None)
 
 
 class _Preparing:

@@ -217,7 +217,14 @@ def _replay(file: BundleFile, verified: VerifiedBundle, quiet: bool) -> dict[str
         "scheme": made.scheme,
         "unchecked": list(made.unchecked),
         "rounds": [
-            {"round": item.round, "sites": list(item.sites), "accepted": item.accepted, "opened": item.opened, "faults": dict(item.faults)}
+            {
+                "round": item.round,
+                "sites": list(item.sites),
+                "accepted": item.accepted,
+                "opened": item.opened,
+                "faults": dict(item.faults),
+                "closed": item.closed,
+            }
             for item in made.rounds
         ],
     }

@@ -229,8 +229,12 @@ class Scheme(ABC):
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
         """Openers whose openings are not what they were asked for, and why; `open` works with the others.
 
-        Raises `IntegrityError` when the openings are too few to tell or to open.
+        Raises `IntegrityError` when the openings are too few to tell, `ClosedSumError` when they are enough and open nothing.
         """
+
+    def disputes(self, openings: Sequence[Opening]) -> frozenset[tuple[str, str]]:
+        """Who says of which sealed site, in place of what it was asked for, that it got nothing to release from it."""
+        return frozenset()
 
     @abstractmethod
     def open_pieces(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:

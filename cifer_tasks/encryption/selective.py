@@ -148,6 +148,10 @@ class SelectiveScheme(Scheme):
         encrypted, _, inner = self._opened_parts(aggregate, openings, public)
         return self.inner.faults(encrypted, inner, self._context(public).inner)
 
+    def disputes(self, openings: Sequence[Opening]) -> frozenset[tuple[str, str]]:
+        """As of the other family."""
+        return self.inner.disputes(openings)
+
     def open_pieces(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:
         """The exact integer sum, int32. Raises `IntegrityError` as the other family."""
         encrypted, clear, inner = self._opened_parts(aggregate, openings, public)

@@ -7,6 +7,7 @@ released. The field is the largest below 2^16 rather than one of the ring's prim
 absolute value and fits, and a share takes 8 kB instead of 23.
 
 t is above two thirds of the holders: the aggregator can then lie to a third of them about who took part without getting two sums opened.
+That the shares of one dealer belong together is proved in dealing.py.
 
 An envelope is HPKE (RFC 9180, base mode, X25519, HKDF-SHA256, ChaCha20-Poly1305) to the holder's registered key. Its `info` is a
 JSON array of network, run, round, opening, sender and receiver: an envelope that is replayed in another round, relabelled or sent on to
@@ -29,13 +30,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from cifer_tasks.encryption.ring import DEGREE, IntVector, key_stream
-from cifer_tasks.errors import IntegrityError
+from cifer_tasks.errors import ClosedSumError, IntegrityError
 
 Share = npt.NDArray[np.int64]
+Polynomials = npt.NDArray[np.float64]
 
 FIELD: Final = 65_521
-SHARE_BYTES: Final = 2 * DEGREE
-ENVELOPE_BYTES: Final = 32 + SHARE_BYTES + 16
+ELEMENT_BYTES: Final = 2
+ENVELOPE_EXTRA_BYTES: Final = 32 + 16
+"""What an envelope has besides the share: the sender's ephemeral key, and the tag."""
 MOST_SUBSETS: Final = 20_000
 """How many sets of honest holders are tried when shares do not fit together: all errors up to 4 of 30 holders, 5 of 16."""
 
@@ -75,28 +78,44 @@ def smallest_set(holders: int) -> int:
 
 
 def deal(secret: IntVector, threshold: int, holders: int, key: bytes) -> Share:
-    """Shares of a key, int64 (holders, 4096): row i is for holder number i + 1.
+    """Shares of integers, int64 (holders, n): row i is for holder number i + 1.
 
-    secret: int64 (4096,), at most 21 in absolute value.  key: 32 bytes that the polynomials are drawn from, used for nothing else.
+    secret: int64 (n,), at most half of the field in absolute value.  key: 32 bytes that the polynomials are drawn from, used for nothing
+    else.
     """
-    coefficients = np.empty((threshold, DEGREE))
-    coefficients[0] = secret % FIELD
-    coefficients[1:] = _uniform(key, (threshold - 1) * DEGREE).reshape(threshold - 1, DEGREE)
+    return values_at(polynomials(secret, uniform(key, (threshold - 1) * secret.size).reshape(threshold - 1, secret.size)), holders)
+
+
+def polynomials(values: IntVector, others: npt.NDArray[np.uint16]) -> Polynomials:
+    """The coefficients of n polynomials, float64 (t, n), field elements: row k is of x^k.
+
+    values: of the polynomials at 0, integers (n,).  others: their other coefficients, uniform field elements (t - 1, n).
+    """
+    coefficients = np.empty((len(others) + 1, values.size))
+    coefficients[0] = values % FIELD
+    coefficients[1:] = others
+    return coefficients
+
+
+def values_at(coefficients: Polynomials, holders: int) -> Share:
+    """Values of polynomials at 1, 2, ..., int64 (holders, n)."""
     # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
-    powers, dealt = _powers(threshold, holders), np.empty((holders, DEGREE))
+    threshold, size = coefficients.shape
+    powers, dealt = powers_of(threshold, holders), np.empty((holders, size))
     width = max(2**SINGLE_THREAD_LOG2 // powers.size, 64)
-    for start in range(0, DEGREE, width):
+    for start in range(0, size, width):
         np.matmul(powers, coefficients[:, start : start + width], out=dealt[:, start : start + width])
     return np.asarray(dealt.astype(np.int64) % FIELD)
 
 
 @lru_cache(maxsize=8)
-def _powers(threshold: int, holders: int) -> npt.NDArray[np.float64]:
+def powers_of(threshold: int, holders: int) -> npt.NDArray[np.float64]:
     """x^0 to x^(t-1) for holder numbers x = 1, 2, ..., float64 (holders, t)."""
     return np.array([[pow(x, degree, FIELD) for degree in range(threshold)] for x in range(1, holders + 1)], dtype=np.float64)
 
 
-def _uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
+def uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
+    """Field elements from the stream of a 32-byte key, uint16 (count,)."""
     drawn = key_stream(key, 0, (count + count // 1024 + 64) // 4 + 1).view("<u2")
     kept = drawn[drawn < FIELD][:count]
     if kept.size < count:
@@ -139,7 +158,7 @@ def fitting(
     """The summed key that the most shares agree on, int64 (4096,), and the numbers of the holders whose shares do not belong to it.
 
     A set of shares is taken when it lies on polynomials of degree t - 1, whose values at 0 are at most `limit` in absolute value, and
-    `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `IntegrityError` when no set of t fits, or none
+    `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `ClosedSumError` when no set of t fits, or none
     among the first `MOST_SUBSETS`.
 
     With n shares, up to (n - t) / 2 wrong ones are always the ones left out (the unique decoding radius of Reed-Solomon codes).
@@ -155,8 +174,12 @@ def fitting(
         key = combine({number: shares[number] for number in kept[:threshold]})
         if int(np.abs(key).max()) <= limit and opens(key):
             return key, out
-    msg = f"no {threshold} of the {len(numbers)} released shares open the sum: at least {len(numbers) - threshold + 1} of them are wrong"
-    raise IntegrityError(msg)
+    wrong = len(numbers) - threshold + 1
+    msg = (
+        f"no {threshold} of the {len(numbers)} released shares open the sum: at least {wrong} of them are wrong, or a site of the set "
+        "encrypted under another key than it dealt"
+    )
+    raise ClosedSumError(msg)
 
 
 def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], threshold: int) -> bool:
@@ -169,29 +192,29 @@ def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], thresho
 
 
 def share_bytes(share: Share) -> bytes:
-    """A share as 8,192 bytes: 16-bit field elements, little-endian."""
+    """A share as 16-bit field elements, little-endian: of a key 8,192 bytes."""
     return share.astype("<u2").tobytes()
 
 
-def share_from_bytes(data: bytes) -> Share:
-    """The share in 8,192 bytes. Raises `IntegrityError` for another length or a number outside the field."""
-    if len(data) != SHARE_BYTES:
-        msg = f"a share has {SHARE_BYTES} bytes, not {len(data)}"
+def share_from_bytes(data: bytes, elements: int = DEGREE) -> Share:
+    """The share in `data`. Raises `IntegrityError` for another length or a number outside the field."""
+    if len(data) != ELEMENT_BYTES * elements:
+        msg = f"a share has {ELEMENT_BYTES * elements} bytes, not {len(data)}"
         raise IntegrityError(msg)
     share = np.frombuffer(data, "<u2").astype(np.int64)
-    if int(share.max()) >= FIELD:
+    if elements and int(share.max()) >= FIELD:
         msg = f"a share has {int(share.max())}, which is no element of the field of {FIELD}"
         raise IntegrityError(msg)
     return share
 
 
 def seal_share(share: Share, address: Address, receiver_key: bytes) -> bytes:
-    """The share, 4,096 field elements, in an envelope of 8,240 bytes that only the receiver opens, and only as addressed."""
+    """The share, field elements (n,), in an envelope of 2 n + 48 bytes that only the receiver opens, and only as addressed."""
     return _SUITE.encrypt(share_bytes(share), X25519PublicKey.from_public_bytes(receiver_key), address.info())
 
 
-def open_share(envelope: bytes, address: Address, private_key: X25519PrivateKey) -> Share:
-    """The share in an envelope. Raises `IntegrityError` naming the sender when it does not open as addressed."""
+def open_share(envelope: bytes, address: Address, private_key: X25519PrivateKey, elements: int = DEGREE) -> Share:
+    """The share in an envelope. Raises `IntegrityError` naming the sender when it does not open as addressed, or to no share."""
     try:
         data = _SUITE.decrypt(envelope, private_key, address.info())
     except (InvalidTag, ValueError):
@@ -200,4 +223,4 @@ def open_share(envelope: bytes, address: Address, private_key: X25519PrivateKey)
             "for another round, run or receiver"
         )
         raise IntegrityError(msg) from None
-    return share_from_bytes(data)
+    return share_from_bytes(data, elements)

@@ -6,7 +6,8 @@ For each block of coefficients number b, with a_b public and uniform, site i in 
 
 The aggregator adds; sum_i c_ib - a_b sum_i s_i is the packed sum. s_i is drawn inside `encrypt`, shared among the key holders (all sites
 of the run) in envelopes that the submission carries, and forgotten: see sharing.py. When the ledger has sealed the set of submissions, each
-holder adds the shares it got from exactly the sealed sites and releases that one sum. Any t of K holders, t above 2K/3, give the
+holder looks whether the shares it got from exactly the sealed sites belong to what their dealers proved (dealing.py), adds them, and
+releases that one sum; or it releases, once and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the
 sum of the keys, whoever dropped out in between. Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that
 would open the site's update (the public part subtracts away).
 
@@ -21,7 +22,8 @@ and at most half of the others lie; more who conspire can have honest ones named
 
 What it rests on: ring-LWE at these parameters, also when the sum of two honest sites' keys and errors is revealed (Hint-RLWE, Kim et al.
 2023); at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are dishonest; t >
-2K/3. A site that deals shares that do not belong together can keep a round from opening; it cannot make it open to something else.
+2K/3. A site that deals bad shares to more than K - t holders keeps a round from opening, and each of them names it; it cannot make the sum
+open to something else. One that deals shares of another key than it encrypts under keeps a round from opening too, and nobody can name it.
 """
 
 from __future__ import annotations
@@ -29,55 +31,39 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from itertools import chain
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from cifer_tasks.encryption import ring, sharing
+from cifer_tasks.encryption import dealing, ring, sharing
 from cifer_tasks.encryption._blocks import Layout, add_block, each, encrypt_block, open_block, opens, read_wire
-from cifer_tasks.encryption._shared import MAXIMUM_SITES, check_count, check_public, check_same, check_scheme, check_sealed, check_shape
+from cifer_tasks.encryption._bodies import (
+    SUBMISSION,
+    SUM,
+    dispute_bytes,
+    disputed_by,
+    envelope_of,
+    envelopes_of,
+    proof_of,
+    released_bytes,
+    released_share,
+    start_of,
+)
+from cifer_tasks.encryption._shared import check_count, check_public, check_same, check_scheme, check_sealed, check_shape
 from cifer_tasks.encryption._wire import ciphertext_head
 from cifer_tasks.encryption.packing import packing
+from cifer_tasks.encryption.roster import KEY_BYTES, Roster, parse_roster, roster_bytes
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
-from cifer_tasks.encryption.sharing import ENVELOPE_BYTES, Address
+from cifer_tasks.encryption.sharing import Address
 from cifer_tasks.encryption.vectors import IntVector, Vector
-from cifer_tasks.errors import IntegrityError, KeyMismatchError
+from cifer_tasks.errors import ClosedSumError, IntegrityError, KeyMismatchError
 from cifer_tasks.files import Piece
 
-KEY_BYTES: Final = 32
-
 _SEED_DOMAIN: Final = b"cifer/public-polynomials/1:"
-_SUBMISSION, _SUM = b"\x01", b"\x00"
-_RING: Final = f"cifer-ring/{ring.DEGREE}/{ring.PRIMES[0]}/{ring.PRIMES[1]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Roster:
-    """Who holds shares: names in ascending order, and the X25519 public key of each."""
-
-    names: tuple[str, ...]
-    keys: tuple[bytes, ...]
-
-    @property
-    def threshold(self) -> int:
-        """t: how many of them open a sum."""
-        return sharing.threshold_of(len(self.names))
-
-    @property
-    def smallest_set(self) -> int:
-        """The fewest submissions that they open the sum of."""
-        return sharing.smallest_set(len(self.names))
-
-    def place(self, name: str) -> int:
-        """The number of a holder, from 0. Raises `IntegrityError` for anybody else."""
-        if name not in self.names:
-            msg = f"{name} is not one of the {len(self.names)} key holders of this round"
-            raise IntegrityError(msg)
-        return self.names.index(name)
 
 
 class ThresholdScheme(Scheme):
@@ -94,6 +80,7 @@ class ThresholdScheme(Scheme):
         self._randomness = randomness
         self._bucket_size = bucket_size
         self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
+        self._challenged: tuple[tuple[Ciphertext, ...], tuple[bytes, ...]] = (), ()
 
     def smallest_set(self, sites: int) -> int:
         """K - t + 2, so that two honest sites are in it: at least 2, of 4 sites 3, of 16 sites 7."""
@@ -110,16 +97,9 @@ class ThresholdScheme(Scheme):
 
     def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
         """The roster as canonical JSON. Raises `ValueError` for fewer than two holders, more than 1,000, or bytes that are no key."""
-        if not 2 <= len(holders) <= MAXIMUM_SITES:
-            msg = f"encryption.scheme=threshold needs 2 to {MAXIMUM_SITES} sites, there are {len(holders)}: a sum of one is that one"
-            raise ValueError(msg)
-        for name, public in holders.items():
+        for public in holders.values():
             check_public(public, self.name)
-            if len(public.data) != KEY_BYTES:
-                msg = f"the encryption key of {name} has {len(public.data)} bytes, an X25519 key has {KEY_BYTES}"
-                raise ValueError(msg)
-        fields = {"ring": _RING, "holders": [[name, holders[name].data.hex()] for name in sorted(holders)], "version": 1}
-        return PublicContext(self.name, json.dumps(fields, sort_keys=True, separators=(",", ":")).encode())
+        return PublicContext(self.name, roster_bytes({name: public.data for name, public in holders.items()}))
 
     def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:
         """All key holders, sealed or not: any t of them will do."""
@@ -155,20 +135,23 @@ class ThresholdScheme(Scheme):
             errors, multiplier = self._randomness(KEY_BYTES), ring.multiplier(secret)
             dealt: list[bytes] = []
             work = partial(encrypt_block, values, binding, layout, seed, errors, multiplier)
-            blocks = each(layout.blocks, work, meanwhile=lambda: dealt.extend(self._envelopes(secret, binding, roster, sender)))
+            blocks = each(layout.blocks, work, meanwhile=lambda: dealt.extend(self._dealt(secret, binding, public, sender)))
             first = next(blocks)
-            yield b"".join((_SUBMISSION, *dealt))
+            yield b"".join((SUBMISSION, *dealt))
             yield first
             yield from blocks
 
-        return 1 + len(roster.names) * ENVELOPE_BYTES + layout.wire_bytes, pieces()
+        return 1 + roster.shape.total_bytes + layout.wire_bytes, pieces()
 
-    def _envelopes(self, secret: ring.IntVector, binding: Binding, roster: Roster, sender: str) -> list[bytes]:
-        shares = sharing.deal(secret, roster.threshold, len(roster.names), self._randomness(KEY_BYTES))
-        return [
+    def _dealt(self, secret: ring.IntVector, binding: Binding, public: PublicContext, sender: str) -> tuple[bytes, bytes]:
+        """The envelopes of all holders, and the proof that what is in them belongs together."""
+        roster = self._roster(public)
+        made = dealing.dealing(secret, roster.shape, self._randomness(KEY_BYTES))
+        envelopes = b"".join(
             sharing.seal_share(share, _address(binding, sender, receiver), key)
-            for share, receiver, key in zip(shares, roster.names, roster.keys, strict=True)
-        ]
+            for share, receiver, key in zip(made.shares, roster.names, roster.keys, strict=True)
+        )
+        return envelopes, made.prove(dealing.challenge_of(_seed(binding, public, sender, envelopes), roster.shape))
 
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
         """The ciphertext of the entrywise sum, without envelopes; the same ciphertexts in any order give the same bytes.
@@ -188,12 +171,12 @@ class ThresholdScheme(Scheme):
             msg = f"{count} submissions in one sum; this round has {len(roster.names)} sites"
             raise IntegrityError(msg)
         layout = _layout(binding, roster)
-        bodies = [(ciphertext.data, _start(ciphertext, layout, roster)) for ciphertext in ciphertexts]
-        head = ciphertext_head(self.name, binding, public.digest(), count, len(_SUM) + layout.wire_bytes)
+        bodies = [(ciphertext.data, start_of(ciphertext, layout, roster.shape)) for ciphertext in ciphertexts]
+        head = ciphertext_head(self.name, binding, public.digest(), count, len(SUM) + layout.wire_bytes)
 
         def pieces() -> Iterator[Piece]:
             state = sha256()
-            for piece in chain((head, _SUM), each(layout.blocks, partial(add_block, bodies, layout))):
+            for piece in chain((head, SUM), each(layout.blocks, partial(add_block, bodies, layout))):
                 state.update(piece)
                 yield piece
             self._summed = tuple(ciphertexts), state.digest()
@@ -203,11 +186,11 @@ class ThresholdScheme(Scheme):
     # ------------------------------------------------------------------------------------------------------ key holders
 
     def release(self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, secret: SecretContext) -> Opening:
-        """This holder's share of the sum of the sealed sites' keys; never one site's.
+        """This holder's share of the sum of the sealed sites' keys, never one site's; or whom it disputes, where it holds no such share.
 
-        Raises `IntegrityError` for a set too small to hide one site in, for an opener who holds no share, and naming the site whose
-        envelope does not open; `KeyMismatchError` when the secret is not the one on the roster. That the set is the one that the
-        ledger sealed, and the first one asked for in this round, is for the caller to see to.
+        Raises `IntegrityError` for a set too small to hide one site in, and for an opener who holds no share; `KeyMismatchError` when the
+        secret is not the one on the roster. That the set is the one that the ledger sealed, and the first one asked for in this round, is
+        for the caller to see to.
         """
         if not isinstance(secret, SecretContext) or secret.scheme != self.name:
             msg = f"releasing needs a {self.name} SecretContext, not {secret!r}"
@@ -220,17 +203,35 @@ class ThresholdScheme(Scheme):
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
-        shares = [
-            sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(binding, sender, opener), private)
-            for sender, ciphertext in submissions.items()
-        ]
-        data = sharing.share_bytes(sharing.add_shares(shares))
+        shares, disputed = [], []
+        for (sender, ciphertext), seed in zip(submissions.items(), self._seeds(submissions, public), strict=True):
+            envelope, proof = envelope_of(ciphertext, place, roster.shape), proof_of(ciphertext, roster.shape)
+            try:
+                share = sharing.open_share(envelope, _address(binding, sender, opener), private, roster.shape.elements)
+                fits = dealing.belongs(share, place + 1, dealing.challenge_of(seed, roster.shape), proof, roster.shape)
+            except IntegrityError:
+                fits = False
+            if fits:
+                shares.append(share[: ring.DEGREE])
+            else:
+                disputed.append(sender)
+        data = dispute_bytes(disputed) if disputed else released_bytes(sharing.add_shares(shares))
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
+
+    def _seeds(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[bytes, ...]:
+        """What the challenges of the dealings expand from; once for all holders in this process that look at these very objects."""
+        items, (known, seeds) = tuple(submissions.values()), self._challenged
+        if not _same(known, items):
+            shape = self._roster(public).shape
+            dealt = [(ciphertext.binding, sender, envelopes_of(ciphertext, sender, shape)) for sender, ciphertext in submissions.items()]
+            seeds = tuple(_seed(binding, public, sender, envelopes) for binding, sender, envelopes in dealt)
+            self._challenged = items, seeds
+        return seeds
 
     def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
         summed, digest = self._summed
-        if len(summed) != len(submissions) or any(one is not other for one, other in zip(summed, submissions, strict=True)):
+        if not _same(summed, submissions):
             state = sha256()  # of its own: other holders may be adding other sets meanwhile
             for piece in self.add_pieces(submissions, public):
                 state.update(piece)
@@ -239,8 +240,17 @@ class ThresholdScheme(Scheme):
         return digest, submissions[0].binding
 
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:
-        """Holders whose openings are not a share of this sum's key. Raises `IntegrityError` when too few are left to tell."""
+        """Holders whose openings are not a share of this sum's key. Raises `IntegrityError` when too few have answered to tell, and
+        `ClosedSumError` when t have and the sum stays closed."""
         return self._key(aggregate, openings, public)[1]
+
+    def disputes(self, openings: Sequence[Opening]) -> frozenset[tuple[str, str]]:
+        """Who says of whom that it dealt it no share; what does not read as such a word says nothing."""
+        found = set()
+        for opening in openings:
+            with suppress(IntegrityError):
+                found |= {(opening.opener, dealer) for dealer in disputed_by(opening)}
+        return frozenset(found)
 
     def open_pieces(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> Iterator[IntVector]:
         """The exact integer sum, int32. Raises `IntegrityError` when openings are too few, or one is at fault."""
@@ -250,7 +260,7 @@ class ThresholdScheme(Scheme):
             raise IntegrityError(msg)
         roster = self._roster(public)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
-        start, multiplier = _start(aggregate, layout, roster), ring.multiplier(key)
+        start, multiplier = start_of(aggregate, layout, roster.shape), ring.multiplier(key)
         yield from each(layout.blocks, partial(open_block, aggregate.data, start, layout, seed, multiplier))
 
     def _key(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> tuple[ring.IntVector, dict[str, str]]:
@@ -261,21 +271,26 @@ class ThresholdScheme(Scheme):
             msg = f"the aggregate is made under public context {aggregate.context.hex()[:16]}, not {public.digest().hex()[:16]}"
             raise IntegrityError(msg)
         shares, faults = _shares(aggregate, openings, roster)
-        if len(shares) < roster.threshold:
-            wrong = "".join(f"; {name}: {reason}" for name, reason in faults.items())
+        if len(openings) < roster.threshold:
             msg = (
-                f"{len(shares)} of {len(roster.names)} holders released a share and {roster.threshold} are needed; "
-                f"the sum stays closed until more of them answer{wrong}"
+                f"{len(openings)} of {len(roster.names)} holders answered and {roster.threshold} are needed; "
+                f"the sum stays closed until more of them do{_told(faults)}"
             )
             raise IntegrityError(msg)
+        if len(shares) < roster.threshold:
+            msg = (
+                f"the sum stays closed: {len(openings)} of {len(roster.names)} holders answered, {len(shares)} with a share of it, and "
+                f"{roster.threshold} are needed{_told(faults)}"
+            )
+            raise ClosedSumError(msg)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
-        head = read_wire(aggregate.data, _start(aggregate, layout, roster), layout, 0)
+        head = read_wire(aggregate.data, start_of(aggregate, layout, roster.shape), layout, 0)
         key, unfit = sharing.fitting(shares, roster.threshold, len(roster.names) * ring.ETA, partial(opens, head, layout, seed))
         return key, faults | {roster.names[number - 1]: "the share does not fit those of the others" for number in unfit}
 
     def _roster(self, public: PublicContext) -> Roster:
         check_public(public, self.name)
-        return _parse_roster(public.data)
+        return parse_roster(public.data)
 
 
 def public_seed(binding: Binding, public: PublicContext) -> bytes:
@@ -295,42 +310,16 @@ def _layout(binding: Binding, roster: Roster) -> Layout:
     return Layout(packing(binding.bound, len(roster.names)), binding.parameters)
 
 
-@lru_cache(maxsize=8)
-def _parse_roster(data: bytes) -> Roster:
-    """Raises `IntegrityError` for anything but what `context` writes."""
-    try:
-        fields = json.loads(data)
-        roster = Roster(tuple(name for name, _ in fields["holders"]), tuple(bytes.fromhex(key) for _, key in fields["holders"]))
-        holders = dict(zip(roster.names, (PublicContext(ThresholdScheme.name, key) for key in roster.keys), strict=True))
-        again = ThresholdScheme().context(holders).data
-    except (ValueError, KeyError, TypeError, RecursionError):
-        again = b""
-    if again != data:
-        msg = "the public context is not a roster of key holders as this program writes it: it is damaged or of another version"
-        raise IntegrityError(msg)
-    return roster
+def _seed(binding: Binding, public: PublicContext, sender: str, envelopes: bytes) -> bytes:
+    return dealing.seed_of((binding.network, binding.run, binding.round, binding.opened, public.digest().hex(), sender), envelopes)
 
 
-# -------------------------------------------------------------------------------------------------------------- bodies
+def _same(known: Sequence[Ciphertext], others: Sequence[Ciphertext]) -> bool:
+    return len(known) == len(others) and all(one is other for one, other in zip(known, others, strict=True))
 
 
-def _start(ciphertext: Ciphertext, layout: Layout, roster: Roster) -> int:
-    """Where the part of a body that is added begins. Raises `IntegrityError` when the body is not that of a vector of this length."""
-    kind = bytes(ciphertext.data[:1])
-    start = 1 + (len(roster.names) * ENVELOPE_BYTES if kind == _SUBMISSION else 0)
-    if kind not in (_SUBMISSION, _SUM) or len(ciphertext.data) != start + layout.wire_bytes:
-        msg = f"the ciphertext is not {layout.coefficients} coefficients for {layout.parameters} parameters: damaged or another model's"
-        raise IntegrityError(msg)
-    return start
-
-
-def _envelope(ciphertext: Ciphertext, sender: str, place: int, roster: Roster) -> bytes:
-    """What a submission carries for holder number `place`."""
-    if ciphertext.count != 1 or bytes(ciphertext.data[:1]) != _SUBMISSION:
-        msg = f"what stands for {sender} is a sum and not its submission"
-        raise IntegrityError(msg)
-    start = 1 + place * ENVELOPE_BYTES
-    return bytes(ciphertext.data[start : start + ENVELOPE_BYTES])
+def _told(faults: Mapping[str, str]) -> str:
+    return "".join(f"; {name}: {reason}" for name, reason in faults.items())
 
 
 def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster, fewest: int) -> None:
@@ -364,7 +353,7 @@ def _shares(aggregate: Ciphertext, openings: Sequence[Opening], roster: Roster) 
                 msg = f"it is of aggregate {opening.aggregate.hex()[:16]}, not of {digest.hex()[:16]}"
                 raise IntegrityError(msg)
             check_count(aggregate, opening.sealed_sites)
-            shares[number] = sharing.share_from_bytes(opening.data)
+            shares[number] = released_share(opening)
         except IntegrityError as error:
             faults[opening.opener] = str(error)
     return shares, faults

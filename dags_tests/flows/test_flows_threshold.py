@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import pytest
 from cifer_tasks import tasks
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.encryption import sharing
+from cifer_tasks.encryption._bodies import released_bytes, released_share
 from cifer_tasks.encryption.scheme import PublicContext
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
@@ -63,8 +65,7 @@ def lying(release: Callable[..., Any], liar: str, number: int) -> Callable[..., 
         opening = release(self, submissions, opener, public, secret)
         if opener != liar or opening.binding.round != number:
             return opening
-        share = sharing.share_from_bytes(opening.data)
-        return replace(opening, data=sharing.share_bytes((share + np.arange(4096)) % sharing.FIELD))
+        return replace(opening, data=released_bytes((released_share(opening) + np.arange(4096)) % sharing.FIELD))
 
     return released
 
@@ -82,7 +83,7 @@ def test_a_run_survives_lost_keys_lying_holders_and_being_resumed(trainer: Any, 
 
     ref = trainer.open(settings_of(trainer, "threshold"))
     trouble = Trouble(trainer.home, ("south", "west"))
-    with pytest.raises(IntegrityError, match="2 of 4 holders released a share and 3 are needed"):
+    with pytest.raises(IntegrityError, match="2 of 4 holders answered and 3 are needed"):
         trainer.train(ref, [trouble])
     stopped = trainer.history(ref.run).rounds[0]
     assert stopped.status == "sealed" and [item.site for item in stopped.releases] == ["east", "north"]
@@ -211,3 +212,48 @@ def test_one_site_is_told_before_anything_starts(trainer: Any) -> None:
     path = trainer.write(data__files={"east": "east.csv"}, encryption__scheme="threshold", sites__minimum=1)
     said = trainer.cifer("run", path)
     assert said.code == 2 and "needs at least 2 sites, and the scenario has 1" in said.err
+
+
+def dealing_badly(dealer: str, victims: dict[int, set[str]]) -> Callable[..., bytes]:
+    """What seals shares at a site that gives some holders of some rounds a share that is none."""
+    seal = sharing.seal_share
+
+    def sealed(share: sharing.Share, address: sharing.Address, key: bytes) -> bytes:
+        off = address.sender == dealer and address.receiver in victims.get(address.round, ())
+        return seal((share + off) % sharing.FIELD, address, key)
+
+    return sealed
+
+
+def test_a_bad_dealer_is_named_costs_one_round_and_is_left_out(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """North cheats one holder: the round completes without that one's share. Two: the round has no step, says so, and the next ones are
+    without north. Others make every round again from a bundle, the closed one too."""
+    victims = {1: {"west"}, 2: {"east", "west"}, 3: {"east", "west"}}
+    monkeypatch.setattr(sharing, "seal_share", dealing_badly("north", victims))
+    ref = trainer.train_all(settings_of(trainer, "threshold", training__rounds=3, gate__margin=1.0))
+
+    first, second, third = trainer.history(ref.run).rounds
+    told = [(item.round, item.site, item.detail) for item in trainer.progress if isinstance(item, SiteFailed)]
+    assert told == [(1, "west", "west, round 1, release: it disputes what north dealt to it; the others open the sum without it")]
+    assert first.outcome.accepted and first.sealed_sites == SITES and len(first.releases) == 4
+    assert not second.outcome.accepted and second.outcome.candidate == second.base_model == third.base_model
+    assert second.outcome.reason == (
+        "the sum stays closed: 4 of 4 holders answered, 2 with a share of it, and 3 are needed; "
+        "east: it disputes what north dealt to it; west: it disputes what north dealt to it"
+    )
+    assert [(item.site, item.step, item.reason) for item in third.exclusions] == [
+        ("north", "disputed", "round 2 stayed closed: in dispute with east, west")
+    ]
+    assert third.outcome.accepted and third.sealed_sites == ("east", "south", "west") and len(third.releases) == 4
+
+    bundle = trainer.home.parent / "disputed.cifer"
+    assert trainer.cifer("export", "lab@1", "-o", bundle, "--with-artifacts").code == 0
+    genesis = trainer.home.parent / "genesis.json"
+    genesis.write_text(trainer.cifer("ledger", "genesis").out)
+    said = trainer.cifer("verify", bundle, "--genesis", genesis, "--replay", "--json")
+    replayed = json.loads(said.out)["replay"]["rounds"]
+    assert [(item["accepted"], item["opened"], bool(item["closed"])) for item in replayed] == [
+        (True, True, False),
+        (False, False, True),
+        (True, True, False),
+    ]

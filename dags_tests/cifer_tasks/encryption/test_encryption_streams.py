@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cifer_tasks import artifacts
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import Encryption
-from cifer_tasks.encryption import Binding, Ciphertext, Scheme, ring, scheme_for, sharing
+from cifer_tasks.encryption import Binding, Ciphertext, Scheme, ring, scheme_for
+from cifer_tasks.encryption.dealing import shape_of
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.encryption.vectors import PIECE, StoredVector, integers_from_bytes, integers_to_bytes, pieces
@@ -99,7 +100,7 @@ def test_a_ciphertext_in_pieces_is_the_one_in_memory() -> None:
         made.append(getattr(scheme, verb)(values, binding, public, "east"))
     whole, pieces_made = made[0].to_bytes(), list(made[1])
     envelope_start = 12 + int.from_bytes(whole[8:12], "little")
-    envelopes = slice(envelope_start, envelope_start + 1 + len(SITES) * sharing.ENVELOPE_BYTES)  # HPKE draws its own keys
+    envelopes = slice(envelope_start, envelope_start + 1 + shape_of(len(SITES)).total_bytes)  # HPKE draws its own keys
     streamed = b"".join(pieces_made)
     assert whole[: envelopes.start] == streamed[: envelopes.start] and whole[envelopes.stop :] == streamed[envelopes.stop :]
     assert max(map(len, pieces_made)) <= ring.wire_bytes(ring.BLOCK)

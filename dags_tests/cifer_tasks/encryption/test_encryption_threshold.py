@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.config import Encryption
-from cifer_tasks.encryption import Binding, Ciphertext, Opening, PublicContext, SecretContext, ring, scheme_for, sharing, threshold
+from cifer_tasks.encryption import Binding, Ciphertext, Opening, PublicContext, SecretContext, dealing, ring, scheme_for, sharing, threshold
 from cifer_tasks.encryption._blocks import CHECK_COEFFICIENTS
-from cifer_tasks.encryption.sharing import ENVELOPE_BYTES, FIELD
+from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share
+from cifer_tasks.encryption.dealing import shape_of
+from cifer_tasks.encryption.sharing import FIELD
 from cifer_tasks.encryption.threshold import ThresholdScheme, public_seed
-from cifer_tasks.errors import CiferError, IntegrityError, KeyMismatchError
+from cifer_tasks.errors import CiferError, ClosedSumError, IntegrityError, KeyMismatchError
 
 NETWORK, OPENED = "ab" * 32, "cd" * 32
 
@@ -94,7 +96,7 @@ def test_sums_are_exact_at_block_boundaries(blocks: int, edge: int) -> None:
     values = vectors(edge + 1, 3, parameters, 2**15 + 3)
     submissions = made.submissions(values)
     wire = submissions["site-00"].data
-    assert len(wire) == 1 + 3 * ENVELOPE_BYTES + blocks * ring.wire_bytes(ring.BLOCK) + (ring.wire_bytes(1) if edge > 0 else 0)
+    assert len(wire) == 1 + shape_of(3).total_bytes + blocks * ring.wire_bytes(ring.BLOCK) + (ring.wire_bytes(1) if edge > 0 else 0)
     assert np.array_equal(made.open(submissions, made.names), sum(values))
 
 
@@ -147,7 +149,7 @@ def test_both_backends_make_the_same_ciphertext(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(ring, "backend_for", lambda blocks, chosen=backend: chosen)
         scheme = ThresholdScheme(randomness=lambda size: b"\7" * size)
         value = vectors(1, 1, 5000, 2**15)[0]
-        bodies.add(bytes(scheme.encrypt(value, made.binding(5000), made.public, "site-00").data[1 + 2 * ENVELOPE_BYTES :]))
+        bodies.add(bytes(scheme.encrypt(value, made.binding(5000), made.public, "site-00").data[1 + shape_of(2).total_bytes :]))
     assert len(bodies) == 1
 
 
@@ -170,7 +172,7 @@ def check_fresh_keys(scheme: ThresholdScheme, numbers: Sequence[int]) -> None:
     value = np.zeros(50, dtype=np.int64)
     residues = []
     for number in numbers:
-        data = scheme.encrypt(value, made.binding(50, number=number), made.public, "site-00").data[1 + 2 * ENVELOPE_BYTES :]
+        data = scheme.encrypt(value, made.binding(50, number=number), made.public, "site-00").data[1 + shape_of(2).total_bytes :]
         coefficients = CHECK_COEFFICIENTS + 10
         residues.append(ring.from_wire(data, coefficients, "numpy")[0])
     difference = (residues[0] - residues[1]) % ring.PRIMES[0]
@@ -244,10 +246,10 @@ def test_a_release_is_a_function_of_the_shares_alone() -> None:
     submissions = made.submissions(vectors(1, 3, 20, 2**14))
     before = made.releases(submissions, ["site-01"])[0]
     changed = bytearray(submissions["site-00"].data)
-    changed[1 + 3 * ENVELOPE_BYTES] ^= 1
+    changed[1 + shape_of(3).total_bytes] ^= 1
     submissions["site-00"] = replace(submissions["site-00"], data=bytes(changed))
     after = made.releases(submissions, ["site-01"])[0]
-    assert before.data == after.data and before.aggregate != after.aggregate and len(before.data) == sharing.SHARE_BYTES
+    assert before.data == after.data and before.aggregate != after.aggregate and len(before.data) == 1 + 2 * 4096
 
 
 @pytest.mark.parametrize(("sites", "smallest"), [(2, 2), (3, 2), (4, 3), (7, 4)])
@@ -281,9 +283,9 @@ def test_a_wrong_share_is_named_and_the_others_open(kind: str, parameters: int) 
     values = vectors(2, 5, parameters, 2**15)
     submissions = made.submissions(values)
     aggregate, openings = made.add(submissions), made.releases(submissions, made.names)
-    share = sharing.share_from_bytes(openings[2].data)
+    share = released_share(openings[2])
     shift = {"noise": np.arange(4096), "small shift": np.ones(4096, dtype=np.int64)}.get(kind)
-    data = openings[1].data if shift is None else sharing.share_bytes((share + shift) % FIELD)
+    data = openings[1].data if shift is None else released_bytes((share + shift) % FIELD)
     openings[2] = replace(openings[2], data=data)
     assert made.scheme.faults(aggregate, openings, made.public) == {"site-02": "the share does not fit those of the others"}
     with pytest.raises(IntegrityError, match="the opening by site-02: the share does not fit"):
@@ -297,8 +299,8 @@ def test_with_no_share_to_spare_a_wrong_one_keeps_the_sum_closed() -> None:
     submissions = made.submissions(vectors(2, 4, 1, 2**15))
     aggregate, openings = made.add(submissions), made.releases(submissions, made.names[:3])
     weight = int(sharing._interpolate([1, 2, 3], 0)[0])
-    bent = (sharing.share_from_bytes(openings[0].data) + pow(weight, -1, FIELD)) % FIELD
-    openings[0] = replace(openings[0], data=sharing.share_bytes(bent))
+    bent = (released_share(openings[0]) + pow(weight, -1, FIELD)) % FIELD
+    openings[0] = replace(openings[0], data=released_bytes(bent))
     with pytest.raises(IntegrityError, match="no 3 of the 3 released shares open the sum"):
         made.scheme.open(aggregate, openings, made.public)
 
@@ -308,7 +310,7 @@ def test_too_few_releases_say_how_many_are_missing() -> None:
     made = group(4)
     submissions = made.submissions(vectors(2, 4, 5, 2**15))
     openings = made.releases(submissions, made.names[:2])
-    with pytest.raises(IntegrityError, match="2 of 4 holders released a share and 3 are needed"):
+    with pytest.raises(IntegrityError, match="2 of 4 holders answered and 3 are needed"):
         made.scheme.open(made.add(submissions), openings, made.public)
 
 
@@ -318,7 +320,12 @@ FAULTS: list[tuple[Callable[[Opening], Opening], str]] = [
     (lambda o: replace(o, aggregate=bytes(32)), "of aggregate 0000"),
     (lambda o: replace(o, sealed_sites=o.sealed_sites[:-1]), "the sealed set has 3"),
     (lambda o: replace(o, data=o.data[:-2]), "a share has 8192 bytes"),
-    (lambda o: replace(o, data=b"\xff" * 8192), "no element of the field"),
+    (lambda o: replace(o, data=b"\0" + b"\xff" * 8192), "no element of the field"),
+    (lambda o: replace(o, data=b"\2" + o.data[1:]), "neither a share nor a dispute"),
+    (lambda o: replace(o, data=dispute_bytes(["site-01"])), "it disputes what site-01 dealt to it"),
+    (lambda o: replace(o, data=dispute_bytes(["mallory"])), "not a part of the 4 sealed sites"),
+    (lambda o: replace(o, data=dispute_bytes([])), "not a part of the 4 sealed sites"),
+    (lambda o: replace(o, data=dispute_bytes(["site-01", "site-00"])), "not a part of the 4 sealed sites"),
 ]
 
 
@@ -352,31 +359,72 @@ def test_strangers_and_second_openings_are_refused() -> None:
 
 
 def test_envelopes_of_another_round_or_receiver_do_not_open() -> None:
-    """Envelopes moved between rounds, senders or places are refused, and the sealed site they came with is named."""
+    """Envelopes moved between rounds, senders or places are no share, and the sealed site they came with is disputed."""
     made = group(3)
     submissions, older = (made.submissions(vectors(1, 3, 5, 2**14), number=number) for number in (2, 1))
-    honest = submissions["site-01"].data
-    part = slice(1, 1 + 3 * ENVELOPE_BYTES)
-    swapped = (
-        honest[1 + ENVELOPE_BYTES : 1 + 2 * ENVELOPE_BYTES] + honest[1 : 1 + ENVELOPE_BYTES] + honest[1 + 2 * ENVELOPE_BYTES : part.stop]
-    )
-    for envelopes in (older["site-01"].data[part], submissions["site-00"].data[part], swapped):
-        submissions["site-01"] = replace(submissions["site-01"], data=honest[:1] + envelopes + honest[part.stop :])
-        with pytest.raises(IntegrityError, match="the share that site-01 dealt to site-00 for round 2 does not open"):
-            made.releases(submissions, ["site-00"])
+    honest, size, end = submissions["site-01"].data, shape_of(3).envelope_bytes, 1 + shape_of(3).total_bytes
+    swapped = honest[1 + size : 1 + 2 * size] + honest[1 : 1 + size] + honest[1 + 2 * size : end]
+    for envelopes in (older["site-01"].data[1:end], submissions["site-00"].data[1:end], swapped):
+        submissions["site-01"] = replace(submissions["site-01"], data=honest[:1] + envelopes + honest[end:])
+        (opening,) = made.releases(submissions, ["site-00"])
+        assert made.scheme.disputes([opening]) == {("site-00", "site-01")}
 
 
-def test_one_bad_envelope_stops_only_its_receiver() -> None:
-    """A dealer who spoils one holder's envelope is named there, and the others still open the sum, with its update in it."""
+def spoiling(monkeypatch: pytest.MonkeyPatch, dealer: str, victims: Sequence[str]) -> None:
+    """A dealer that gives some holders a share that is off its polynomials by one, and is honest otherwise."""
+    seal = sharing.seal_share
+
+    def sealed(share: sharing.Share, address: sharing.Address, key: bytes) -> bytes:
+        off = address.sender == dealer and address.receiver in victims
+        return seal((share + off) % FIELD, address, key)
+
+    monkeypatch.setattr(sharing, "seal_share", sealed)
+
+
+def check_bad_dealing_is_named(victims: int, sites: int = 5) -> None:
+    """Who got a bad share says of whom, once and instead of a share; t others open the sum, its dealer's update in it, and fewer do not."""
+    made = group(sites)
+    values = vectors(1, sites, 5, 2**14)
+    with pytest.MonkeyPatch.context() as patch:
+        spoiling(patch, "site-03", made.names[:victims])
+        submissions = made.submissions(values)
+    aggregate, openings = made.add(submissions), made.releases(submissions, made.names)
+    assert made.scheme.disputes(openings) == {(name, "site-03") for name in made.names[:victims]}
+    spare = sites - sharing.threshold_of(sites)
+    if victims > spare:
+        with pytest.raises(ClosedSumError, match=r"the sum stays closed: .* site-00: it disputes what site-03 dealt to it"):
+            made.scheme.faults(aggregate, openings, made.public)
+    else:
+        assert made.scheme.faults(aggregate, openings, made.public) == {
+            name: "it disputes what site-03 dealt to it" for name in made.names[:victims]
+        }
+        assert np.array_equal(made.scheme.open(aggregate, openings[victims:], made.public), sum(values))
+
+
+@pytest.mark.parametrize("victims", [1, 2, 3])
+def test_a_bad_dealing_is_named_by_whom_it_was_dealt_to(victims: int) -> None:
+    """With one spare holder of five; from the second victim on the sum stays closed, and all of them name the dealer."""
+    check_bad_dealing_is_named(victims)
+
+
+def test_a_holder_that_does_not_look_leaves_the_dealer_unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant that releases whatever it was dealt fails the check above."""
+    monkeypatch.setattr(dealing, "belongs", lambda *given: True)
+    with pytest.raises(AssertionError):
+        check_bad_dealing_is_named(1)
+
+
+def test_a_key_that_is_not_the_one_dealt_keeps_the_sum_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every share fits and nothing opens: closed, and not opened to anything else; nobody is named."""
     made = group(4)
-    values = vectors(1, 4, 5, 2**14)
-    submissions = made.submissions(values)
-    data = bytearray(submissions["site-03"].data)
-    data[100] ^= 1
-    submissions["site-03"] = replace(submissions["site-03"], data=bytes(data))
-    with pytest.raises(IntegrityError, match="the share that site-03 dealt to site-00"):
-        made.releases(submissions, ["site-00"])
-    assert np.array_equal(made.open(submissions, made.names[1:]), sum(values))
+    with monkeypatch.context() as patch:
+        deal = dealing.dealing
+        patch.setattr(dealing, "dealing", lambda secret, *given: deal(-secret, *given))
+        submissions = made.submissions(vectors(1, 4, 5, 2**14))
+    openings = made.releases(submissions, made.names)
+    assert made.scheme.disputes(openings) == frozenset()
+    with pytest.raises(ClosedSumError, match="or a site of the set encrypted under another key than it dealt"):
+        made.scheme.faults(made.add(submissions), openings, made.public)
 
 
 def test_ciphertexts_are_refused_where_they_do_not_belong() -> None:
@@ -442,7 +490,7 @@ def test_rosters_are_canonical_and_have_at_least_two_sites() -> None:
     with pytest.raises(ValueError, match="has 31 bytes"):
         scheme.context({**keys, "c": PublicContext("threshold", bytes(31))})
     good = json.loads(scheme.context(keys).data)
-    for changed in ({**good, "version": 2}, {**good, "ring": "x"}, {**good, "holders": good["holders"][::-1]}, {**good, "more": 1}, []):
+    for changed in ({**good, "version": 1}, {**good, "ring": "x"}, {**good, "holders": good["holders"][::-1]}, {**good, "more": 1}, []):
         data = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
         with pytest.raises(IntegrityError, match="not a roster"):
             scheme.openers(["a"], PublicContext("threshold", data))
@@ -464,7 +512,7 @@ def test_every_submission_reads_as_noise() -> None:
     """Coefficients of an encryption of zeros are spread over the whole modulus, check coefficients included: no value shows."""
     made = group(2)
     data = made.scheme.encrypt(np.zeros(5000, dtype=np.int64), made.binding(5000), made.public, "site-00").data
-    first, second = ring.from_wire(data[1 + 2 * ENVELOPE_BYTES :], CHECK_COEFFICIENTS + 1000, "numpy")
+    first, second = ring.from_wire(data[1 + shape_of(2).total_bytes :], CHECK_COEFFICIENTS + 1000, "numpy")
     for residues, prime in ((first, ring.PRIMES[0]), (second, ring.PRIMES[1])):
         assert abs(residues.mean() / prime - 0.5) < 6 / (12 * residues.size) ** 0.5
         assert len(np.unique(residues)) == residues.size
