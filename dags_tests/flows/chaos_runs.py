@@ -6,7 +6,8 @@ A place is one of the events of a training, in the order in which they happen: a
 sent, a validator writes a block, a file is flushed, renamed or linked. An undisturbed run of every scheme lists them and says what the
 end has to be. Each run then draws one or two kinds of place, and which of that kind, is killed there with SIGKILL, and goes on in a new
 process until it is done. A run depends on its number and the seed alone, so a long series may be run in parts.
-Every process is forked from this one, which has imported everything and started nothing but the Prefect server.
+Every process is forked from this one, which has imported everything and started nothing but the Prefect server; every run begins with
+an MLflow database that is there and empty.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -160,13 +162,29 @@ class Chaos:
             self._expected[scheme] = _ending(folder), json.loads((folder / "events").read_text())
         return self._expected[scheme]
 
+    def _empty(self) -> Path:
+        """A folder with an MLflow database of no runs: to make one takes as long as a training here."""
+        folder = self.root / "empty"
+        if not folder.exists():
+            folder.mkdir()
+            if _fork(lambda: _connect(folder), folder) != 0:
+                raise AssertionError(_said(folder))
+        return folder
+
     def _begin(self, name: str, scheme: str) -> Path:
         folder = self.root / name
         folder.mkdir()
+        shutil.copytree(self._empty() / "mlruns", folder / "mlruns")
         _tables(folder)
         if _fork(lambda: _create(folder, scheme), folder) != 0:
             raise AssertionError(_said(folder))
         return folder
+
+
+def _connect(folder: Path) -> None:
+    from cifer_tasks.tracking._store import connect
+
+    connect(folder)
 
 
 def _kind(folder: Path) -> str:
@@ -277,6 +295,9 @@ def main() -> int:
         os.environ["CIFER_HOME"] = str(Path(root) / "server")
         import great_expectations  # noqa: F401 - imported once, here, and not in every process
         import mlflow.pytorch  # noqa: F401
+        from mlflow.utils.requirements_utils import _init_modules_to_packages_map
+
+        _init_modules_to_packages_map()  # a walk through everything installed, which MLflow makes once in a process
 
         import flows.training
         from flows.launch import engine
