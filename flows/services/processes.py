@@ -54,21 +54,23 @@ class Identity:
 
 
 def stop(identities: Iterable[Identity], grace_seconds: float) -> tuple[Identity, ...]:
-    """SIGTERM, then SIGKILL for those still there after `grace_seconds`, to each process and what it started.
+    """SIGTERM to each process, which is to stop what it started; SIGKILL to those of either still there after `grace_seconds`.
 
     Returns those that are there even so: owned by somebody else, or stuck in the kernel.
     """
     import psutil
 
     wanted = tuple(identities)
-    processes: list[psutil.Process] = []
+    asked: list[psutil.Process] = []
+    started: list[psutil.Process] = []
     for identity in wanted:
         with suppress(psutil.NoSuchProcess):
             if identity.alive():
                 process = psutil.Process(identity.pid)
-                processes += [process, *process.children(recursive=True)]
-    _signal(processes, signal.SIGTERM)
-    _, left = psutil.wait_procs(processes, timeout=grace_seconds)
+                started += process.children(recursive=True)
+                asked.append(process)
+    _signal(asked, signal.SIGTERM)
+    _, left = psutil.wait_procs([*asked, *started], timeout=grace_seconds)
     _signal(left, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
     return tuple(identity for identity in wanted if identity.alive())

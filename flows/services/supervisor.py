@@ -117,10 +117,10 @@ class Supervisor:
         item.start_at = now + delay_before(item.failures)
 
     def _start(self, item: _Watched, now: float) -> None:
-        port = int(item.listening.getsockname()[1])
+        ports = {other.kind.name: other.known().port for other in self.watched}
         folder = services_folder(self.home)
         with (folder / f"{item.kind.name}.log").open("ab") as log:
-            settings = environment(item.kind, self.home, self.project, port)
+            settings = environment(item.kind, self.home, self.project, ports)
             item.process = start_child(item.kind, item.listening, settings, folder, log)
         item.identity = Identity.of(item.process.pid)
         item.since = datetime.now(UTC).isoformat(timespec="seconds")
