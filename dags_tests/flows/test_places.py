@@ -24,6 +24,8 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.services import DEFAULT_PORTS
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CIFER = [sys.executable, "-m", "flows.cli"]
@@ -153,8 +155,8 @@ class Production:
 
     def here(self, line: str) -> str:
         """The coordinator's line with ports that are free, and few rounds."""
-        prefect, mlflow, artifacts, first = self.ports[:4]
-        line = line.replace("cifer up", f"cifer up --prefect-port {prefect} --mlflow-port {mlflow} --artifacts-port {artifacts}")
+        first, services = self.ports[0], zip(DEFAULT_PORTS, self.ports[8:], strict=True)
+        line = line.replace("cifer up", " ".join(["cifer up", *(f"--{name}-port {port}" for name, port in services)]))
         line = line.replace("--validators 4", f"--validators 4 --port {first}")
         return line.replace("--set execution=sites", f"--set execution=sites --set training.rounds={ROUNDS}")
 
@@ -202,7 +204,7 @@ def production(tables: Path) -> Iterator[Production]:
     root = Path(tempfile.mkdtemp(prefix="cifer-places-"))
     root.chmod(0o755)
     (root / "spare").mkdir()
-    made = Production(root, users_apart(root / "spare"), free_ports(11))
+    made = Production(root, users_apart(root / "spare"), free_ports(8 + len(DEFAULT_PORTS)))
     try:
         follow(made, tables)
         yield made
@@ -220,7 +222,7 @@ def follow(made: Production, tables: Path) -> None:
         if made.apart and who in SITES:
             os.chown(made.folder(who), SITES[who], SITES[who])
     for line in founding:
-        made.do("coordinator", made.here(line).replace("invite", f"invite --prefect http://127.0.0.1:{made.ports[0]}"))
+        made.do("coordinator", made.here(line).replace("invite", f"invite --prefect http://127.0.0.1:{made.ports[8]}"))
     with (coordinator / "study" / "model.py").open("a") as model:
         model.write(HELD)
     for site, user in SITES.items():
@@ -266,7 +268,7 @@ def history(production: Production) -> Any:
 
 
 def test_a_killed_site_comes_back_and_one_that_leaves_is_not_asked_again(production: Production, history: Any) -> None:
-    """SIGKILL while a site trains: started again it takes the same round up. A site that leaves meanwhile is in that round, and in no other;
+    """SIGKILL while a site trains: started again it takes the same round up. A site that leaves meanwhile is in that round and in no other;
     its process stays and is told nothing more.
     """
     assert (production.folder("north") / "held").exists()

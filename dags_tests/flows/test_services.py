@@ -25,9 +25,8 @@ from flows import services
 from flows.services import control
 from flows.services.child import ContentSecurityPolicy
 from flows.services.kinds import HOST, KINDS
-from flows.services.processes import Identity, healthy, listen, reserve, stop
+from flows.services.processes import LONGEST_DELAY_SECONDS, Identity, delay_before, healthy, listen, reserve, stop
 from flows.services.state import Started, State, read_state, services_folder, write_state
-from flows.services.supervisor import LONGEST_DELAY_SECONDS, delay_before
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 300

@@ -19,7 +19,14 @@ from typing import IO, Final
 from cifer_tasks.errors import UsageError
 from flows.services.kinds import HOST, Kind
 
+FIRST_DELAY_SECONDS: Final = 0.5
+LONGEST_DELAY_SECONDS: Final = 30.0
 _START_TOLERANCE_SECONDS: Final = 1.0
+
+
+def delay_before(restart: int) -> float:
+    """Seconds to wait before restart number 1, 2, ...: doubling, up to half a minute."""
+    return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(restart - 1, 16))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,20 +22,13 @@ from typing import Final
 
 from cifer_tasks import logs
 from flows.services.kinds import KINDS, Kind, environment
-from flows.services.processes import Identity, start_child, stop
+from flows.services.processes import Identity, delay_before, start_child, stop
 from flows.services.state import Started, State, services_folder, write_state
 
 _logger = logging.getLogger("cifer.services")
 
-FIRST_DELAY_SECONDS: Final = 0.5
-LONGEST_DELAY_SECONDS: Final = 30.0
 STABLE_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 8.0
-
-
-def delay_before(restart: int) -> float:
-    """Seconds to wait before restart number 1, 2, ...: doubling, up to half a minute."""
-    return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(restart - 1, 16))
 
 
 @dataclass(slots=True)
