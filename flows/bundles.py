@@ -74,14 +74,16 @@ def export_bundle(reference: str, output: Path, *, with_artifacts: bool = False,
 
 
 def _sources(named: Mapping[bytes, str], run: str) -> dict[bytes, tuple[int, Callable[[], bytes]]]:
-    """Where each artifact comes from, with its size, in ascending order of digest."""
-    from cifer_tasks.artifacts import ArtifactStore
-    from cifer_tasks.workspace import home_folder
+    """Where each artifact comes from, with its size, in ascending order of digest: the run's own store, wherever that is."""
+    from cifer_tasks.records import RunRef
+    from cifer_tasks.workspace import Workspace, home_folder
 
-    store, found = ArtifactStore(home_folder() / "artifacts"), {}
+    home = home_folder()
+    settings = {digest: _settings(home / "runs" / run / "settings.json", digest) for digest, kind in named.items() if kind == "settings"}
+    store, found = Workspace(RunRef(str(home), run)).store, {}
     for digest, kind in sorted(named.items()):
         if kind == "settings":
-            content = _settings(home_folder() / "runs" / run / "settings.json", digest)
+            content = settings[digest]
             found[digest] = (len(content), _always(content))
         else:
             ref = store.find(kind, digest.hex())  # type: ignore[arg-type]

@@ -1,4 +1,7 @@
-"""Trainings by schedule: `cifer deploy` makes a Prefect deployment whose parameters are the settings, and runs what is due."""
+"""Trainings by schedule: `cifer deploy` makes a Prefect deployment whose parameters are the settings.
+
+`cifer up` runs what is due (`flows.schedules`): deployments are the Prefect server's, so they outlast it.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from cifer_tasks.errors import UsageError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import create_run
 from flows.documents import Report
-from flows.launch import QUIET, engine, preflight, train
+from flows.launch import engine, preflight, train
+from flows.schedules import POOL, open_pool
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
-    from prefect.runner import Runner
 
 LONGEST_APPROVAL_SECONDS: Final = 30 * 24 * 3600
 FLOW_NAME: Final = "scheduled-training"
@@ -84,7 +87,12 @@ def deployment(name: str, cron: str | None, settings: Settings, base: Path, home
     try:
         made: RunnerDeployment = asyncio.run(
             scheduled_training.ato_deployment(
-                name, cron=cron, parameters=parameters, description=description, entrypoint_type=EntrypointType.MODULE_PATH
+                name,
+                cron=cron,
+                parameters=parameters,
+                description=description,
+                entrypoint_type=EntrypointType.MODULE_PATH,
+                work_pool_name=POOL,
             )
         )
     except ValueError:
@@ -93,22 +101,38 @@ def deployment(name: str, cron: str | None, settings: Settings, base: Path, home
     return made
 
 
-def serve(made: RunnerDeployment, told: str) -> None:
-    """Register the deployment with the server that this process uses and run what is due, one run at a time, until interrupted.
+def register(made: RunnerDeployment, told: str) -> UUID:
+    """Have the server that this process uses know the deployment, in place of an earlier one of its name; how it is known there.
 
-    told: the http(s) address that the server tells of runs that failed, "" for none.
+    told: the http(s) address that the server tells of runs that failed, "" for none. Raises `FailureError`.
     """
-    from prefect.runner import Runner
-
-    os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})  # for the processes in which the runs run
-    runner = Runner(name=made.name, limit=1, pause_on_shutdown=True)
-    asyncio.run(_serve(runner, made, told))
+    return asyncio.run(_register(made, told))
 
 
-async def _serve(runner: Runner, made: RunnerDeployment, told: str) -> None:
-    identity = await runner.aadd_deployment(made)
+async def _register(made: RunnerDeployment, told: str) -> UUID:
+    await open_pool()
+    identity: UUID = await made.aapply()
     await tell_of_failures(identity, made.name, told)
-    await runner.start()
+    return identity
+
+
+def withdraw(name: str) -> None:
+    """Forget a deployment and the runs that nobody began yet. Raises `UsageError` when the server knows none of this name."""
+    asyncio.run(_withdraw(name))
+
+
+async def _withdraw(name: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            found = await client.read_deployment_by_name(f"{FLOW_NAME}/{name}")
+        except ObjectNotFound:
+            msg = f"there is no deployment {name!r}; `cifer deployments` lists them"
+            raise UsageError(msg) from None
+        await tell_of_failures(found.id, name, "")
+        await client.delete_deployment(found.id)
 
 
 async def tell_of_failures(deployment: UUID, name: str, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -16,6 +17,7 @@ from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.config import parse
 from cifer_tasks.errors import ConfigError, IntegrityError, StorageError, UsageError
 from cifer_tasks.shelves import address_of, sha256_of
+from cifer_tasks.workspace import StepStarted
 
 SECRET = "planted-secret-88e1"
 BUCKET = "cifer-tests"
@@ -36,6 +38,45 @@ def bucket() -> Iterator[object]:
         client.create_bucket(Bucket=BUCKET)
         yield client
     server.stop()
+
+
+class PowerCut(BaseException):
+    """The process ends here: not an `Exception`, so that nothing on the way treats it as a step that raised."""
+
+
+def test_a_training_whose_artifacts_are_in_a_bucket(trainer: Any, bucket: Any, tmp_path: Path) -> None:
+    """Cut short in round 2 and taken up again, it ends in the model that plain updates in a local folder give; its bundle, read from the
+    bucket, verifies and replays; with one object of the bucket replaced, nothing is exported.
+    """
+    local = trainer.history(trainer.run(baselines=False).run)
+    settings = trainer.settings(encryption__scheme="threshold", baselines=False, artifacts=f"s3://{BUCKET}/training")
+    ref = trainer.open(settings)
+    before = {path.name for path in (trainer.home / "artifacts").rglob("*")}
+
+    def cut(progress: Any) -> None:
+        if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("aggregate", 2):
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        trainer.train(ref, [cut])
+    resumed = trainer.cifer("run", "--resume", ref.run)
+    assert resumed.code == 0, resumed
+    found = trainer.history(ref.run)
+    assert (found.status, found.current_model) == ("completed", local.current_model)
+    assert {path.name for path in (trainer.home / "artifacts").rglob("*")} == before
+    keys = [item["Key"] for item in bucket.list_objects_v2(Bucket=BUCKET, Prefix="training/")["Contents"]]
+    assert {f"training/{address_of(item.ciphertext.hex())}" for each in found.rounds for item in each.submissions} <= set(keys)
+
+    (tmp_path / "genesis.json").write_text(trainer.cifer("ledger", "genesis").out)
+    export = ("export", "lab@champion", "--with-artifacts", "-o")
+    assert trainer.cifer(*export, tmp_path / "lab.cifer").code == 0
+    replayed = trainer.cifer("verify", tmp_path / "lab.cifer", "--genesis", tmp_path / "genesis.json", "--replay")
+    assert replayed.code == 0 and found.current_model.hex() in replayed.out, replayed
+
+    key = f"training/{address_of(found.rounds[1].submissions[0].ciphertext.hex())}"
+    bucket.put_object(Bucket=BUCKET, Key=key, Body=b"what a host put instead")
+    refused = trainer.cifer(*export, tmp_path / "damaged.cifer")
+    assert refused.code == 1 and "damaged" in refused.err and not (tmp_path / "damaged.cifer").exists(), refused
 
 
 @pytest.fixture(params=["s3", "memory", "file"])

@@ -1,12 +1,13 @@
 """Runs that are killed at random places and taken up again: nothing acknowledged is lost, nothing is done twice, the model is the same.
 
-    python dags_tests/flows/chaos_runs.py --runs 200 [--seed 3] [--scheme threshold]
+    python dags_tests/flows/chaos_runs.py --runs 200 [--seed 3] [--scheme threshold] [--first 71]
 
 A place is one of the events of a training, in the order in which they happen: a step begins; just before and just after a transaction is
 sent, a validator writes a block, a file is flushed, renamed or linked. An undisturbed run of every scheme lists them and says what the
 end has to be. Each run then draws one or two kinds of place, and which of that kind, is killed there with SIGKILL, and goes on in a new
-process until it is done.
-Every process is forked from this one, which has imported everything and started nothing but the Prefect server.
+process until it is done. A run depends on its number and the seed alone, so a long series may be run in parts.
+Every process is forked from this one, which has imported everything and started nothing but the Prefect server; every run begins with
+an MLflow database that is there and empty.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -160,13 +162,29 @@ class Chaos:
             self._expected[scheme] = _ending(folder), json.loads((folder / "events").read_text())
         return self._expected[scheme]
 
+    def _empty(self) -> Path:
+        """A folder with an MLflow database of no runs: to make one takes as long as a training here."""
+        folder = self.root / "empty"
+        if not folder.exists():
+            folder.mkdir()
+            if _fork(lambda: _connect(folder), folder) != 0:
+                raise AssertionError(_said(folder))
+        return folder
+
     def _begin(self, name: str, scheme: str) -> Path:
         folder = self.root / name
         folder.mkdir()
+        shutil.copytree(self._empty() / "mlruns", folder / "mlruns")
         _tables(folder)
         if _fork(lambda: _create(folder, scheme), folder) != 0:
             raise AssertionError(_said(folder))
         return folder
+
+
+def _connect(folder: Path) -> None:
+    from cifer_tasks.tracking._store import connect
+
+    connect(folder)
 
 
 def _kind(folder: Path) -> str:
@@ -268,6 +286,7 @@ def main() -> int:
     """The command: 0 when every run ended as the undisturbed one."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=PLACES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1, help="number of the first run, the last is --runs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scheme", choices=SCHEMES, help="of all runs; else they take turns")
     given = parser.parse_args()
@@ -276,6 +295,9 @@ def main() -> int:
         os.environ["CIFER_HOME"] = str(Path(root) / "server")
         import great_expectations  # noqa: F401 - imported once, here, and not in every process
         import mlflow.pytorch  # noqa: F401
+        from mlflow.utils.requirements_utils import _init_modules_to_packages_map
+
+        _init_modules_to_packages_map()  # a walk through everything installed, which MLflow makes once in a process
 
         import flows.training
         from flows.launch import engine
@@ -285,12 +307,12 @@ def main() -> int:
             from flows.launch import _engines
 
             _engines[-1]()
-            return _all(Chaos(Path(root), given.seed), given.runs, given.scheme)
+            return _all(Chaos(Path(root), given.seed), range(given.first, given.runs + 1), given.scheme)
 
 
-def _all(chaos: Chaos, runs: int, scheme: str | None) -> int:
+def _all(chaos: Chaos, numbers: range, scheme: str | None) -> int:
     began, failed, killed = time.monotonic(), 0, 0
-    for number in range(1, runs + 1):
+    for number in numbers:
         chosen = scheme or SCHEMES[number % len(SCHEMES)]
         where, faults = chaos.run(number, chosen)
         failed, killed = failed + bool(faults), killed + (" of " in where)
@@ -302,8 +324,8 @@ def _all(chaos: Chaos, runs: int, scheme: str | None) -> int:
         sys.stdout.write(f"{count:>5} x {place}\n")
     seconds = time.monotonic() - began
     sys.stdout.write(
-        f"{runs} runs, {killed} of them killed, {sum(chaos.places.values())} kills at {len(chaos.places)} places; "
-        f"{runs - failed} ended as the undisturbed run, {failed} did not; seed {chaos.seed}; {seconds:.0f} s\n"
+        f"{len(numbers)} runs, {killed} of them killed, {sum(chaos.places.values())} kills at {len(chaos.places)} places; "
+        f"{len(numbers) - failed} ended as the undisturbed run, {failed} did not; seed {chaos.seed}; {seconds:.0f} s\n"
     )
     return 1 if failed else 0
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.exceptions import ObjectNotFound
 
 from cifer_tasks.config import Settings
-from cifer_tasks.errors import UsageError
+from cifer_tasks.errors import FailureError, UsageError
 from cifer_tasks.records import ArtifactRef, Awaiting, Committed, RegisteredModel
-from flows import deployments
+from flows import deployments, schedules
 from flows.services.kinds import KINDS, environment, url_of
 from flows.services.processes import healthy, listen, start_child
 
@@ -60,8 +65,8 @@ def test_a_schedule_that_is_none_is_named(lab: Any, cron: str) -> None:
 
 
 def test_without_a_server_the_command_says_what_to_start(lab: Any) -> None:
-    """Both commands need `cifer up` and say so, exit 1."""
-    for arguments in (["deployments"], ["deploy", lab.write(), "--cron", "0 2 * * *"]):
+    """Every command on deployments needs `cifer up` and says so, exit 1."""
+    for arguments in (["deployments"], ["deploy", lab.write(), "--cron", "0 2 * * *"], ["undeploy", "nightly"]):
         spoken = lab.cifer(*arguments)
         assert spoken.code == 1 and spoken.lines == [
             "cifer: schedules need the Prefect server, and it does not run; start it with: cifer up"
@@ -109,7 +114,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     kind = KINDS["prefect"]
     with listen(0) as listening, (home / "log").open("wb") as log:
         port = int(listening.getsockname()[1])
-        process = start_child(kind, listening, environment(kind, home, home, port), home, log)
+        process = start_child(kind, listening, environment(kind, home, home, {"prefect": port}), home, log)
     try:
         deadline = time.monotonic() + 300
         while not healthy(kind, port):
@@ -119,6 +124,109 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_deployment_is_registered_once_and_withdrawn(server: None, made: Any) -> None:
+    """Registered twice it is one, in the pool that `cifer up` serves, with its schedule; withdrawn it is gone, and its name unknown."""
+    from prefect.client.orchestration import get_client
+
+    assert deployments.register(made, "") == deployments.register(made, "")
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(f"{deployments.FLOW_NAME}/nightly")
+        assert (found.work_pool_name, found.parameters["settings"]) == (schedules.POOL, made.parameters["settings"])
+    row = {"name": "nightly", "schedules": ["0 2 * * *"], "paused": False, "last_run": "never run"}
+    assert deployments.deployments_report().document == [row]
+    deployments.withdraw("nightly")
+    assert deployments.deployments_report().document == []
+    with pytest.raises(UsageError, match="there is no deployment 'nightly'; `cifer deployments` lists them"):
+        deployments.withdraw("nightly")
+
+
+def test_a_pool_of_another_kind_is_named(server: None) -> None:
+    """A work pool of our name that somebody made for containers is left as it is, and the command that deletes it is named."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with get_client(sync_client=True) as client:
+        with contextlib.suppress(ObjectNotFound):
+            client.delete_work_pool(schedules.POOL)
+        client.create_work_pool(WorkPoolCreate(name=schedules.POOL, type="docker"))
+        with pytest.raises(FailureError, match=r"a work pool 'cifer' of type 'docker'; delete it: prefect work-pool delete cifer"):
+            asyncio.run(schedules.open_pool())
+        client.delete_work_pool(schedules.POOL)
+
+
+def test_what_an_earlier_worker_left_is_taken_over(server: None, made: Any) -> None:
+    """Begun runs are scheduled again, one that was being cancelled is cancelled, one that waits for a person waits on; missed ones follow
+    `missed`.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling, Pending, Running, Suspended
+
+    identity = deployments.register(made, "")
+    with get_client(sync_client=True) as client:
+        left = {}
+        begun: list[Any] = [Pending(), Running(), Cancelling(), Suspended()]
+        for state in begun:
+            left[state.name] = client.create_flow_run_from_deployment(identity).id
+            client.set_flow_run_state(left[state.name], state, force=True)
+        asyncio.run(schedules.take_over())
+        found = {name: getattr(client.read_flow_run(run).state, "name", "") for name, run in left.items()}
+    assert found == {"Pending": "Scheduled", "Running": "Scheduled", "Cancelling": "Cancelled", "Suspended": "Suspended"}
+    deployments.withdraw("nightly")
+
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+HOURS = st.integers(-100, 100).map(lambda hours: NOW + timedelta(hours=hours))
+PLANNED = st.builds(
+    lambda deployment, when, auto, count: SimpleNamespace(
+        deployment_id=deployment, expected_start_time=when, auto_scheduled=auto, run_count=count
+    ),
+    st.sampled_from("ab"),
+    HOURS,
+    st.booleans(),
+    st.sampled_from([0, 0, 1]),
+)
+
+
+def forgoes_everything_missed(scheduled: Sequence[Any], now: datetime) -> list[Any]:
+    """A mutant: what was missed is never made up for."""
+    return [run for run in scheduled if run.auto_scheduled and not run.run_count and run.expected_start_time <= now]
+
+
+def makes_up_for_all(scheduled: Sequence[Any], now: datetime) -> list[Any]:
+    """A mutant: seven nights without a server are followed by seven trainings."""
+    return []
+
+
+def kept_as_promised(choose: Callable[..., list[Any]], runs: list[Any]) -> bool:
+    """Nothing is forgone that a person started, that began or that is not due; of the rest each deployment keeps one of the latest."""
+    forgone = choose(sorted(runs, key=lambda run: run.expected_start_time), NOW)
+    overdue = [run for run in runs if run.auto_scheduled and not run.run_count and run.expected_start_time <= NOW]
+    if any(run not in overdue for run in forgone):
+        return False
+    for name in {run.deployment_id for run in overdue}:
+        mine = [run for run in overdue if run.deployment_id == name]
+        kept = [run for run in mine if not any(run is other for other in forgone)]
+        if len(kept) != 1 or kept[0].expected_start_time != max(run.expected_start_time for run in mine):
+            return False
+    return True
+
+
+@given(runs=st.lists(PLANNED, max_size=12))
+def test_of_missed_runs_the_latest_is_made_up_for(runs: list[Any]) -> None:
+    """Whatever was scheduled, the rule keeps its promise."""
+    assert kept_as_promised(schedules.missed, runs)
+
+
+@pytest.mark.parametrize("mutant", [forgoes_everything_missed, makes_up_for_all])
+def test_another_rule_for_missed_runs_is_noticed(mutant: Callable[..., list[Any]]) -> None:
+    """The promise is broken by rules that make up for nothing or for everything."""
+    two = [
+        SimpleNamespace(deployment_id="a", expected_start_time=NOW - timedelta(days=days), auto_scheduled=True, run_count=0)
+        for days in (1, 2)
+    ]
+    assert kept_as_promised(schedules.missed, two) and not kept_as_promised(mutant, two)
 
 
 @pytest.fixture

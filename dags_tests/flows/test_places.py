@@ -24,6 +24,8 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.services import DEFAULT_PORTS
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CIFER = [sys.executable, "-m", "flows.cli"]
@@ -153,8 +155,8 @@ class Production:
 
     def here(self, line: str) -> str:
         """The coordinator's line with ports that are free, and few rounds."""
-        prefect, mlflow, artifacts, first = self.ports[:4]
-        line = line.replace("cifer up", f"cifer up --prefect-port {prefect} --mlflow-port {mlflow} --artifacts-port {artifacts}")
+        first, services = self.ports[0], zip(DEFAULT_PORTS, self.ports[8:], strict=True)
+        line = line.replace("cifer up", " ".join(["cifer up", *(f"--{name}-port {port}" for name, port in services)]))
         line = line.replace("--validators 4", f"--validators 4 --port {first}")
         return line.replace("--set execution=sites", f"--set execution=sites --set training.rounds={ROUNDS}")
 
@@ -196,11 +198,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def production(tables: Path) -> Iterator[Production]:
-    """The README followed to the end of a run, with `north` killed while it trains in round 1, and started again."""
+    """The README followed to the end of a run. While `north` trains in round 1, `south`, which has submitted, says that it takes no further
+    part, and `north` is killed and started again.
+    """
     root = Path(tempfile.mkdtemp(prefix="cifer-places-"))
     root.chmod(0o755)
     (root / "spare").mkdir()
-    made = Production(root, users_apart(root / "spare"), free_ports(11))
+    made = Production(root, users_apart(root / "spare"), free_ports(8 + len(DEFAULT_PORTS)))
     try:
         follow(made, tables)
         yield made
@@ -218,7 +222,7 @@ def follow(made: Production, tables: Path) -> None:
         if made.apart and who in SITES:
             os.chown(made.folder(who), SITES[who], SITES[who])
     for line in founding:
-        made.do("coordinator", made.here(line).replace("invite", f"invite --prefect http://127.0.0.1:{made.ports[0]}"))
+        made.do("coordinator", made.here(line).replace("invite", f"invite --prefect http://127.0.0.1:{made.ports[8]}"))
     with (coordinator / "study" / "model.py").open("a") as model:
         model.write(HELD)
     for site, user in SITES.items():
@@ -236,6 +240,8 @@ def follow(made: Production, tables: Path) -> None:
     (north / "hold").touch()
     run = made.start("coordinator", made.here(running[0]))
     made.until((north / "held").exists, "training at north")
+    made.until(lambda: "submitted" in made.log("south"), "south's submission")
+    made.do("south", "cifer site leave wine --reason 'the study is over'")
     os.killpg(made.running["north"].pid, signal.SIGKILL)
     made.running.pop("north").wait()
     (north / "hold").unlink()
@@ -261,23 +267,39 @@ def history(production: Production) -> Any:
         ledger.close()
 
 
-def test_a_killed_site_comes_back_and_nobody_is_left_out(production: Production, history: Any) -> None:
-    """SIGKILL while a site trains: started again it takes the same round up, and every round has every site's one submission."""
+def test_a_killed_site_comes_back_and_one_that_leaves_is_not_asked_again(production: Production, history: Any) -> None:
+    """SIGKILL while a site trains: started again it takes the same round up. A site that leaves meanwhile is in that round and in no other;
+    its process stays and is told nothing more.
+    """
     assert (production.folder("north") / "held").exists()
     assert "taking up round-1 again" in (production.folder("north") / "log").read_text()
     assert len(history.rounds) == ROUNDS
-    for found in history.rounds:
-        assert (sorted(item.site for item in found.submissions), found.exclusions) == (sorted(SITES), ())
+    first, second = history.rounds
+    assert (sorted(item.site for item in first.submissions), first.exclusions) == (sorted(SITES), ())
+    assert sorted(item.site for item in second.submissions) == ["east", "north"]
+    assert [(item.site, item.step, item.by) for item in second.exclusions] == [("south", "consent", "coordinator")]
+    assert "the study is over" in second.exclusions[0].reason
+    assert production.running["south"].poll() is None and production.log("south").count("submitted") == 1
 
 
 def test_the_model_is_the_one_that_one_process_makes(production: Production, tables: Path, shared_trainer: Any) -> None:
-    """The same settings, seed and tables in one process, with an embedded ledger: the same SHA-256."""
+    """The same settings, seed, tables and withdrawn consent in one process, with an embedded ledger: the same SHA-256."""
     from cifer_tasks.config import load
+    from cifer_tasks.network import author
+    from cifer_tasks.workspace import StepStarted, Workspace
+    from ledger import WithdrawConsent
 
     settings = load(tables / "scenario.yaml", [f"training.rounds={ROUNDS}", "baselines=false"])
     lab = shared_trainer
     ref = lab.open(settings, tables)
-    here = lab.train(ref)
+
+    def leave(progress: Any) -> None:
+        if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("seal", 1):
+            workspace = Workspace.of(ref)
+            body = WithdrawConsent(bytes.fromhex(workspace.dataset("south").sha256), "wine", "the study is over")
+            author("south", workspace.ledger, workspace.keys).send(body)
+
+    here = lab.train(ref, [leave])
     assert f"sha256 {here.model.digest}" in production.said["coordinator"]
 
 

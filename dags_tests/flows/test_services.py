@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import socket
@@ -24,12 +25,11 @@ from flows import services
 from flows.services import control
 from flows.services.child import ContentSecurityPolicy
 from flows.services.kinds import HOST, KINDS
-from flows.services.processes import Identity, healthy, listen, reserve, stop
+from flows.services.processes import LONGEST_DELAY_SECONDS, Identity, delay_before, healthy, listen, reserve, stop
 from flows.services.state import Started, State, read_state, services_folder, write_state
-from flows.services.supervisor import LONGEST_DELAY_SECONDS, delay_before
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 300
 
 
 def _until(condition: Callable[[], bool], what: str) -> None:
@@ -73,27 +73,27 @@ def environment() -> Iterator[None]:
 class Up:
     """Services that were started once for this module."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, lab: Any) -> None:
+        self.lab, self.home, self.project = lab, lab.home, lab.folder
         self.ports = {name: _free_port() for name in KINDS}
         self.told: list[str] = []
         self.services = self.again()
 
     def again(self) -> tuple[services.Service, ...]:
-        return services.up(self.home, self.ports, project=self.home.parent, progress=self.told.append)
+        return services.up(self.home, self.ports, project=self.project, progress=self.told.append)
 
     def state(self, name: str) -> str:
         return {item.name: item.state for item in services.status(self.home)}[name]
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, make_lab: Callable[[Path], Any]) -> Iterator[Up]:
     """Every service on free ports; whatever the tests did, they are stopped in the end."""
-    home = tmp_path_factory.mktemp("services") / ".cifer"
+    lab = make_lab(tmp_path_factory.mktemp("services"))
     try:
-        yield Up(home)
+        yield Up(lab)
     finally:
-        services.down(home)
+        services.down(lab.home)
 
 
 def test_up_returns_when_everything_answers(up: Up) -> None:
@@ -110,9 +110,9 @@ def test_up_twice_is_up_once(up: Up) -> None:
     """A second `up` keeps the processes; with another port, or for another folder, it says what to do instead."""
     assert [item.pid for item in up.again()] == [item.pid for item in services.status(up.home)]
     with pytest.raises(UsageError, match=rf"Prefect on port {up.ports['prefect']}; `cifer down` first"):
-        services.up(up.home, {**up.ports, "prefect": _free_port()}, project=up.home.parent)
+        services.up(up.home, {**up.ports, "prefect": _free_port()}, project=up.project)
     with pytest.raises(UsageError, match="the services run already for the folder"):
-        services.up(up.home, up.ports, project=up.home.parent.parent)
+        services.up(up.home, up.ports, project=up.project.parent)
 
 
 def test_a_port_in_use_is_named_with_holder_and_flag(up: Up, tmp_path: Path) -> None:
@@ -169,17 +169,61 @@ def test_a_crashed_service_comes_back_on_its_port(up: Up) -> None:
     assert after["prefect"] == before["prefect"]
 
 
-def test_services_do_not_outlive_their_supervisor(up: Up) -> None:
-    """SIGKILL to the supervisor: its services stop by themselves; `up` starts afresh; after `down` no process and no port is left."""
+class Scheduled:
+    """A training that `cifer deploy` registered and somebody started, under way in a process of its own."""
+
+    def __init__(self, up: Up) -> None:
+        self.up = up
+        path = up.lab.write(name="nightly", training__rounds=1, baselines=False)
+        environment = {**os.environ, "CIFER_HOME": str(up.home)}
+        command = [sys.executable, "-m", "flows.cli", "deploy", str(path), "--cron", "0 2 1 1 *"]
+        done = subprocess.run(command, cwd=up.project, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        deployment = done.stdout.strip().rpartition("/")[2]
+        made = self.ask(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        self.run = f"nightly-{made['id'][:8]}"
+        self.identity = made["id"]
+        _until((up.home / "runs" / self.run / "run.json").exists, "the beginning of the training")
+        (service,) = (item for item in services.status(up.home) if item.name == "schedules")
+        self.process = [child for child in map(Identity.of, _children(service.pid)) if child]
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the Prefect server answers."""
+        connection = http.client.HTTPConnection(HOST, self.up.ports["prefect"], timeout=30)
+        headers = {"content-type": "application/json"}
+        connection.request("POST" if body else "GET", f"/api{path}", json.dumps(body) if body else None, headers)
+        return json.loads(connection.getresponse().read())
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask(f"/flow_runs/{self.identity}")["state"]
+        return found
+
+
+def _children(pid: int | None) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def test_services_and_a_training_do_not_outlive_their_supervisor(up: Up) -> None:
+    """SIGKILL to the supervisor: its services and the scheduled training stop by themselves; `up` starts afresh, and the training is taken
+    up again and ends in the same run; after `down` no process and no port is left.
+    """
+    training = Scheduled(up)
     state = read_state(up.home)
     assert state is not None
-    children = [item.process for item in state.services.values() if item.process]
+    children = [*training.process, *(item.process for item in state.services.values() if item.process)]
+    assert len(children) > len(KINDS)
     os.kill(state.supervisor.pid, signal.SIGKILL)
     _until(lambda: not any(child.alive() for child in children), "the end of the orphans")
     assert [item.state for item in services.status(up.home)] == ["stopped"] * len(KINDS)
     assert services.down(up.home) == ()
     started = up.again()
     assert {item.pid for item in started}.isdisjoint(child.pid for child in children)
+    _until(lambda: training.state()["type"] not in {"SCHEDULED", "PENDING", "RUNNING"}, "the end of the training")
+    log = (services_folder(up.home) / "schedules.log").read_text()
+    assert training.state()["type"] == "COMPLETED", (training.state(), log[-4000:])
+    assert [folder.name for folder in (up.home / "runs").iterdir()] == [training.run]
+    found = up.lab.state().run(training.run)
+    assert (found.status, found.rounds_committed) == ("completed", 1)
     processes = [psutil.Process(item.pid) for item in started]
     assert sorted(services.down(up.home)) == sorted(KINDS)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)

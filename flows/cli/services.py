@@ -15,12 +15,22 @@ from flows.cli.base import as_json, cli, command
 @click.option("--portal-port", default=4220, show_default=True, help="Port of the portal.")
 @click.option("--artifacts-port", default=7300, show_default=True, help="Port of the artifact service.")
 @click.option("--predict-port", default=4210, show_default=True, help="Port of encrypted inference.")
+@click.option("--schedules-port", default=4230, show_default=True, help="Port on which the runner of scheduled trainings says how it is.")
 @click.option("--open-artifacts", is_flag=True, help="Let other machines reach the artifact service; it admits members only.")
 @as_json
 def up_command(
-    prefect_port: int, mlflow_port: int, portal_port: int, artifacts_port: int, predict_port: int, open_artifacts: bool, as_json: bool
+    prefect_port: int,
+    mlflow_port: int,
+    portal_port: int,
+    artifacts_port: int,
+    predict_port: int,
+    schedules_port: int,
+    open_artifacts: bool,
+    as_json: bool,
 ) -> None:
-    """Start the Prefect server, the MLflow page, the portal, the artifact service and encrypted inference, supervised on this machine."""
+    """Start the Prefect server, the MLflow page, the portal, the artifact service, encrypted inference and the runner of scheduled
+    trainings, supervised on this machine.
+    """
     from flows.commands import up
 
     ports = {
@@ -29,6 +39,7 @@ def up_command(
         "portal": portal_port,
         "artifacts": artifacts_port,
         "predict": predict_port,
+        "schedules": schedules_port,
     }
     up(ports, open_artifacts=open_artifacts, as_json=as_json)
 

@@ -50,6 +50,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             Kind("artifacts", "Artifacts", 7300, "--artifacts-port", "flows.services.artifacts_app:create", "/health", "https"),
             Kind("portal", "Portal", 4220, "--portal-port", "flows.portal.app:create", "/health"),
             Kind("predict", "Encrypted inference", 4210, "--predict-port", "cifer_tasks.inference.server:create", "/health"),
+            Kind("schedules", "Schedules", 4230, "--schedules-port", "flows.services.schedules_app:create", "/health"),
         )
     }
 )
@@ -69,8 +70,9 @@ def prefect_client_environment(home: Path, port: int) -> dict[str, str]:
     return {**QUIET, **own, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false"}
 
 
-def environment(kind: Kind, home: Path, project: Path, port: int) -> dict[str, str]:
-    """What a service's process needs in its environment."""
+def environment(kind: Kind, home: Path, project: Path, ports: Mapping[str, int]) -> dict[str, str]:
+    """What a service's process needs in its environment. ports: of the services that are started together, by name; its own is one."""
+    port = ports[kind.name]
     origins = f"http://{HOST}:{port},http://localhost:{port}"
     own = {"CIFER_HOME": str(home), "CIFER_PROJECT": str(project)}
     match kind.name:
@@ -88,6 +90,8 @@ def environment(kind: Kind, home: Path, project: Path, port: int) -> dict[str, s
                 "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
                 "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
             }
+        case "schedules":
+            own |= {**prefect_client_environment(home, ports["prefect"]), "PREFECT_WORKER_QUERY_SECONDS": "3"}
         case "mlflow":
             own |= {"MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": origins, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return {**QUIET, **own}
@@ -110,4 +114,4 @@ def private_prefect_environment(home: Path, port: int) -> dict[str, str]:
         "TRIGGERS",
     )
     off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in idle}
-    return {**environment(KINDS["prefect"], home, home, port), **off}
+    return {**environment(KINDS["prefect"], home, home, {"prefect": port}), **off}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final
@@ -22,7 +25,7 @@ from cifer_tasks.errors import FailureError, StorageError
 from cifer_tasks.files import write_atomically
 from flows.services.control import READY_SECONDS, status
 from flows.services.kinds import KINDS, prefect_client_environment, private_prefect_environment, url_of
-from flows.services.processes import Identity, healthy, listen, start_child, stop
+from flows.services.processes import Identity, delay_before, healthy, listen, start_child, stop
 from flows.services.state import services_folder
 
 _KIND: Final = KINDS["prefect"]
@@ -34,13 +37,18 @@ _DRAIN_SECONDS: Final = 10.0
 class PrefectServer:
     """A context manager: entering starts the server without waiting for it, leaving stops it, unless it was there before.
 
-    The server ends with this process however that ends, since it watches a pipe that this process holds.
+    The server ends with this process however that ends, since it watches a pipe that this process holds. Should it end first, it is started
+    again on the port that this process holds: its clients wait, and what it knew is in its database.
     """
 
     def __init__(self, home: Path) -> None:
         """home: its ``prefect/`` holds the database, the same that `cifer up` serves."""
         self.home = home.resolve()
         self._process: subprocess.Popen[bytes] | None = None
+        self._listening: socket.socket | None = None
+        self._keeper: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._guard = threading.Lock()
         self._port = 0
 
     def __enter__(self) -> PrefectServer:
@@ -81,10 +89,9 @@ class PrefectServer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (self.home / "prefect").mkdir(parents=True, exist_ok=True)
-            with listen(0) as listening, self._log.open("ab") as log:
-                self._port = int(listening.getsockname()[1])
-                environment = private_prefect_environment(self.home, self._port)
-                self._process = start_child(_KIND, listening, environment, folder, log)
+            self._listening = listen(0)
+            self._port = int(self._listening.getsockname()[1])
+            self._process = self._begin(self._listening)
         except OSError as error:
             msg = f"{folder}: a Prefect server cannot be started there: {error.strerror}; set CIFER_HOME to a folder you can write to"
             raise StorageError(msg) from None
@@ -100,13 +107,40 @@ class PrefectServer:
                 msg = f"the Prefect server {what}: {lines[-1].strip() if lines else 'it wrote nothing'} (log: {self._log})"
                 raise FailureError(msg)
             time.sleep(_POLL_SECONDS)
+        if self.private and self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, daemon=True)
+            self._keeper.start()
+
+    def _begin(self, listening: socket.socket) -> subprocess.Popen[bytes]:
+        environment = private_prefect_environment(self.home, self._port)
+        with self._log.open("ab") as log:
+            return start_child(_KIND, listening, environment, services_folder(self.home), log)
+
+    def _keep(self) -> None:
+        """Start the server again, after growing pauses, whenever it ends before `stop`."""
+        for restart in count(1):
+            process, listening = self._process, self._listening
+            if process is None or listening is None:
+                return
+            process.wait()
+            self._stopping.wait(delay_before(restart))
+            with self._guard:
+                if self._stopping.is_set():
+                    return
+                self._process = self._begin(listening)
 
     def stop(self) -> None:
         """Stop the server if it is this one's own. Safe to call again."""
-        process, self._process, self._port = self._process, None, 0
+        if self._process is not None:
+            _send_what_waits()
+        self._stopping.set()
+        with self._guard:
+            process, self._process, self._port = self._process, None, 0
+            listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
         if process is None:
             return
-        _send_what_waits()
         identity = Identity.of(process.pid)
         if process.stdin is not None:
             process.stdin.close()

@@ -19,7 +19,14 @@ from typing import IO, Final
 from cifer_tasks.errors import UsageError
 from flows.services.kinds import HOST, Kind
 
+FIRST_DELAY_SECONDS: Final = 0.5
+LONGEST_DELAY_SECONDS: Final = 30.0
 _START_TOLERANCE_SECONDS: Final = 1.0
+
+
+def delay_before(restart: int) -> float:
+    """Seconds to wait before restart number 1, 2, ...: doubling, up to half a minute."""
+    return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(restart - 1, 16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +61,23 @@ class Identity:
 
 
 def stop(identities: Iterable[Identity], grace_seconds: float) -> tuple[Identity, ...]:
-    """SIGTERM, then SIGKILL for those still there after `grace_seconds`, to each process and what it started.
+    """SIGTERM to each process, which is to stop what it started; SIGKILL to those of either still there after `grace_seconds`.
 
     Returns those that are there even so: owned by somebody else, or stuck in the kernel.
     """
     import psutil
 
     wanted = tuple(identities)
-    processes: list[psutil.Process] = []
+    asked: list[psutil.Process] = []
+    started: list[psutil.Process] = []
     for identity in wanted:
         with suppress(psutil.NoSuchProcess):
             if identity.alive():
                 process = psutil.Process(identity.pid)
-                processes += [process, *process.children(recursive=True)]
-    _signal(processes, signal.SIGTERM)
-    _, left = psutil.wait_procs(processes, timeout=grace_seconds)
+                started += process.children(recursive=True)
+                asked.append(process)
+    _signal(asked, signal.SIGTERM)
+    _, left = psutil.wait_procs([*asked, *started], timeout=grace_seconds)
     _signal(left, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
     return tuple(identity for identity in wanted if identity.alive())

@@ -22,20 +22,13 @@ from typing import Final
 
 from cifer_tasks import logs
 from flows.services.kinds import KINDS, Kind, environment
-from flows.services.processes import Identity, start_child, stop
+from flows.services.processes import Identity, delay_before, start_child, stop
 from flows.services.state import Started, State, services_folder, write_state
 
 _logger = logging.getLogger("cifer.services")
 
-FIRST_DELAY_SECONDS: Final = 0.5
-LONGEST_DELAY_SECONDS: Final = 30.0
 STABLE_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 8.0
-
-
-def delay_before(restart: int) -> float:
-    """Seconds to wait before restart number 1, 2, ...: doubling, up to half a minute."""
-    return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(restart - 1, 16))
 
 
 @dataclass(slots=True)
@@ -117,10 +110,10 @@ class Supervisor:
         item.start_at = now + delay_before(item.failures)
 
     def _start(self, item: _Watched, now: float) -> None:
-        port = int(item.listening.getsockname()[1])
+        ports = {other.kind.name: other.known().port for other in self.watched}
         folder = services_folder(self.home)
         with (folder / f"{item.kind.name}.log").open("ab") as log:
-            settings = environment(item.kind, self.home, self.project, port)
+            settings = environment(item.kind, self.home, self.project, ports)
             item.process = start_child(item.kind, item.listening, settings, folder, log)
         item.identity = Identity.of(item.process.pid)
         item.since = datetime.now(UTC).isoformat(timespec="seconds")
