@@ -105,15 +105,16 @@ def _dask(compute: Compute, home: Path) -> Engine:
 
 
 def _ray(compute: Compute, _home: Path) -> Engine:
-    """Of a cluster of this machine's own: on this machine's address alone, with a token made for it."""
+    """Of a cluster of this machine's own: on its inner address alone, with a token made for it. Ray reads both when it is imported."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if not compute.address:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     from prefect_ray import RayTaskRunner
     from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
     died = (WorkerCrashedError, OutOfMemoryError, NodeDiedError)
     if compute.address:
         return Engine("ray", RayTaskRunner(address=compute.address), died)
-    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     own = {"num_cpus": _count(compute), "include_dashboard": False, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
     return Engine("ray", RayTaskRunner(init_kwargs=own), died)
 
