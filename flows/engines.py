@@ -90,7 +90,7 @@ def _dask(compute: Compute, home: Path) -> Engine:
     """Of a cluster of this machine's own: certificates made for it alone, since whoever reaches a scheduler has code run."""
     from distributed import LocalCluster
     from distributed.scheduler import KilledWorker
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if compute.address:
         return Engine("dask", DaskTaskRunner(address=compute.address), (KilledWorker,))
