@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cifer_tasks.aggregation.rules import is_shipped, resolve
-from cifer_tasks.config_rounds import OTHERS, Rounds, Simulation, SiteName
+from cifer_tasks.config_rounds import OTHERS, Compute, Rounds, Simulation, SiteName
 from cifer_tasks.errors import ConfigError, UsageError
 from cifer_tasks.shelves import refuse_credentials
 
@@ -25,6 +25,8 @@ from cifer_tasks.shelves import refuse_credentials
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 RESERVED_NAMES = re.compile(r"administrator(-[0-9]+)?|coordinator|validator-[0-9]+")
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+READABLE = ("embedded", "processes")
+"""The ledger's backends that keep the chain in files which other processes may read while it grows."""
 
 
 class _Section(BaseModel):
@@ -205,6 +207,7 @@ class Settings(_Section):
     sites: Sites = Sites()
     rounds: Rounds = Rounds()
     simulation: Simulation = Simulation()
+    compute: Compute = Compute()
     privacy: Privacy = Privacy()
     encryption: Encryption = Encryption()
     aggregation: Aggregation = Aggregation()
@@ -222,6 +225,16 @@ class Settings(_Section):
             refuse_credentials(self.artifacts)
         except UsageError as error:
             raise ValueError(f"artifacts: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _workers_can_read(self) -> Settings:
+        if self.compute.engine != "inline" and self.execution != "local":
+            msg = "compute.engine: under execution: sites each site works in its own process; leave the engine out"
+            raise ValueError(msg)
+        if self.compute.engine != "inline" and self.ledger.backend not in READABLE:
+            msg = f"compute.engine: workers read a ledger's files: use ledger.backend {' or '.join(READABLE)}, not {self.ledger.backend}"
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

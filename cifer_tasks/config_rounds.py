@@ -1,4 +1,4 @@
-"""The settings about stragglers: when a round closes, what becomes of late updates, and how long sites take where that is simulated."""
+"""The settings about how rounds go: when one closes, what becomes of late updates, simulated delays, which processes do the work."""
 
 from __future__ import annotations
 
@@ -59,4 +59,27 @@ class Simulation(_Section):
             if shortest > longest:
                 msg = f"simulation.delays: {site} takes {shortest:g} to {longest:g} seconds; give the shorter first"
                 raise ValueError(msg)
+        return self
+
+
+class Compute(_Section):
+    """Under `execution: local`, who does the sites' part of a round up to what they submit: validating, training, encrypting.
+
+    engine: `inline`, this process, one site after the other; or the workers of a `dask` or `ray` cluster, which must reach CIFER_HOME.
+    The model is the same.  workers: how many processes this machine's own cluster has, 0: one a core.  address: of a cluster that runs
+    already, e.g. tls://host:8786; empty: one of this machine's own, that ends with the run.
+    """
+
+    engine: Literal["inline", "dask", "ray"] = "inline"
+    workers: int = Field(default=0, ge=0, le=1000)
+    address: str = ""
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Compute:
+        if self.engine == "inline" and (self.workers or self.address):
+            msg = "compute.workers and compute.address are for compute.engine: dask or ray; set that, or leave them out"
+            raise ValueError(msg)
+        if self.workers and self.address:
+            msg = "compute.workers is the size of this machine's own cluster, and the one at compute.address has its own; set one of them"
+            raise ValueError(msg)
         return self

@@ -22,6 +22,9 @@ Each message is one line: what was wrong, where, and what to do.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class CiferError(Exception):
     """Base of every error whose message is meant for a person."""
@@ -58,6 +61,9 @@ class SiteStepError(FailureError):
         super().__init__(message)
         self.step = step
         self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(SiteStepError, step=self.step, detail=self.detail), self.args
 
 
 class TooFewSitesError(FailureError):

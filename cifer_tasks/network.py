@@ -15,12 +15,13 @@ from cifer_tasks.artifact_client import SERVICE_SCHEME, Pass
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.config import LedgerSettings, Settings
 from cifer_tasks.encryption.keys import NEXT_SIGNING, Keystore
-from cifer_tasks.errors import KeyMismatchError, TooFewSitesError, UsageError
+from cifer_tasks.errors import FailureError, KeyMismatchError, TooFewSitesError, UsageError
 from cifer_tasks.home import mark
 from cifer_tasks.records import Dataset, Enrolment, Scenario
 from ledger import Author, GrantConsent, Ledger, RegisterDataset, RegisterIdentity, RegisterKey, SigningKey
 from ledger.backends import open_ledger
 from ledger.backends.network import has_ledger, read_genesis
+from ledger.backends.reader import ReadonlyLedger, open_readonly
 from ledger.crypto import VERIFIER
 from ledger.node.folder import is_client, read_client
 from ledger.state.entries import Identity
@@ -73,6 +74,24 @@ def connect(settings: LedgerSettings, home: Path, keys: Keystore) -> Ledger:
         )
         raise UsageError(msg)
     return open_ledger(settings.backend, folder, {} if client else _validator_keys(count, keys))
+
+
+def read_on(home: Path, held: ReadonlyLedger | None, height: int) -> ReadonlyLedger:
+    """The ledger that `home` belongs to, for reading, up to `height` at least. held: the one that was read so far, which goes on.
+
+    Of the validators' stores it reads one, and another one when that does not grow any more. Raises `FailureError`.
+    """
+    if held is not None:
+        held.refresh()
+        if held.state().height >= height:
+            return held
+        held.close()
+    found = open_readonly(home / "ledger")
+    if found.state().height < height:
+        msg = f"{home / 'ledger'}: ends at block {found.state().height}, and block {height} is in it elsewhere; share CIFER_HOME as it is"
+        found.close()
+        raise FailureError(msg)
+    return found
 
 
 def _validator_keys(count: int, keys: Keystore) -> dict[str, SigningKey]:

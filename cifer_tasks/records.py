@@ -130,6 +130,14 @@ class ProtectedUpdate(Record, frozen=True):
     lag: int
 
 
+class Refusal(Record, frozen=True):
+    """Why a site has no update in a round although no step failed: its consent, or its table."""
+
+    site: str
+    step: str
+    reason: str
+
+
 class EncryptedUpdate(Record, frozen=True):
     """A site's ciphertext in the artifact store. lag: as in `ProtectedUpdate`."""
 

@@ -40,7 +40,7 @@ from cifer_tasks.encryption.selective import Mask, SelectiveScheme
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
 from cifer_tasks.files import write_atomically
 from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
-from cifer_tasks.network import COORDINATOR, author, connect, store_at
+from cifer_tasks.network import COORDINATOR, author, connect, read_on, store_at
 from cifer_tasks.records import (
     ArtifactRef,
     Awaiting,
@@ -61,6 +61,7 @@ from cifer_tasks.run_record import RunRecord, committed
 from cifer_tasks.sampling import drawn
 from cifer_tasks.stragglers import Stragglers
 from ledger import Author, header_digest
+from ledger.backends.reader import ReadonlyLedger
 from ledger.state.entries import Origin
 
 if TYPE_CHECKING:
@@ -153,11 +154,27 @@ class Workspace:
     @classmethod
     def ledger_of(cls, home: Path, settings: LedgerSettings, keys: Keystore) -> Ledger:
         """The connection that this process shares to the network that `home` belongs to, founding it on first use."""
-        same = home, settings.model_copy(update={"patience_seconds": 0.0})  # how long a run waits makes no other network of it
+        same = _network(home, settings)
         with cls._guard:
             if same not in cls._ledgers:
                 cls._ledgers[same] = connect(settings, home, keys)
             return cls._ledgers[same]
+
+    @classmethod
+    def reading(cls, ref: RunRef, height: int) -> Workspace:
+        """The workspace of `ref` for a process that only reads the ledger: every block up to `height` at least, each checked here.
+
+        In the process that writes to the ledger it is that process's own. Raises `FailureError` when the files hold fewer blocks.
+        """
+        workspace = cls.of(ref)
+        same = _network(workspace.home, workspace.settings.ledger)
+        with cls._guard:
+            held = cls._ledgers.get(same)
+            if held is None or isinstance(held, ReadonlyLedger):
+                cls._ledgers[same] = found = read_on(workspace.home, held, height)
+                if found is not held:
+                    workspace.__dict__.pop("ledger", None)
+        return workspace
 
     # ------------------------------------------------------------------------------------------ what is where
 
@@ -418,8 +435,12 @@ class Workspace:
         self._validations[table.site] = validate(table, self.settings, self.scenario.classes)
         return self._validations[table.site]
 
+    def heard(self, verdict: Validation) -> None:
+        """Take a verdict that another process came to."""
+        self._validations[verdict.site] = verdict
+
     def validations(self) -> tuple[Validation, ...]:
-        """The last verdict on every site that this process has looked at, ascending."""
+        """The last verdict on every site that this process has looked at, or heard of, ascending."""
         return tuple(verdict for _, verdict in sorted(self._validations.items()))
 
     def evaluate(self, model: ArtifactRef) -> Evaluation:
@@ -436,6 +457,11 @@ class Workspace:
         """Tell whoever watches this run in this process."""
         for listener in self.listeners:
             listener(progress)
+
+
+def _network(home: Path, settings: LedgerSettings) -> tuple[Path, LedgerSettings]:
+    """What one connection is shared for: how long a run waits makes no other network of it."""
+    return home, settings.model_copy(update={"patience_seconds": 0.0})
 
 
 def make_importable(folder: Path) -> None:

@@ -15,6 +15,7 @@ from cifer_tasks.config import Settings
 from cifer_tasks.errors import CiferError, ConfigError, RuleError, UsageError
 from cifer_tasks.records import Awaiting, RegisteredModel, RunRef
 from cifer_tasks.workspace import Progress, Workspace, create_run, home_folder, make_importable
+from flows.engines import dismiss, require
 from flows.notify import notify, webhook_of
 from flows.services import lone_authority, prefect_server
 from ledger import LedgerError
@@ -36,6 +37,7 @@ def new_run(settings: Settings, base: Path) -> RunRef:
     base: the folder that relative data paths start from. Raises the `UsageError` of whatever is wrong with tables or model.
     """
     home = home_folder()
+    require(settings.compute)
     if settings.execution == "sites":
         preflight_sites(settings, base, home)
     if settings.execution == "local" or settings.data.table:
@@ -187,6 +189,7 @@ def _train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | Awai
         notify(workspace.settings, run.run, "failed", type(error).__name__)  # its message may quote data
         raise
     finally:
+        dismiss(run)
         if workspace.record.closed:
             record_lineage(run, 0)  # how the training itself ended
         close_log(run)

@@ -18,6 +18,7 @@ from cifer_tasks.records import (
     LocalUpdate,
     Opening,
     ProtectedUpdate,
+    Refusal,
     Release,
     RunRef,
     SealedSet,
@@ -61,10 +62,15 @@ def site_rounds(run: RunRef, number: int, opening: Opening, began: Mapping[str, 
     outcomes = {site: record.submission(number, site) or record.exclusion(number, site) for site in began}
     waiting = {table.site: table for table in (workspace.dataset(site) for site in began if outcomes[site] is None)}
     bases = {first: opening if first == number else workspace.opening(first) for first in {began[site] for site in waiting}}
-    if len(opening.sites) <= MOST_SITES_IN_FULL:
+    groups = _groups(list(waiting.values()), began, max(MOST_GROUPS, workspace.settings.compute.workers))
+    if workspace.settings.compute.engine != "inline" and groups:
+        from flows.workers import contribute_by_workers
+
+        outcomes |= contribute_by_workers(run, number, [(_label(group), group, bases[began[group[0].site]]) for group in groups])
+    elif len(opening.sites) <= MOST_SITES_IN_FULL:
         outcomes |= {site: contribute(run, number, table, bases[began[site]]) for site, table in waiting.items()}
     else:
-        for group in _groups(list(waiting.values()), began):
+        for group in groups:
             found = contribute_together(run, number, _label(group), group, bases[began[group[0].site]])
             outcomes |= dict(zip((table.site for table in group), found, strict=True))
     return [found for found in outcomes.values() if found is not None]
@@ -76,10 +82,10 @@ def contribute(run: RunRef, number: int, table: Dataset, base: Opening) -> Submi
     base: the opening of the round whose model it trains.  None when the round closed before the site was done.
     Under `sites.on_error: abort` the site's error ends the run instead.
     """
-    update = _update(run, number, table, base, SHOWN)
+    update = settled(run, number, table.site, update_of(run, number, table, base, SHOWN))
     if not isinstance(update, EncryptedUpdate):
         return update
-    return _settled(run, number, table.site, _attempt(lambda: SHOWN.submit(run, number, table.site, update)))
+    return settled(run, number, table.site, _attempt(lambda: SHOWN.submit(run, number, table.site, update)))
 
 
 @step("sites[{label}]")
@@ -87,33 +93,44 @@ def contribute_together(
     run: RunRef, number: int, label: str, tables: tuple[Dataset, ...], base: Opening
 ) -> tuple[Submission | Exclusion | None, ...]:
     """All steps of several sites as one task. They submit at the same time, so that the ledger takes them in few blocks."""
-    updates = [_update(run, number, table, base, FUSED) for table in tables]
-    ready = [item for item in updates if isinstance(item, EncryptedUpdate)]
-    sent = _at_once(ready, lambda update: FUSED.submit(run, number, update.site, update))
-    outcomes = {update.site: _settled(run, number, update.site, found) for update, found in zip(ready, sent, strict=True)}
+    updates = [settled(run, number, table.site, update_of(run, number, table, base, FUSED)) for table in tables]
+    ready = tuple(item for item in updates if isinstance(item, EncryptedUpdate))
+    outcomes = dict(zip((item.site for item in ready), send(run, number, ready), strict=True))
     return tuple(outcomes[item.site] if isinstance(item, EncryptedUpdate) else item for item in updates)
 
 
-def _update(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> EncryptedUpdate | Exclusion | None:
-    """A site's work up to the update that it submits; None when the round closed while it trained."""
+def send(run: RunRef, number: int, updates: Sequence[EncryptedUpdate]) -> list[Submission | Exclusion | None]:
+    """Submit updates at the same time; what became of each."""
+    sent = _at_once(updates, lambda update: FUSED.submit(run, number, update.site, update))
+    return [settled(run, number, update.site, found) for update, found in zip(updates, sent, strict=True)]
+
+
+def update_of(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> EncryptedUpdate | Refusal | SiteStepError | None:
+    """A site's work up to the update that it submits, or why there is none; None when the round closed while it trained.
+
+    It reads the ledger and writes nothing to it.
+    """
     workspace, site = Workspace.of(run), table.site
     policy = workspace.settings.sites
     if refusal := workspace.record.consent_refusal(site):
-        return tasks.exclude(run, number, site, "consent", refusal)
+        return Refusal(site, "consent", refusal)
     try:
         validation = steps.validate(run, number, site, table)
         if not validation.passed:
-            return tasks.exclude(run, number, site, "validate_data", "; ".join(validation.failures))
+            return Refusal(site, "validate_data", "; ".join(validation.failures))
         update = _again(policy, lambda: steps.train(run, base.round, site, table, base, validation))
         if workspace.record.shut(number, site):
             return None
         protected = steps.protect(run, number, site, update)
         return steps.encrypt(run, number, site, protected, base)
     except SiteStepError as error:
-        return _settled(run, number, site, error)
+        return error
 
 
-def _settled(run: RunRef, number: int, site: str, found: R | SiteStepError) -> R | Exclusion | None:
+def settled(run: RunRef, number: int, site: str, found: R | Refusal | SiteStepError | None) -> R | Exclusion | None:
+    """What a site's work came to, once it is on the ledger why there is none. Raises under `sites.on_error: abort`."""
+    if isinstance(found, Refusal):
+        return tasks.exclude(run, number, site, found.step, found.reason)
     if not isinstance(found, SiteStepError):
         return found
     return None if Workspace.of(run).record.shut(number, site) else _leave_out(run, number, site, found)
@@ -181,9 +198,9 @@ def _attempt(step: Callable[[], R]) -> R | SiteStepError:
         return error
 
 
-def _groups(tables: Sequence[Dataset], began: Mapping[str, int]) -> list[tuple[Dataset, ...]]:
-    """`MOST_GROUPS` groups of neighbours of one size, smaller where those end that train one model."""
-    size = -(-len(tables) // MOST_GROUPS) or 1
+def _groups(tables: Sequence[Dataset], began: Mapping[str, int], most: int) -> list[tuple[Dataset, ...]]:
+    """`most` groups of neighbours of one size, smaller where those end that train one model."""
+    size = -(-len(tables) // most) or 1
     alike = [[table for table in tables if began[table.site] == first] for first in sorted({began[table.site] for table in tables})]
     return [tuple(together[start : start + size]) for together in alike for start in range(0, len(together), size)]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from openlineage.client.event_v2 import RunState
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.flows import Flow
+from prefect.states import Running
 from prefect.tasks import Task
 
 from cifer_tasks.lineage.datasets import Version, versions_in
@@ -94,6 +95,27 @@ def lineage_of_flow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
         _on_flow(flow, flow_run, state)
     except Exception as error:
         _note_loss(flow_run.id, flow_run.name, error)
+
+
+def report_elsewhere(task: Task[..., Any], task_run_id: UUID, parameters: Mapping[str, Any]) -> Callable[[State[Any]], None]:
+    """Report a task that a process elsewhere runs for the flow around: that it starts, now; how it ends, to the function returned.
+
+    For a task that is not instrumented: so one process alone writes a run's log. Never raises, as `lineage_of_task`.
+    """
+    context = FlowRunContext.get()
+    flow_run_id = context.flow_run.id if context is not None and context.flow_run is not None else None
+
+    def tell(state: State[Any]) -> None:
+        try:
+            around = _flow_scopes.get(flow_run_id) if flow_run_id else None
+            log = around[0] if around is not None else log_of(_run_of(parameters))
+            key = log.key(str(task_run_id), task.name, "TASK")
+            _emit(log, around[1].below(key) if around is not None else Scope(key, None, None), state, parameters)
+        except Exception as error:
+            _note_loss(flow_run_id, task.name, error)
+
+    tell(Running())
+    return tell
 
 
 def _note_loss(flow_run_id: UUID | None, name: str, error: Exception) -> None:

@@ -42,6 +42,8 @@ OTHER_VALUES: dict[str, Any] = {
     "rounds.buffer": 2,
     "rounds.late": "carry",
     "simulation.delays": {"others": [1.0, 2.0]},
+    "compute.engine": "dask",
+    "compute.address": "tls://10.0.0.5:8786",
     "approval": "required",
     "notify.webhook": "https://example.org/hook",
     "execution": "sites",
@@ -96,6 +98,8 @@ def test_every_key_can_be_set_and_matters(tmp_path: Path, key: str) -> None:
         overrides.append("rounds.buffer=2")
     if key == "rounds.buffer":
         overrides.append("rounds.mode=buffered")
+    if key in {"compute.workers", "compute.address"}:
+        overrides.append("compute.engine=dask")
     if key == "data.table":
         overrides.append("data.files={}")
     if key == "execution":

@@ -1,0 +1,149 @@
+"""The clusters that `compute.engine` names, as Prefect task runners: started when a run first needs one, let go with `dismiss`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from cifer_tasks.config_rounds import Compute
+from cifer_tasks.errors import CiferError, FailureError, UsageError
+from cifer_tasks.logs import readable
+from cifer_tasks.records import RunRef
+from cifer_tasks.workspace import Workspace
+from ledger import LedgerError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect import Task
+    from prefect.task_runners import TaskRunner
+
+R = TypeVar("R")
+
+
+class WorkerDiedError(Exception):
+    """The process that worked on a task ended, as often as the engine tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A task runner that is started. died: what it raises for a task whose process ended."""
+
+    name: str
+    runner: TaskRunner[Any]
+    died: tuple[type[Exception], ...]
+
+    def submit(self, function: Callable[..., R], parameters: dict[str, Any]) -> Callable[[], R]:
+        """Hand a task to a worker; its result, waited for, from the function returned.
+
+        That raises `WorkerDiedError`, the worker's own error where it is one of ours, and `FailureError` for any other.
+        """
+        from prefect.states import Completed, Crashed, Failed
+
+        from cifer_tasks.lineage import report_elsewhere
+
+        unit = cast("Task[..., R]", function)
+        try:
+            future = self.runner.submit(unit, parameters)
+        except Exception as error:
+            raise self._gone(error) from error
+        identity: UUID = future._task_run_id
+        tell = report_elsewhere(unit, identity, parameters)
+
+        def result() -> R:
+            try:
+                found: R = future.result()
+            except self.died as error:
+                tell(Crashed(data=error))
+                raise WorkerDiedError(type(error).__name__) from None
+            except (CiferError, LedgerError) as error:
+                tell(Failed(data=error))
+                raise
+            except Exception as error:
+                tell(Failed(data=error))
+                raise self._gone(error) from error
+            tell(Completed(data=found))
+            return found
+
+        return result
+
+    def _gone(self, error: Exception) -> FailureError:
+        msg = f"compute.engine={self.name}: a task could not be carried out: {readable(error)}; nothing that is on record is lost"
+        return FailureError(msg)
+
+
+def require(compute: Compute) -> None:
+    """Raise `UsageError` when what the engine needs is not installed."""
+    module = {"dask": "prefect_dask", "ray": "prefect_ray"}.get(compute.engine)
+    if module is not None and find_spec(module) is None:
+        msg = f"compute.engine={compute.engine} needs another package: pip install 'cifer[{compute.engine}]'"
+        raise UsageError(msg)
+
+
+def _dask(compute: Compute, home: Path) -> Engine:
+    """Of a cluster of this machine's own: certificates made for it alone, since whoever reaches a scheduler has code run."""
+    from distributed import LocalCluster
+    from distributed.scheduler import KilledWorker
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    if compute.address:
+        return Engine("dask", DaskTaskRunner(address=compute.address), (KilledWorker,))
+    own = {
+        "n_workers": _count(compute),
+        "threads_per_worker": 1,
+        "security": True,
+        "dashboard_address": None,
+        "local_directory": str(home / "dask"),
+    }
+    return Engine("dask", DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=own), (KilledWorker,))
+
+
+def _ray(compute: Compute, _home: Path) -> Engine:
+    """Of a cluster of this machine's own: on its inner address alone, with a token made for it. Ray reads both when it is imported."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if not compute.address:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    from prefect_ray import RayTaskRunner
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    died = (WorkerCrashedError, OutOfMemoryError, NodeDiedError)
+    if compute.address:
+        return Engine("ray", RayTaskRunner(address=compute.address), died)
+    own = {"num_cpus": _count(compute), "include_dashboard": False, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
+    return Engine("ray", RayTaskRunner(init_kwargs=own), died)
+
+
+_ENGINES: Final = {"dask": _dask, "ray": _ray}
+_started: dict[RunRef, tuple[Engine, ExitStack]] = {}
+
+
+def _count(compute: Compute) -> int:
+    return compute.workers or len(os.sched_getaffinity(0))
+
+
+def engine_of(run: RunRef) -> Engine:
+    """The run's engine in this process, started on first use. Raises `UsageError`, `FailureError`."""
+    if run not in _started:
+        workspace, stack = Workspace.of(run), ExitStack()
+        compute = workspace.settings.compute
+        require(compute)
+        engine = _ENGINES[compute.engine](compute, workspace.home)
+        try:
+            stack.enter_context(engine.runner)
+        except Exception as error:
+            msg = f"compute.engine={compute.engine} at {compute.address or 'this machine'} cannot be started: {readable(error)}"
+            raise FailureError(msg) from error
+        _started[run] = engine, stack
+    return _started[run][0]
+
+
+def dismiss(run: RunRef) -> None:
+    """Let go of a run's engine, and end the workers that this process started. Nothing happens when there is none."""
+    if run in _started:
+        _started.pop(run)[1].close()
