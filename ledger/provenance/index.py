@@ -22,7 +22,7 @@ from ledger.provenance.openlineage import lines_of
 from ledger.provenance.writer import INDEXES, SCHEMA, Blocks, Writer
 from ledger.types import Genesis
 
-FORMAT: Final = f"2-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
+FORMAT: Final = f"3-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
 """Of what the tables hold: count it up when the same tables are filled with something else."""
 _CACHED_BATCHES: Final = 64
 

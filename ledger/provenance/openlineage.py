@@ -4,7 +4,8 @@
     lineage/dataset/<namespace>/<name>             lineage/version/<namespace>/<name>/<version>
 
 Namespaces and names are percent-encoded (RFC 3986), so that an id has one reading. The ledger does not check that a line is an event
-(rule A4): one that is none is kept as an `Event` of type ``UNREADABLE``, and adds nothing to the graph.
+(rule A4): one that is none, or that the site which signed it may not say (A7), is kept as an `Event` of type ``UNREADABLE``, and adds
+nothing to the graph.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from ledger.provenance.parts import CLAIM, Edge, Node
+from ledger.provenance.speaking import is_own
 from ledger.types import AppendLineage
 
 UNREADABLE: Final = "UNREADABLE"
@@ -100,9 +102,10 @@ class _Event(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Event)
 
 
-def read_batch(body: AppendLineage) -> tuple[list[Node], list[Edge], tuple[Event, ...]]:
+def read_batch(body: AppendLineage, site: str = "") -> tuple[list[Node], list[Edge], tuple[Event, ...]]:
     """The nodes and edges that a batch claims, each once, and its events in order.
 
+    site: who appended it to its run, "" when that was the run's coordinator, or when it is of no run.
     Raises zlib.error for a batch that rule A2 would refuse.
     """
     nodes: dict[str, Node] = {}
@@ -110,7 +113,10 @@ def read_batch(body: AppendLineage) -> tuple[list[Node], list[Edge], tuple[Event
     events = []
     for line, data in enumerate(zlib.decompress(body.events).splitlines()):
         try:
-            event, found, links = _read(line, _decoder.decode(data))
+            said = _decoder.decode(data)
+            if site:
+                _require_own(said, body.run, site)
+            event, found, links = _read(line, said)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
             events.append(Event(line, 0, UNREADABLE, "", ""))
             continue
@@ -142,6 +148,13 @@ def dataset_id(namespace: str, name: str) -> str:
 def version_id(namespace: str, name: str, version: str) -> str:
     """The node of one version of a dataset."""
     return f"lineage/version/{_quoted(namespace)}/{_quoted(name)}/{_quoted(version)}"
+
+
+def _require_own(event: _Event, run: str, site: str) -> None:
+    """Raises ValueError for what `site` may not say of `run`."""
+    names = [[item.name for item in items] for items in (event.inputs, event.outputs)]
+    if event.job is None or event.run is None or not is_own(run, site, event.run.runId, *names):
+        raise ValueError("an event of what somebody else did")
 
 
 def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:

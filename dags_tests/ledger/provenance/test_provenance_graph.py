@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from ledger.codec import encode
+from ledger.crypto import SigningKey
 from ledger.errors import CorruptionError
-from ledger.provenance import graph, kinds, openlineage
+from ledger.provenance import graph, kinds, openlineage, speaking
 from ledger.provenance.graph import Derived, derive, derive_genesis
 from ledger.provenance.index import Index
 from ledger.provenance.parts import KINDS
-from ledger.types import AppendLineage, Body, CommittedBlock, Genesis, Header
+from ledger.types import AppendLineage, Block, Body, CommittedBlock, Genesis, Header, SignedTransaction, Transaction
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UUIDS = st.uuids().map(str)
@@ -51,6 +53,11 @@ EVENT = st.builds(
     st.lists(DATASET, max_size=3),
     st.one_of(st.just(""), UUIDS),
 )
+
+
+def table_of(site: str) -> bytes:
+    """The digest of a site's table in the story."""
+    return sha256(f"table of {site}".encode()).digest()
 
 
 def batch(*events: Any, run: str = "run-1", number: int = 1) -> AppendLineage:
@@ -336,3 +343,68 @@ def test_the_story_says_who(story: Any, index: Index) -> None:
     rows = dict(index.rows("SELECT subject, author FROM acts WHERE kind = 'round.submit' AND round = 2"))
     assert rows == {f"run/run-1/round/2/submission/{site}": f"site/{site}" for site in SITES}
     assert index.rows("SELECT DISTINCT author FROM acts WHERE kind = 'round.commit'") == [("party/coordinator",)]
+
+
+# --------------------------------------------------------------------------------------------- what sites say of a run
+
+THEIRS = speaking.step_id("run-1", "hospital-b", UUID_1)
+OWN = speaking.step_id("run-1", "hospital-a", UUID_1)
+
+
+def said(identifier: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    """A site's event that a step is over."""
+    named = [[{"namespace": "n", "name": name} for name in names] for names in (inputs, outputs)]
+    event = {"eventTime": "2026-01-01T00:00:00Z", "eventType": "COMPLETE", "job": {"namespace": "n", "name": "scn.train"}}
+    return {**event, "run": {"runId": identifier}, "inputs": named[0], "outputs": named[1], **changes}
+
+
+FOREIGN = {
+    "a step of the coordinator": said(UUID_1),
+    "a step of another site": said(THEIRS),
+    "its step in another run": said(speaking.step_id("run-2", "hospital-a", UUID_1)),
+    "a step written in another way": said(OWN.upper()),
+    "another site's table": said(OWN, inputs=("site/hospital-b/table",)),
+    "a site whose name begins with its own": said(OWN, inputs=("site/hospital-ab/table",)),
+    "another site's update": said(OWN, outputs=("site/hospital-b/update",)),
+    "an artifact of the run": said(OWN, outputs=("artifact/model",)),
+    "no run": {**said(OWN), "run": None},
+    "no job": {**said(OWN), "job": None, "dataset": {"namespace": "n", "name": "x"}},
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_a_site_says_what_it_did_and_no_more(foreign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside an event of its own, one of what others did adds nothing; the coordinator may say it, and a reader without A7 believes it."""
+    own = said(OWN, inputs=("site/hospital-a/table", "artifact/model"), outputs=("site/hospital-a/update", "ledger/transactions"))
+    lines = batch(own, FOREIGN[foreign])
+    nodes, edges, events = openlineage.read_batch(lines, "hospital-a")
+    assert [event.type for event in events] == ["COMPLETE", "UNREADABLE"]
+    assert (nodes, edges) == openlineage.read_batch(batch(own))[:2]
+    assert speaking.count_foreign("run-1", "hospital-a", zlib.decompress(lines.events)) == (0 if foreign == "no job" else 1)
+    believed = openlineage.read_batch(lines)
+    assert believed[2][1].type != "UNREADABLE"
+    monkeypatch.setattr(openlineage, "_require_own", lambda *_: None)
+    assert openlineage.read_batch(lines, "hospital-a") == believed != (nodes, edges, events)
+
+
+def test_a_sites_batch_counts_for_its_round(story: Any, tmp_path: Path) -> None:
+    """In a site's batch, its event of validation is the round's evidence and its event of another site's step is not in the graph."""
+    table = {"namespace": "n", "name": "site/hospital-a/table", "facets": {"version": {"datasetVersion": table_of("hospital-a").hex()}}}
+    validated = {**said(OWN), "job": {"namespace": "n", "name": "scn.validate_data"}, "inputs": [table]}
+    longer = Upto(story, story.ledger.head().height + 1)
+    last = longer._blocks[-1].block.header
+    payload = encode(
+        Transaction(last.network, SigningKey.from_seed(sha256(b"hospital-a").digest()).public, 99, batch(validated, said(THEIRS)))
+    )
+    block = Block(replace(last, height=last.height + 1), None, (encode(SignedTransaction(payload, bytes(64))),))
+    longer._blocks.append(CommittedBlock(block, longer._blocks[-1].certificate))
+    with Index.open(tmp_path / "index.sqlite", story.ledger.genesis) as found:
+        found.update(longer)
+        assert found.rows("SELECT author, round FROM acts ORDER BY id DESC LIMIT 1") == [("site/hospital-a", 1)]
+        missing = "SELECT v.sealed - v.validations FROM evidence v JOIN nodes n ON n.id = v.node WHERE n.name = 'run/run-1/round/1'"
+        assert found.rows(missing) == [(1,)]
+        nodes, edges = contents(found)
+        assert f"lineage/run/{OWN}" in nodes and f"lineage/run/{THEIRS}" not in nodes
+        assert edges[
+            (f"lineage/run/{OWN}", "reads", f"lineage/version/n/site%2Fhospital-a%2Ftable/{table_of('hospital-a').hex()}", "claim")
+        ]
