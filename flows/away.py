@@ -17,6 +17,7 @@ from cifer_tasks import data, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
 from cifer_tasks.errors import IntegrityError, SiteStepError
+from cifer_tasks.lineage import flows_around
 from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
@@ -84,7 +85,7 @@ class Away:
             return record.outcomes(number)
         waiting = [site for site in opening.sites if _outcome(workspace, number, site) is None]
         enough = rounds.buffer - sum(record.submission(number, site) is not None for site in opening.sites) if rounds.buffer else None
-        given = {"run": run.run, "number": number}
+        given = {"run": run.run, "number": number, "flows": list(flows_around())}
         replies = _ask(workspace, ROUND, waiting, given, number, enough=enough, grace=0.0, leave=rounds.late == "carry")
         for site in waiting:
             if not rounds.buffer and _outcome(workspace, number, site) is None:
@@ -97,7 +98,7 @@ class Away:
         workspace = Workspace.of(run)
         waiting = [site for site in openers if workspace.record.release(number, site) is None]
         enough = workspace.scheme.enough(workspace.round_context(number)) - (len(openers) - len(waiting))
-        given = {"run": run.run, "number": number, "aggregate": aggregate.digest}
+        given = {"run": run.run, "number": number, "aggregate": aggregate.digest, "flows": list(flows_around())}
         replies = _ask(workspace, RELEASE, waiting, given, number, enough=enough)
         for reply in replies.values():
             if not reply.done:

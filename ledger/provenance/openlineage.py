@@ -11,8 +11,10 @@ nothing to the graph.
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 import zlib
+from bisect import bisect_left
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -111,7 +113,7 @@ def read_batch(body: AppendLineage, site: str = "") -> tuple[list[Node], list[Ed
     nodes: dict[str, Node] = {}
     edges: dict[tuple[str, str, str], Edge] = {}
     events = []
-    for line, data in enumerate(zlib.decompress(body.events).splitlines()):
+    for line, data in enumerate(lines_of(zlib.decompress(body.events))):
         try:
             said = _decoder.decode(data)
             if site:
@@ -130,9 +132,46 @@ def read_batch(body: AppendLineage, site: str = "") -> tuple[list[Node], list[Ed
     return list(nodes.values()), list(edges.values()), tuple(events)
 
 
-def lines_of(events: bytes) -> list[bytes]:
-    """The lines of a batch's compressed events."""
-    return zlib.decompress(events).splitlines()
+def lines_of(plain: bytes) -> list[bytes]:
+    """The lines of a batch, as A4 counts them, without their newlines."""
+    return plain.removesuffix(b"\n").split(b"\n")
+
+
+class Lines:
+    """The lines of a compressed batch, read as far as they are asked for: one event is wanted more often than all. Threads may share it."""
+
+    def __init__(self, events: bytes) -> None:
+        """events: one complete zlib stream (RFC 1950)."""
+        self._stream = zlib.decompressobj()
+        self._unread = events
+        self._plain = bytearray()
+        self._ends = [0]
+        self._steps = [0]
+        self._turn = threading.Lock()
+
+    def __getitem__(self, line: int) -> bytes:
+        """Line number `line`, from 0, without its newline. Raises IndexError behind the last one, zlib.error for what is no stream."""
+        with self._turn:
+            while self._ends[-1] <= line and not self._stream.eof:
+                self._read()
+            step = max(bisect_left(self._ends, line) - 1, 0)
+            start = self._steps[step]
+            for _ in range(line - self._ends[step]):
+                start = self._plain.find(b"\n", start) + 1 or len(self._plain)
+            if start == len(self._plain):
+                raise IndexError(line)
+            end = self._plain.find(b"\n", start)
+            return bytes(self._plain[start : end if end >= 0 else len(self._plain)])
+
+    def _read(self) -> None:
+        """One step further. `_ends` is the number of newlines before each of `_steps`: splitting what nobody asks for takes time."""
+        found = self._stream.decompress(self._unread, _STEP_BYTES)
+        if not found and not self._stream.eof:
+            raise zlib.error("the stream is cut short")
+        self._unread = self._stream.unconsumed_tail
+        self._plain += found
+        self._ends.append(self._ends[-1] + found.count(b"\n"))
+        self._steps.append(len(self._plain))
 
 
 def job_id(namespace: str, name: str) -> str:
@@ -200,6 +239,7 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
     return Event(line, time_us, kind, user if event.run is not None else "", job_node, validated), nodes, edges
 
 
+_STEP_BYTES: Final = 32 * 1024
 _VALIDATING: Final = (".validate_data", ".fused_site")
 """The steps in which a table is put to its suite; one that fails it is left out of the round, and its site is not sealed."""
 _MICROSECOND: Final = datetime.resolution
