@@ -255,10 +255,10 @@ class RunRecord:
             )
         return tuple(found)
 
-    def lineage_events(self) -> int:
-        """How many OpenLineage events of this run the ledger holds."""
+    def lineage_events(self, author: str) -> int:
+        """How many OpenLineage events of this run by `author` the ledger holds."""
         numbers = range(self.declared.rounds_opened + 1)
-        return sum(batch.count for number in numbers for batch in self.state.lineage(self.run, number))
+        return sum(batch.count for number in numbers for batch in self.state.lineage(self.run, number) if batch.author == author)
 
     def accepted_round(self) -> int | None:
         """The round that made the run's current model; None while it is the initial one."""

@@ -33,7 +33,7 @@ from cifer_tasks.learning import baselines, gate, training
 from cifer_tasks.learning.building import initial_model
 from cifer_tasks.learning.sensitivity import site_sensitivity
 from cifer_tasks.learning.weights import apply_update, flatten
-from cifer_tasks.lineage import log_of
+from cifer_tasks.lineage import LineageLog, open_log
 from cifer_tasks.network import COORDINATOR, MOST_AT_ONCE, enrol_sites, require_minimum
 from cifer_tasks.planning import add_part, plan_of, release_part, release_spoilt_part
 from cifer_tasks.privacy.clipping import FloatVector
@@ -599,13 +599,21 @@ def mirror_lineage(run: RunRef, number: int) -> int:
 
 
 def record_lineage(run: RunRef, number: int) -> int:
-    """What `mirror_lineage` does, outside any flow: the events of round `number`, 0 for the run as a whole. Returns how many."""
-    workspace, log = Workspace.of(run), log_of(run)
-    count = 0
-    while batch := log.drain(recorded=workspace.record.lineage_events()):
-        workspace.author(COORDINATOR).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
+    """What `mirror_lineage` does, outside any flow: the events of round `number`, 0 for the run as a whole. Returns how many.
+
+    At a site they are the site's, signed by it.
+    """
+    workspace = Workspace.of(run)
+    log, author, count = lineage_of(workspace), workspace.own or COORDINATOR, 0
+    while batch := log.drain(recorded=workspace.record.lineage_events(author)):
+        workspace.author(author).send(AppendLineage(run.run, number, batch.count, batch.sha256, batch.events))
         count += batch.count
     return count
+
+
+def lineage_of(workspace: Workspace) -> LineageLog:
+    """The run's lineage log in this process, under the names that it has everywhere."""
+    return open_log(workspace.ref, scenario=workspace.settings.name, network=workspace.ledger.network.hex()[:16])
 
 
 def _sites(sealed: SealedSet) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
 from cifer_tasks.disputes import stays_closed
 from cifer_tasks.errors import IntegrityError, SiteStepError
+from cifer_tasks.lineage import flows_around
 from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
@@ -85,7 +86,7 @@ class Away:
             return record.outcomes(number)
         waiting = [site for site in opening.sites if _outcome(workspace, number, site) is None]
         enough = rounds.buffer - sum(record.submission(number, site) is not None for site in opening.sites) if rounds.buffer else None
-        given = {"run": run.run, "number": number}
+        given = {"run": run.run, "number": number, "flows": list(flows_around())}
         replies = _ask(workspace, ROUND, waiting, given, number, enough=enough, grace=0.0, leave=rounds.late == "carry")
         for site in waiting:
             if not rounds.buffer and _outcome(workspace, number, site) is None:
@@ -96,7 +97,7 @@ class Away:
     def release(self, run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: Sequence[str]) -> tuple[Release, ...]:
         """See `flows.places.Places`. Waits for enough holders, and a little longer for the others; for all where these open nothing."""
         workspace = Workspace.of(run)
-        given = {"run": run.run, "number": number, "aggregate": aggregate.digest}
+        given = {"run": run.run, "number": number, "aggregate": aggregate.digest, "flows": list(flows_around())}
         waiting = [site for site in openers if workspace.record.release(number, site) is None]
         enough = workspace.scheme.enough(workspace.round_context(number)) - (len(openers) - len(waiting))
         replies = _ask(workspace, RELEASE, waiting, given, number, enough=enough)

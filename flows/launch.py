@@ -162,12 +162,12 @@ def _train(run: RunRef, listeners: Sequence[Listener]) -> RegisteredModel | Awai
 
     from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from cifer_tasks.lineage import close_log, open_log
-    from cifer_tasks.tasks import record_lineage
+    from cifer_tasks.lineage import close_log
+    from cifer_tasks.tasks import lineage_of, record_lineage
     from flows.training import training
 
     _wake_the_collector()
-    open_log(run, scenario=workspace.settings.name, network=workspace.ledger.network.hex()[:16])
+    lineage_of(workspace)
     try:
         # Prefect joins a heartbeat thread after every flow run: one second per round, for runs that outlive their process.
         # It reads its environment once, at import, which in a long-lived process may lie before `engine`.

@@ -30,6 +30,8 @@ from prefect.utilities.callables import parameter_schema
 
 from cifer_tasks import logs
 from cifer_tasks.site_home import SiteHome
+from flows.away import RELEASE, ROUND
+from flows.mirror import Mirror
 from flows.station import FLOWS, Station
 
 LOOK_SECONDS: Final = 0.25
@@ -48,6 +50,7 @@ class Runner:
         self.site, self.say = site, say
         self.stopping = threading.Event()
         self.flows: dict[Any, str] = {}
+        self.mirror = Mirror(say)
 
     def run(self) -> None:
         """Serve until `stop`, or SIGTERM or Ctrl-C: then finish the run that is under way. A server that is away is waited for."""
@@ -55,6 +58,7 @@ class Runner:
             signal.signal(number, lambda *_: self.stop())
         Station.open().ledger.state()  # a damaged or foreign folder is named before anybody asks
         threading.Thread(target=self._beat, daemon=True).start()
+        self.mirror.start()
         waited = LOOK_SECONDS
         while not self.stopping.is_set():
             try:
@@ -69,6 +73,7 @@ class Runner:
                 self.say(f"Prefect at {self.site.prefect}: {what}; trying again in {waited:g} s")
                 self.stopping.wait(waited)
                 waited = min(LONGEST_WAIT_SECONDS, waited * 2)
+        self.mirror.close()
 
     def stop(self) -> None:
         """End after the run that is under way."""
@@ -121,9 +126,11 @@ class Runner:
         try:
             asked = due.parameters
             place = logs.within(run=str(asked.get("run", "")), round=int(asked.get("number", 0)), site=self.site.name)
-            with place, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            with self.mirror.busy, place, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 # Read again: its state is what the engine begins from.
                 state: Any = run_flow(FLOWS[name], flow_run=client.read_flow_run(due.id), parameters=due.parameters, return_type="state")
+            if name in (ROUND, RELEASE):
+                self.mirror.expect(due.parameters["run"], due.parameters["number"], over=name == RELEASE and state.is_completed())
             self.say(f"{name} of {due.parameters.get('run', '')}: {state.message or state.name}")
         except httpx.HTTPError:
             raise

@@ -1,8 +1,10 @@
 """What a site does when it is asked, as flows on its own work pool: each runs in the site's process, beside its data and keys.
 
-    site-prepare(run, order)               one stage of preparing a run: survey, spread or settle
-    site-round(run, number)                validate -> train -> protect -> encrypt -> submit
-    site-release(run, number, aggregate)   its part in opening a sealed set
+    site-prepare(run, order)                      one stage of preparing a run: survey, spread or settle
+    site-round(run, number, flows)                validate -> train -> protect -> encrypt -> submit
+    site-release(run, number, aggregate, flows)   its part in opening a sealed set
+
+`flows` are the coordinator's, which the site's lineage says its steps are part of; the site mirrors that itself (`flows.mirror`).
 
 A site takes nobody's word. It looks at its own checked copy of the ledger for the run, the round and the settings' digest; before a
 run is declared, it wants the coordinator's signature; and it trains only for a purpose that it offers. What returns is a short text
@@ -30,10 +32,12 @@ from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Layout, Preparation
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.errors import CiferError, DataError, FailureError, IntegrityError
+from cifer_tasks.lineage import site_steps
 from cifer_tasks.network import COORDINATOR, enrol_table, key_of, store_at
 from cifer_tasks.records import ArtifactRef, Dataset, Exclusion, Record, RunRef
 from cifer_tasks.site_home import Offer, SiteHome, the_site
 from cifer_tasks.statements import Order
+from cifer_tasks.tasks import lineage_of
 from cifer_tasks.workspace import Workspace, create_run, home_folder
 from flows.away import PREPARE, RELEASE, ROUND
 from flows.site import site_releases, site_rounds
@@ -183,7 +187,7 @@ def _settle(station: Station, workspace: Workspace, table: Path, given: Artifact
 
 
 @discreet
-def contribute(run: str, number: int) -> str:
+def contribute(run: str, number: int, flows: tuple[str, str]) -> str:
     """The site's part in an open round, as far as it is not on the ledger yet."""
     station = Station.open()
     workspace = station.declared(run)
@@ -192,7 +196,8 @@ def contribute(run: str, number: int) -> str:
         return "the round is sealed already"
     name = station.site.name
     began = _began(workspace, number, name)
-    found = next(iter(site_rounds(workspace.ref, number, workspace.opening(number), {name: began})), None)
+    with site_steps(lineage_of(workspace), *flows):
+        found = next(iter(site_rounds(workspace.ref, number, workspace.opening(number), {name: began})), None)
     if found is None:
         return f"late for round {number}: {'kept for the next' if workspace.settings.rounds.staleness else 'refused'}"
     if isinstance(found, Exclusion):
@@ -212,13 +217,14 @@ def _began(workspace: Workspace, number: int, site: str) -> int:
 
 
 @discreet
-def release(run: str, number: int, aggregate: str) -> str:
+def release(run: str, number: int, aggregate: str, flows: tuple[str, str]) -> str:
     """The site's part in opening the set that the ledger has sealed; it adds the submissions itself, and compares with `aggregate`."""
     station = Station.open()
     workspace = station.declared(run)
     station.seen(lambda state: (opened := state.round(run, number)) and opened.sealed)
     total = station.store.find("aggregate", aggregate)
-    released = site_releases(workspace.ref, number, workspace.record.sealed_set(number), total, [station.site.name])
+    with site_steps(lineage_of(workspace), *flows):
+        released = site_releases(workspace.ref, number, workspace.record.sealed_set(number), total, [station.site.name])
     if not released:
         msg = f"{station.site.name} did not release in round {number}; its log says why"
         raise FailureError(msg)

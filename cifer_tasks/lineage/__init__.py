@@ -2,6 +2,7 @@
 
 instrument(task), instrument(flow)          once, where they are defined
 report_elsewhere(task, id, parameters)       where a task is handed to a process elsewhere, which reports nothing
+flows_around(), site_steps(log, ...)        where a site's steps run in a process of their own
 log_of(run).drain(recorded)                 in the task that mirrors events to the ledger
 close_log(run)                              when the process is done with the run
 """
@@ -12,10 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cifer_tasks.lineage.hooks import close_log, instrument, log_of, open_log, report_elsewhere
+    from cifer_tasks.lineage.hooks import close_log, flows_around, instrument, log_of, open_log, report_elsewhere, site_steps
     from cifer_tasks.lineage.log import LineageBatch, LineageLog
 
-__all__ = ["LineageBatch", "LineageLog", "close_log", "instrument", "log_of", "open_log", "report_elsewhere"]
+__all__ = [
+    "LineageBatch",
+    "LineageLog",
+    "close_log",
+    "flows_around",
+    "instrument",
+    "log_of",
+    "open_log",
+    "report_elsewhere",
+    "site_steps",
+]
 
 
 def __getattr__(name: str) -> Any:

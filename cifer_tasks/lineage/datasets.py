@@ -32,15 +32,19 @@ class Version:
     version: str
 
 
-def versions_in(value: object) -> tuple[Version, ...]:
+def versions_in(value: object, own: str = "") -> tuple[Version, ...]:
     """Every version that `value` refers to, at any depth of records, tuples, lists and mappings; sorted, each once.
 
+    own: the site that speaks, which says nothing of other sites' records; "" for who speaks of all.
     Only frozen records and containers are entered, so that a settings object, an array or a live model costs nothing.
     """
-    return tuple(sorted(set(_walk(value, site=""))))
+    return tuple(sorted(set(_walk(value, "", own))))
 
 
-def _walk(value: object, site: str) -> Iterator[Version]:
+def _walk(value: object, site: str, own: str) -> Iterator[Version]:
+    owner = _owner(value) if isinstance(value, msgspec.Struct) else ""
+    if own and owner not in ("", own):
+        return
     match value:
         case ArtifactRef(kind=kind, digest=digest):
             yield Version(f"site/{site}/{kind}" if site else f"artifact/{kind}", digest)
@@ -52,19 +56,19 @@ def _walk(value: object, site: str) -> Iterator[Version]:
             yield Version("ledger/transactions", transaction)
         case tuple() | list():
             for item in value:
-                yield from _walk(item, site)
+                yield from _walk(item, site, own)
         case Mapping():
             for item in value.values():
-                yield from _walk(item, site)
+                yield from _walk(item, site, own)
         case msgspec.Struct():
             if isinstance(value, RegisteredModel):
                 yield Version(f"registry/{value.name}", str(value.version))
-            yield from _walk_fields(value, _owner(value) or site)
+            yield from _walk_fields(value, owner or site, own)
 
 
-def _walk_fields(value: msgspec.Struct, site: str) -> Iterator[Version]:
+def _walk_fields(value: msgspec.Struct, site: str, own: str) -> Iterator[Version]:
     for name in fields_of(value.__class__):
-        yield from _walk(getattr(value, name), site)
+        yield from _walk(getattr(value, name), site, own)
 
 
 @cache

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -64,6 +66,38 @@ def close_log(run: RunRef) -> None:
         log = _logs.pop(run, None)
     if log is not None:
         log.close()
+
+
+def flows_around() -> tuple[str, str]:
+    """Prefect's identifiers of the flow that runs here and of the outermost one around it, for `site_steps` elsewhere.
+
+    Raises LookupError outside a flow that is instrumented.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.id not in _flow_scopes:
+        msg = "no instrumented flow runs here"
+        raise LookupError(msg)
+    scope = _flow_scopes[context.flow_run.id][1]
+    return scope.key.run_id, (scope.root or scope.key).run_id
+
+
+@contextmanager
+def site_steps(log: LineageLog, around: str, outermost: str) -> Iterator[None]:
+    """Within a flow of a site's: its steps go to `log`, as steps of the coordinator's flows that `flows_around` named.
+
+    A step that has no end when this ends is given one, ABORT. Raises LookupError outside a flow, ValueError for what is no UUID.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        msg = "no flow runs here"
+        raise LookupError(msg)
+    scope = log.above(around, outermost)
+    _flow_scopes[context.flow_run.id] = log, scope
+    try:
+        yield
+    finally:
+        _flow_scopes.pop(context.flow_run.id, None)
+        _abort_below(log, scope.key.run_id, datetime.now(UTC).isoformat())
 
 
 def instrument(unit: _Unit) -> _Unit:
@@ -142,12 +176,15 @@ def _on_flow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
     own = context is not None and context.flow_run is not None and context.flow_run.id == flow_run.id
     parameters: Mapping[str, Any] = context.parameters if own and context is not None and context.parameters else {}
     if not state.is_running():
-        for orphan in log.unfinished_below(str(flow_run.id)):
-            facets = facets_of(log.facts)
-            log.emit(run_event(RunState.ABORT, orphan, _time(state), prefect.__version__, error=_ORPHAN, extra=facets), orphan)
+        _abort_below(log, str(flow_run.id), _time(state))
     _emit(log, scope, state, parameters)
     if not state.is_running():
         _flow_scopes.pop(flow_run.id, None)
+
+
+def _abort_below(log: LineageLog, run_id: str, time: str) -> None:
+    for orphan in log.unfinished_below(run_id):
+        log.emit(run_event(RunState.ABORT, orphan, time, prefect.__version__, error=_ORPHAN, extra=facets_of(log.facts)), orphan)
 
 
 def _enter(flow: Flow[..., Any], flow_run: FlowRun) -> tuple[LineageLog, Scope]:
@@ -162,14 +199,14 @@ def _enter(flow: Flow[..., Any], flow_run: FlowRun) -> tuple[LineageLog, Scope]:
 
 
 def _emit(log: LineageLog, scope: Scope, state: State[Any], parameters: Mapping[str, Any]) -> None:
-    inputs = versions_in(parameters)
+    inputs = versions_in(parameters, log.site)
     result = getattr(state.data, "result", state.data)
     outputs: tuple[Version, ...] = ()
     error = ""
     if state.is_running():
         kind = RunState.RUNNING if log.started(scope.key.run_id) else RunState.START
     elif state.is_completed():
-        kind, outputs = RunState.COMPLETE, versions_in(result)
+        kind, outputs = RunState.COMPLETE, versions_in(result, log.site)
     elif state.is_failed():
         kind, error = RunState.FAIL, _readable(result)
     else:

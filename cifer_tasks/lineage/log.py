@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from openlineage.client.event_v2 import RunEvent, RunState
 
@@ -28,6 +29,8 @@ from cifer_tasks.errors import StorageError
 from cifer_tasks.lineage.events import RunKey, Scope, event_lines, run_event, scope_of
 from cifer_tasks.lineage.facets import Facts, facets_of
 from cifer_tasks.records import RunRef
+from ledger.provenance.speaking import step_id
+from ledger.state.lineage import MOST_SITE_BYTES
 
 MOST_BATCH_BYTES: Final = 4 * 1024 * 1024
 _ORPHAN: Final = "the process ended before this run did"
@@ -54,6 +57,8 @@ class LineageLog:
 
     `namespace` is ``cifer/<network>`` and holds jobs and datasets alike. A job ``<scenario>.<task>`` is the same in every training;
     its runs are told apart by their identifiers and by the tag ``cifer.run``.
+
+    At a site, the log holds what that site may say of the run by rule A7 of SPEC.md: its own steps, under identifiers that name it.
     """
 
     def __init__(self, run: RunRef, scenario: str = "", network: str = "") -> None:
@@ -67,6 +72,8 @@ class LineageLog:
         self._state_path = folder / "lineage.json"
         self._lock = threading.Lock()
         self._open: dict[str, Scope] = {}
+        self.site = str(_mapping(folder / "run.json").get("site", ""))
+        self._most_bytes = MOST_SITE_BYTES if self.site else MOST_BATCH_BYTES
         self._warned = False
         self._mark = (0, 0)
         self.scenario = scenario or _scenario(folder) or run.run
@@ -92,13 +99,24 @@ class LineageLog:
 
     def key(self, run_id: str, name: str, job_type: str) -> RunKey:
         """The key of a Prefect run in this log; its job is called ``<scenario>.<name>``."""
+        return self._key(step_id(self.run.run, self.site, run_id) if self.site else run_id, name, job_type)
+
+    def above(self, around: str, outermost: str) -> Scope:
+        """What a site's steps are below: the coordinator's round `around` in its training `outermost`, by Prefect's identifiers.
+
+        Raises ValueError when one of them is no UUID.
+        """
+        round_, training = (self._key(str(UUID(run_id)), name, "FLOW") for run_id, name in ((around, "round"), (outermost, "training")))
+        return Scope(round_, training, training)
+
+    def _key(self, run_id: str, name: str, job_type: str) -> RunKey:
         return RunKey(run_id, self.namespace, f"{self.scenario}.{name}", job_type, self.run.run)
 
     def emit(self, event: RunEvent, scope: Scope) -> None:
         """Append an event. Never raises: an event that cannot be written is counted in `lost`, and one warning is logged."""
         with self._lock:
             try:
-                self._file.write(event_lines(event))
+                self._file.write(_limited(event_lines(event), self._most_bytes))
             except Exception as error:
                 self._note_loss(error)
             if event.eventType in _ENDS:
@@ -128,14 +146,15 @@ class LineageLog:
         return tuple(reversed(found))
 
     def drain(self, recorded: int) -> LineageBatch:
-        """The next events, in the order of the file: at most 4 MiB of them, so call again until the batch is empty.
+        """The next events, in the order of the file: as many as one transaction takes (4 MiB, 256 KiB of a site's), so call again until
+        the batch is empty.
 
         recorded: number of this run's events that the ledger holds; the batch starts behind those, so that whoever crashes between
         draining and recording neither loses nor repeats any. Raises `StorageError` when the log cannot be read.
         """
         with self._lock:
             try:
-                lines = _head(self._lines_from(recorded))
+                lines = _head(self._lines_from(recorded), self._most_bytes)
             except OSError as error:
                 msg = f"{self.path}: the lineage log cannot be read: {error.strerror or error}"
                 raise StorageError(msg) from None
@@ -242,12 +261,20 @@ def _cut_partial_line(path: Path) -> None:
         file.truncate(end)
 
 
-def _head(lines: list[bytes]) -> list[bytes]:
-    """As many of the first lines as make at most `MOST_BATCH_BYTES`, and one at least."""
+def _limited(line: bytes, most_bytes: int) -> bytes:
+    """Raises ValueError for an event that no transaction takes: it would stop all behind it."""
+    if len(line) > most_bytes:
+        msg = f"an event of {len(line)} bytes; the ledger takes {most_bytes}"
+        raise ValueError(msg)
+    return line
+
+
+def _head(lines: list[bytes], most_bytes: int) -> list[bytes]:
+    """As many of the first lines as make at most `most_bytes`, and one at least."""
     size = 0
     for count, line in enumerate(lines):
         size += len(line)
-        if size > MOST_BATCH_BYTES and count:
+        if size > most_bytes and count:
             return lines[:count]
     return lines
 

@@ -247,6 +247,7 @@ def follow(made: Production, tables: Path) -> None:
     (north / "hold").unlink()
     made.serve("north")
     assert run.wait(LONGEST_SECONDS) == 0, "\n".join(made.log(who) for who in ("coordinator", *SITES))
+    made.until(lambda: all(made.log(site).count("lineage events of round") == ROUNDS for site in SITES), "mirroring")
     for line in running[1:]:
         made.do("coordinator", line)
     made.said["coordinator"] = (coordinator / "log").read_text()
@@ -280,6 +281,33 @@ def test_a_killed_site_comes_back_and_one_that_leaves_is_not_asked_again(product
     assert [(item.site, item.step, item.by) for item in second.exclusions] == [("south", "consent", "coordinator")]
     assert "the study is over" in second.exclusions[0].reason
     assert production.running["south"].poll() is None and production.log("south").count("submitted") == 1
+
+
+def test_each_site_says_what_it_did_in_its_own_name(production: Production, history: Any, tmp_path: Path) -> None:
+    """Each round has one batch of each site's, also of the killed one's, and in the graph every step of a site is by that site, below the
+    coordinator's round; nothing lacks evidence.
+    """
+    from ledger.backends.reader import open_readonly
+    from ledger.provenance.browse import without_evidence
+    from ledger.provenance.index import Index
+
+    for found in history.rounds:
+        assert sorted(batch.author for batch in found.lineage if batch.author in SITES) == sorted(SITES)
+    ledger = open_readonly(production.folder("coordinator") / ".cifer" / "ledger")
+    with Index.open(tmp_path / "index.sqlite", ledger.genesis) as index:
+        index.update(ledger)
+        assert {gap.missing for gap in without_evidence(index).gaps} <= {"clean commit"}
+        steps = index.rows(
+            """SELECT DISTINCT a.author, j.label, json_extract(s.attributes, '$.state'), p.label, b.author
+            FROM nodes s JOIN acts a ON a.id = s.act
+            JOIN edges e ON e.source = s.id AND e.basis = 'claim' AND e.kind = 'run_of' JOIN nodes j ON j.id = e.target
+            JOIN edges u ON u.source = s.id AND u.basis = 'claim' AND u.kind = 'started_by' JOIN nodes p ON p.id = u.target
+            JOIN acts b ON b.id = p.act WHERE a.author LIKE 'site/%'"""
+        )
+    ledger.close()
+    names = ("validate_data", "train", "protect", "encrypt", "submit", "release")
+    done = {(f"site/{site}", f"wine.{name}", "COMPLETE", "wine.round", "party/coordinator") for site in SITES for name in names}
+    assert set(steps) == done | {("site/north", "wine.train", "ABORT", "wine.round", "party/coordinator")}
 
 
 def test_the_model_is_the_one_that_one_process_makes(production: Production, tables: Path, shared_trainer: Any) -> None:

@@ -253,6 +253,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "model", "coordinator-a", MODEL
     yield "lineage-0", "coordinator-a", lineage(EVENTS, 0)
     yield "lineage-1", "coordinator-a", lineage(EVENTS)
+    yield "lineage-of-site-a", "site-a", lineage(EVENTS)
+    yield "lineage-of-site-a-again", "site-a", lineage(EVENTS, 0)
     yield "round-2", "coordinator-a", open_round(2, "model 1")
     for site in SITES:
         yield f"submitted-2-{site}", site, submit(site, 2)
@@ -700,7 +702,14 @@ def refused_outcomes() -> Iterator[Case]:
     yield "approval_of_unknown_run", "R8", "required", [], "approver-a", replace(APPROVE, run="run-9")
     yield "model_without_approval", "V13", "required", [], lead, MODEL
     yield "model_declined", "V13", "required", [("administrator-0", replace(APPROVE, approved=False))], lead, MODEL
-    yield "lineage_by_site", "R9", "committed-1", [], "site-a", lineage(EVENTS)
+    yield "lineage_by_site_of_another_run", "A5", "committed-1", [], "site-d", lineage(EVENTS)
+    yield "lineage_by_another_coordinator", "A5", "committed-1", [], "coordinator-b", lineage(EVENTS)
+    yield "lineage_by_administrator", "A5", "committed-1", [], "administrator-0", lineage(EVENTS)
+    yield "lineage_by_site_of_later_round", "A1", "committed-1", [], "site-a", lineage(EVENTS, 2)
+    four = [("site-b", lineage(EVENTS))] * 4
+    yield "lineage_by_site_five_times", "A6", "committed-1", [("site-a", lineage(EVENTS)), *four], "site-b", lineage(EVENTS)
+    long = b"0" * (256 * 1024) + b"\n"
+    yield "lineage_by_site_too_long", "A6", "committed-1", [], "site-a", lineage(long, events=zlib.compress(long, 9))
     yield "lineage_of_later_round", "A1", "committed-1", [], lead, lineage(EVENTS, 2)
     yield "lineage_of_negative_round", "A1", "committed-1", [], lead, lineage(EVENTS, -1)
     yield "lineage_of_no_run_in_a_round", "A1", "committed-1", [], "site-a", lineage(EVENTS, 1, run="")

@@ -43,7 +43,7 @@ def frontier_report(
 ) -> Report:
     """The report on finished trainings. found: of each setting the outcomes under attack and without, one a seed."""
     schemes = {rule.name: rule.scheme for rule in (defences(world) | noisy()).values()}
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "rule": setting.rule,
             "scheme": schemes[setting.rule],

@@ -72,8 +72,11 @@ def job_version(store: Store, item: Thing) -> Json:
 
 def run(store: Store, item: Thing) -> Json:
     """A run of a job: its times, and the facets of its last event."""
+    return _run(item, last_event(store, item))
+
+
+def _run(item: Thing, event: Json) -> Json:
     started, ended = item.attributes.get("started_us"), item.attributes.get("ended_us")
-    event = last_event(store, item)
     first = _time(started if isinstance(started, int) else ended)
     return {
         "id": item.id.rpartition("/")[2],
@@ -136,6 +139,7 @@ def version(store: Store, item: Thing) -> Json:
         WHERE v.name = ? LIMIT 1)""",
         (item.id,),
     )
+    event = last_event(store, makers[0]) if makers else {}
     return {
         "id": {**_name(item), "version": which},
         "type": "DB_TABLE",
@@ -147,8 +151,8 @@ def version(store: Store, item: Thing) -> Json:
         "sourceName": item.text("namespace"),
         "fields": [],
         "description": "",
-        "createdByRun": run(store, makers[0]) if makers and makers[0].kind == "lineage-run" else None,
-        "facets": _output_facets(store, makers[0], item) if makers else {},
+        "createdByRun": _run(makers[0], event) if makers and makers[0].kind == "lineage-run" else None,
+        "facets": _output_facets(event, item),
     }
 
 
@@ -253,9 +257,9 @@ def last_event(store: Store, run_: Thing) -> Json:
     return found
 
 
-def _output_facets(store: Store, maker: Thing, item: Thing) -> Json:
-    """The facets that the run which wrote a version gave it."""
-    for output in last_event(store, maker).get("outputs", ()):
+def _output_facets(event: Json, item: Thing) -> Json:
+    """The facets that the last event of the run which wrote a version gave it."""
+    for output in event.get("outputs", ()):
         if (output["namespace"], output["name"]) == (item.text("namespace"), item.text("name")):
             found: Json = output.get("facets", {})
             return found

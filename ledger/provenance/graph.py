@@ -28,7 +28,7 @@ from ledger.digests import transaction_id
 from ledger.provenance.kinds import Slice, add_to
 from ledger.provenance.openlineage import Event, read_batch
 from ledger.provenance.parts import CLAIM, CONTEXT, DATA, Edge, Known, Node, party_id, round_id, run_id
-from ledger.state.entries import ADMINISTRATOR, VALIDATOR
+from ledger.state.entries import ADMINISTRATOR, SITE, VALIDATOR
 from ledger.state.transition import decode_transaction
 from ledger.types import AppendLineage, CommittedBlock, Genesis, Transaction
 
@@ -88,6 +88,12 @@ def derive_genesis(genesis: Genesis) -> Derived:
     return Derived(act, tuple(nodes), (), ())
 
 
+def _site_of(author: str) -> str:
+    """The name of the site that an author is, "" for anybody else: to a run, its coordinator and its sites alone append (A5)."""
+    kind, _, name = author.partition("/")
+    return name if kind == SITE else ""
+
+
 def _derive_one(slice_: Slice, index: int, data: bytes) -> Derived:
     signed = decode_transaction(data)
     transaction = decode(signed.payload, Transaction)
@@ -95,7 +101,7 @@ def _derive_one(slice_: Slice, index: int, data: bytes) -> Derived:
     slice_.index, slice_.author, slice_.nodes, slice_.edges = index, slice_.party(transaction.author), [], []
     events: tuple[Event, ...] = ()
     if isinstance(body, AppendLineage):
-        nodes, edges, events = read_batch(body)
+        nodes, edges, events = read_batch(body, _site_of(slice_.author) if body.run else "")
         slice_.nodes += nodes
         slice_.edges += edges
         subject = (round_id(body.run, body.round) if body.round else run_id(body.run)) if body.run else slice_.author

@@ -18,11 +18,11 @@ from ledger.digests import header_digest, network_id
 from ledger.errors import CorruptionError, StorageError
 from ledger.provenance.engines import Connection, Engine, Sqlite
 from ledger.provenance.graph import derive_genesis
-from ledger.provenance.openlineage import lines_of
+from ledger.provenance.openlineage import Lines
 from ledger.provenance.writer import INDEXES, SCHEMA, Blocks, Writer
 from ledger.types import Genesis
 
-FORMAT: Final = f"2-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
+FORMAT: Final = f"3-{sha256((SCHEMA + INDEXES).encode()).hexdigest()[:16]}"
 """Of what the tables hold: count it up when the same tables are filled with something else."""
 _CACHED_BATCHES: Final = 64
 
@@ -47,7 +47,7 @@ class Index:
         self._connections: list[Connection] = []
         self._guard = threading.Lock()
         self._writing = threading.Lock()
-        self._batches: OrderedDict[int, list[bytes]] = OrderedDict()
+        self._batches: OrderedDict[int, Lines] = OrderedDict()
 
     @classmethod
     def open(cls, path: Path, genesis: Genesis) -> Index:
@@ -102,7 +102,7 @@ class Index:
             found = self.rows("SELECT events FROM batches WHERE act = ?", (act,))
             if not found:
                 raise KeyError(act)
-            lines = lines_of(found[0][0])
+            lines = Lines(found[0][0])
             with self._guard:
                 self._batches[act] = lines
                 while len(self._batches) > _CACHED_BATCHES:

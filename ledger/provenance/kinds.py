@@ -86,7 +86,7 @@ def _register_identity(slice_: Slice, body: RegisterIdentity) -> tuple[str, str]
 
 def _invite(slice_: Slice, body: InviteIdentity) -> tuple[str, str]:
     kind = "site" if body.role == SITE else "party"
-    party = slice_.node(party_id(body.name, body.role), kind, body.name, None, role=body.role, status="invited")
+    party = slice_.node(party_id(body.name, body.role), kind, body.name, body.invitation, role=body.role, status="invited")
     slice_.parties[body.invitation] = party
     slice_.link(party, "admitted_by", slice_.author)
     return party, f"{body.name} is invited as {body.role}, until block {body.last_height}"

@@ -4,14 +4,17 @@
     lineage/dataset/<namespace>/<name>             lineage/version/<namespace>/<name>/<version>
 
 Namespaces and names are percent-encoded (RFC 3986), so that an id has one reading. The ledger does not check that a line is an event
-(rule A4): one that is none is kept as an `Event` of type ``UNREADABLE``, and adds nothing to the graph.
+(rule A4): one that is none, or that the site which signed it may not say (A7), is kept as an `Event` of type ``UNREADABLE``, and adds
+nothing to the graph.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 import zlib
+from bisect import bisect_left
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -20,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from ledger.provenance.parts import CLAIM, Edge, Node
+from ledger.provenance.speaking import is_own
 from ledger.types import AppendLineage
 
 UNREADABLE: Final = "UNREADABLE"
@@ -100,17 +104,21 @@ class _Event(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Event)
 
 
-def read_batch(body: AppendLineage) -> tuple[list[Node], list[Edge], tuple[Event, ...]]:
+def read_batch(body: AppendLineage, site: str = "") -> tuple[list[Node], list[Edge], tuple[Event, ...]]:
     """The nodes and edges that a batch claims, each once, and its events in order.
 
+    site: who appended it to its run, "" when that was the run's coordinator, or when it is of no run.
     Raises zlib.error for a batch that rule A2 would refuse.
     """
     nodes: dict[str, Node] = {}
     edges: dict[tuple[str, str, str], Edge] = {}
     events = []
-    for line, data in enumerate(zlib.decompress(body.events).splitlines()):
+    for line, data in enumerate(lines_of(zlib.decompress(body.events))):
         try:
-            event, found, links = _read(line, _decoder.decode(data))
+            said = _decoder.decode(data)
+            if site:
+                _require_own(said, body.run, site)
+            event, found, links = _read(line, said)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
             events.append(Event(line, 0, UNREADABLE, "", ""))
             continue
@@ -124,9 +132,46 @@ def read_batch(body: AppendLineage) -> tuple[list[Node], list[Edge], tuple[Event
     return list(nodes.values()), list(edges.values()), tuple(events)
 
 
-def lines_of(events: bytes) -> list[bytes]:
-    """The lines of a batch's compressed events."""
-    return zlib.decompress(events).splitlines()
+def lines_of(plain: bytes) -> list[bytes]:
+    """The lines of a batch, as A4 counts them, without their newlines."""
+    return plain.removesuffix(b"\n").split(b"\n")
+
+
+class Lines:
+    """The lines of a compressed batch, read as far as they are asked for: one event is wanted more often than all. Threads may share it."""
+
+    def __init__(self, events: bytes) -> None:
+        """events: one complete zlib stream (RFC 1950)."""
+        self._stream = zlib.decompressobj()
+        self._unread = events
+        self._plain = bytearray()
+        self._ends = [0]
+        self._steps = [0]
+        self._turn = threading.Lock()
+
+    def __getitem__(self, line: int) -> bytes:
+        """Line number `line`, from 0, without its newline. Raises IndexError behind the last one, zlib.error for what is no stream."""
+        with self._turn:
+            while self._ends[-1] <= line and not self._stream.eof:
+                self._read()
+            step = max(bisect_left(self._ends, line) - 1, 0)
+            start = self._steps[step]
+            for _ in range(line - self._ends[step]):
+                start = self._plain.find(b"\n", start) + 1 or len(self._plain)
+            if start == len(self._plain):
+                raise IndexError(line)
+            end = self._plain.find(b"\n", start)
+            return bytes(self._plain[start : end if end >= 0 else len(self._plain)])
+
+    def _read(self) -> None:
+        """One step further. `_ends` is the number of newlines before each of `_steps`: splitting what nobody asks for takes time."""
+        found = self._stream.decompress(self._unread, _STEP_BYTES)
+        if not found and not self._stream.eof:
+            raise zlib.error("the stream is cut short")
+        self._unread = self._stream.unconsumed_tail
+        self._plain += found
+        self._ends.append(self._ends[-1] + found.count(b"\n"))
+        self._steps.append(len(self._plain))
 
 
 def job_id(namespace: str, name: str) -> str:
@@ -142,6 +187,13 @@ def dataset_id(namespace: str, name: str) -> str:
 def version_id(namespace: str, name: str, version: str) -> str:
     """The node of one version of a dataset."""
     return f"lineage/version/{_quoted(namespace)}/{_quoted(name)}/{_quoted(version)}"
+
+
+def _require_own(event: _Event, run: str, site: str) -> None:
+    """Raises ValueError for what `site` may not say of `run`."""
+    names = [[item.name for item in items] for items in (event.inputs, event.outputs)]
+    if event.job is None or event.run is None or not is_own(run, site, event.run.runId, *names):
+        raise ValueError("an event of what somebody else did")
 
 
 def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
@@ -187,6 +239,7 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
     return Event(line, time_us, kind, user if event.run is not None else "", job_node, validated), nodes, edges
 
 
+_STEP_BYTES: Final = 32 * 1024
 _VALIDATING: Final = (".validate_data", ".fused_site")
 """The steps in which a table is put to its suite; one that fails it is left out of the round, and its site is not sealed."""
 _MICROSECOND: Final = datetime.resolution

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from ledger.errors import BundleError, RejectedError
 from ledger.provenance.bundle import Artifact
+from ledger.provenance.speaking import count_foreign
 from ledger.state import lineage as lineage_rules
 from ledger.state.approvals import DECIDERS
 from ledger.state.entries import (
@@ -113,8 +114,8 @@ def check_story(entries: Sequence[Entry], shown: Sequence[Shown]) -> Told:
     _check_rounds(record)
     _check_approval(record)
     _check_consents(record)
-    events = _check_lineage(record)
-    return Told(_checked(record, events), _unchecked(record, silent))
+    events, foreign = _check_lineage(record)
+    return Told(_checked(record, events), _unchecked(record, silent, foreign))
 
 
 def check_artifacts(entries: Sequence[Entry], artifacts: Sequence[Artifact]) -> None:
@@ -319,9 +320,14 @@ def _standing(changes: Sequence[tuple[Position, bytes, bool]], at: Position) -> 
     return before[-1][0] if before and before[-1][1] else b""
 
 
-def _check_lineage(record: _Record) -> int:
-    """Z17: the events are those of the digest. Returns how many there are."""
+def _check_lineage(record: _Record) -> tuple[int, Mapping[str, int]]:
+    """Z17: the events are those of the digest, by somebody who may append them.
+
+    Returns how many there are, and by site how many lines of its batches are not its own by A7.
+    """
     by_identity = {item.identity: item.said.body for item in record.shown}
+    sites = {use.site for use in record.run.datasets}
+    foreign: dict[str, int] = defaultdict(int)
     for entry in record.all(Lineage):
         where = f"lineage batch {entry.batch} of round {entry.round}"
         body = by_identity[entry.origin.transaction]
@@ -331,7 +337,12 @@ def _check_lineage(record: _Record) -> int:
             _refuse("Z17", str(error))
         if sha256(plain).digest() != entry.sha256 or lineage_rules.count_lines(plain) != entry.count:
             _refuse("Z17", f"{where}: the events are not those of its digest and count")
-    return sum(entry.count for entry in record.all(Lineage))
+        if entry.author == record.run.coordinator:
+            continue
+        if entry.author not in sites:
+            _refuse("Z17", f"{where} is by {entry.author}, who is neither the run's coordinator nor one of its sites")
+        foreign[entry.author] += count_foreign(entry.run, entry.author, plain)
+    return sum(entry.count for entry in record.all(Lineage)), {site: count for site, count in sorted(foreign.items()) if count}
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences
@@ -366,8 +377,9 @@ def _consents(record: _Record) -> str:
     return "; ".join(withdrawn) if withdrawn else f"all {len(found)} stand, none is withdrawn"
 
 
-def _unchecked(record: _Record, silent: Mapping[str, int]) -> tuple[str, ...]:
+def _unchecked(record: _Record, silent: Mapping[str, int], foreign: Mapping[str, int]) -> tuple[str, ...]:
     run = record.run
+    beyond = [f"{site} ({count})" for site, count in foreign.items()]
     sites = [f"{name} ({count})" for name, count in silent.items() if any(use.site == name for use in run.datasets)]
     strange = [
         f"{entry.site} in round {entry.round}"
@@ -383,6 +395,7 @@ def _unchecked(record: _Record, silent: Mapping[str, int]) -> tuple[str, ...]:
             if sites
             else []
         ),
+        *([f"lineage events in which sites say what they did not do, which count for nothing: {', '.join(beyond)}"] if beyond else []),
         *([f"releases for another sum than the committed one: {', '.join(strange)}"] if strange else []),
     )
 

@@ -193,7 +193,7 @@ class Writer:
         self._ids.update(self._db.execute("SELECT n.name, n.id FROM json_each(?) j CROSS JOIN nodes n ON n.name = j.value", (unknown,)))
 
     def _add_nodes(self, derived: Derived, number: int) -> None:
-        """Nodes that are new, and what is new about the others; every name was looked up before."""
+        """Nodes that are new, and what is new about the others, of which some were only named so far; every name was looked up before."""
         made, words, changed = [], [], []
         for node in derived.nodes:
             attributes = msgspec.json.encode(node.attributes).decode()
@@ -205,7 +205,7 @@ class Writer:
                 if node.kind != "lineage-run" and (node.kind != "lineage-version" or node.digest is None):
                     words.append((id_, _words(node.id, node.label)))
             else:
-                changed.append((node.label, node.label, node.digest, attributes, number, id_))
+                changed.append((node.label, node.label, node.digest, attributes, number, number, id_))
             if node.digest is not None and node.kind in {"party", "site", "version"}:
                 (self._versions if node.kind == "version" else self._parties)[node.digest] = node.id
             if node.kind == "weights":
@@ -213,7 +213,8 @@ class Writer:
         self._db.executemany("INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", made)
         self._db.executemany(
             """UPDATE nodes SET label = CASE WHEN ? = '' THEN label ELSE ? END, digest = coalesce(?, digest),
-            attributes = json_patch(attributes, ?), changed = ? WHERE id = ?""",
+            attributes = json_patch(attributes, ?), act = CASE WHEN label = '' AND attributes = '{}' THEN ? ELSE act END, changed = ?
+            WHERE id = ?""",
             changed,
         )
         self._db.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", words)

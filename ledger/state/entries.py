@@ -360,6 +360,16 @@ class Lineage(Entry, frozen=True, tag="state.lineage"):
     origin: Origin
 
 
+class SiteLineage(Entry, frozen=True, tag="state.site-lineage"):
+    """How many of a round's batches are one site's."""
+
+    key_fields: ClassVar = ("run", "round", "site")
+    run: str
+    round: int
+    site: str
+    batches: int
+
+
 class Network(Entry, frozen=True, tag="state.network"):
     """What genesis fixed: under the empty key."""
 
@@ -466,6 +476,7 @@ StateEntry = (
     | Approval
     | LineageCount
     | Lineage
+    | SiteLineage
     | Network
     | ValidatorSets
     | Jail

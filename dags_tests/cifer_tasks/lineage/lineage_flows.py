@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 
-from cifer_tasks.records import ArtifactRef, Committed, Dataset, EncryptedUpdate, RunRef, Submission
+from cifer_tasks.records import ArtifactRef, Committed, Dataset, EncryptedUpdate, Release, RunRef, Submission
 from flows.services import prefect_server
 
 CANARY = "patient-4711-diagnosis"
 HOME = Path(sys.argv[1])
 SITES = ("hospital-a", "hospital-b", "hospital-c")
+AROUND = ("3f9c0a17-0000-7000-8000-000000000001", "3f9c0a17-0000-7000-8000-000000000002")
+"""A coordinator's round and training, for the flow of a site elsewhere."""
 
 
 def digest(text: str) -> str:
@@ -37,7 +39,7 @@ def main() -> None:
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from cifer_tasks.errors import FailureError
-    from cifer_tasks.lineage import close_log, instrument, log_of, open_log
+    from cifer_tasks.lineage import close_log, instrument, log_of, open_log, site_steps
 
     attempts: list[int] = []
 
@@ -55,6 +57,19 @@ def main() -> None:
     @task(cache_policy=NO_CACHE, persist_result=False)
     def aggregate(run: RunRef, submissions: tuple[Submission, ...]) -> ArtifactRef:
         return ArtifactRef("aggregate", digest("".join(item.ciphertext.digest for item in submissions)), 10)
+
+    @instrument
+    @task(cache_policy=NO_CACHE, persist_result=False)
+    def release(run: RunRef, site: str, sealed: tuple[Submission, ...], total: ArtifactRef) -> Release:
+        return Release(site, ArtifactRef("opening", digest("opening"), 10), Committed(digest("released"), 8))
+
+    @flow(name="site-round", persist_result=False, validate_parameters=False)
+    def elsewhere(run: RunRef) -> None:
+        with site_steps(log_of(run), *AROUND):
+            table = Dataset(SITES[0], "a.csv", digest(SITES[0]), "md5:0", 5, ("x", "y"), digest("schema"))
+            mine = submit(run, encrypt(run, table))
+            theirs = Submission(SITES[1], ArtifactRef("ciphertext", digest(SITES[1]), 10), 5, Committed(digest("tx of another"), 7))
+            release(run, SITES[0], (mine, theirs), ArtifactRef("aggregate", digest("sum"), 10))
 
     @instrument
     @task(cache_policy=NO_CACHE, persist_result=False, retries=1)
@@ -128,6 +143,9 @@ def main() -> None:
         if "killed" in sys.argv:
             killed(reference("killed"))
         good(reference("good"))
+        (HOME / "runs" / "elsewhere").mkdir(parents=True)
+        (HOME / "runs" / "elsewhere" / "run.json").write_text(json.dumps({"site": SITES[0]}))
+        elsewhere(reference("elsewhere"))
         for name, error in (("bad", ValueError(CANARY)), ("told", FailureError("round 3: the seal is broken"))):
             try:
                 bad(reference(name), error)

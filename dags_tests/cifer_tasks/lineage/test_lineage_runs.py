@@ -17,6 +17,7 @@ from jsonschema import ValidationError
 
 from cifer_tasks.lineage import LineageLog, close_log, open_log
 from cifer_tasks.records import RunRef
+from ledger.provenance.speaking import count_foreign
 
 PROGRAM = Path(__file__).parent / "lineage_flows.py"
 ROOT = Path(__file__).parents[3]
@@ -64,7 +65,7 @@ def _ends(events: list[Event]) -> dict[str, list[Event]]:
     return found
 
 
-@pytest.mark.parametrize("run", ["good", "bad", "told", "interrupted"])
+@pytest.mark.parametrize("run", ["good", "elsewhere", "bad", "told", "interrupted"])
 def test_every_event_is_valid(facts: dict[str, Any], home: Path, validate: Any, run: str) -> None:
     """Every event, and every facet in it, satisfies the official OpenLineage schemas."""
     events = _events(home, run)
@@ -73,7 +74,7 @@ def test_every_event_is_valid(facts: dict[str, Any], home: Path, validate: Any, 
         validate(event)
 
 
-@pytest.mark.parametrize("run", ["good", "bad", "told", "interrupted"])
+@pytest.mark.parametrize("run", ["good", "elsewhere", "bad", "told", "interrupted"])
 def test_every_event_says_what_fixes_its_run(facts: dict[str, Any], home: Path, run: str) -> None:
     """Whatever becomes of a run, each of its events names the training and the network; transactions are on the ends that made them."""
     for event in _events(home, run):
@@ -95,7 +96,7 @@ def test_the_schemas_refuse_broken_events(facts: dict[str, Any], home: Path, val
             validate(item)
 
 
-@pytest.mark.parametrize("run", ["good", "bad", "told", "interrupted"])
+@pytest.mark.parametrize("run", ["good", "elsewhere", "bad", "told", "interrupted"])
 def test_every_run_starts_once_and_ends_once(facts: dict[str, Any], home: Path, run: str) -> None:
     """Each run has one START, then at most RUNNING, then one end, also where Prefect calls no hook for a crashed task."""
     lives: dict[str, list[str]] = defaultdict(list)
@@ -149,6 +150,24 @@ def test_a_foreign_message_is_withheld_and_ours_is_told(facts: dict[str, Any], h
     assert told["run"]["facets"]["errorMessage"]["message"] == "FailureError: round 3: the seal is broken"
 
 
+def test_a_site_elsewhere_tells_its_own_steps_as_part_of_the_coordinators_round(facts: dict[str, Any], home: Path) -> None:
+    """Every event of a site's log is its own by A7 and nobody else's, below the coordinator's flows, and names no record of others."""
+    plain, events = (home / "runs" / "elsewhere" / "lineage.ndjson").read_bytes(), _events(home, "elsewhere")
+    assert [event["job"]["name"] for event in events] == [f"scn.{name}" for name in ("encrypt", "submit", "release") for _ in range(2)]
+    assert count_foreign("elsewhere", "hospital-a", plain) == 0
+    assert count_foreign("elsewhere", "hospital-b", plain) == count_foreign("good", "hospital-a", plain) == len(events)
+    for event in events:
+        parent = event["run"]["facets"]["parent"]
+        assert (parent["run"]["runId"], parent["job"]["name"]) == ("3f9c0a17-0000-7000-8000-000000000001", "scn.round")
+        assert (parent["root"]["run"]["runId"], parent["root"]["job"]["name"]) == ("3f9c0a17-0000-7000-8000-000000000002", "scn.training")
+    assert {name for name, _ in _versions(events[-1], "inputs")} == {
+        "artifact/aggregate",
+        "site/hospital-a/ciphertext",
+        "ledger/transactions",
+    }
+    assert {name for name, _ in _versions(events[-1], "outputs")} == {"site/hospital-a/opening", "ledger/transactions"}
+
+
 def test_an_interrupt_aborts_task_and_flow(facts: dict[str, Any], home: Path) -> None:
     """A Ctrl-C inside a task ends both the task and its flow as ABORT."""
     ends = _ends(_events(home, "interrupted"))
@@ -176,8 +195,9 @@ def test_a_private_server_stopped_at_once_forgets_no_task_run(facts: dict[str, A
     """The server is stopped right behind the last flow, and yet its database knows the end of every task and flow run."""
     ended = Counter(event["job"]["facets"]["jobType"]["jobType"] for event in _events(home, "good") if event["eventType"] in ENDS)
     subflows = ended["FLOW"] - 1  # Prefect keeps a task run for each, beside its flow run
-    assert facts["task_runs"] == {"COMPLETED": 2 * (ended["TASK"] + subflows), "FAILED": 2, "CRASHED": 1}
-    assert facts["flow_runs"] == {"COMPLETED": 2 * ended["FLOW"], "FAILED": 2, "CRASHED": 1}
+    at_site = [event for event in _events(home, "elsewhere") if event["eventType"] in ENDS]
+    assert facts["task_runs"] == {"COMPLETED": 2 * (ended["TASK"] + subflows) + len(at_site), "FAILED": 2, "CRASHED": 1}
+    assert facts["flow_runs"] == {"COMPLETED": 2 * ended["FLOW"] + 1, "FAILED": 2, "CRASHED": 1}
 
 
 def test_a_killed_process_leaves_runs_that_the_next_one_ends(facts: dict[str, Any], home: Path) -> None:

@@ -73,6 +73,19 @@ def test_every_golden_bundle_is_judged_as_it_should_be(seen: Seen) -> None:
     assert {f"Z{number}" for number in range(1, 19)} == set(wanted.values())
 
 
+def test_what_a_site_says_of_others_is_counted(seen: Seen) -> None:
+    """Of the site's two lines in one golden bundle, the browser tells that one is not the site's own, and of the other bundles nothing."""
+    cases = [[base64.b64encode(_file(case)).decode(), _bytes(case["genesis"]).decode()] for case in INDEX["valid"]]
+    script = f"""(async () => {{
+      const {{ verifyBundle }} = await import("/static/verifier/verifier.js");
+      return Promise.all({json.dumps(cases)}.map(async ([file, genesis]) => {{
+        const shown = await verifyBundle(Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0)), genesis);
+        return shown.unchecked.filter((one) => one.includes("speaks of what it did not do")).map((one) => Number.parseInt(one, 10));
+      }}));
+    }})()"""
+    assert seen.tab.ask(script) == [[1] if case["file"] == "rotated.cifer" else [] for case in INDEX["valid"]]
+
+
 @pytest.mark.parametrize("rule", ["Z4", "Z5", "Z6", "Z9", "Z11", "Z14", "Z15", "Z16"])
 def test_a_verifier_without_a_rule_accepts_what_breaks_it(seen: Seen, tmp_path: Path, rule: str) -> None:
     """A mutant that never refuses by one rule takes a golden bundle that breaks it for valid, so the test above would notice it."""

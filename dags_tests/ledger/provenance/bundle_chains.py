@@ -5,6 +5,7 @@ Whoever holds all the keys, as these tests do, can certify what no honest quorum
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from ledger.consensus.blocks import build_block, extend, genesis_tip
 from ledger.consensus.messages import VoteContent
 from ledger.crypto import VERIFIER, Domain, SigningKey
 from ledger.digests import network_id
+from ledger.provenance.speaking import step_id
 from ledger.state import checks
 from ledger.state.identities import joining, rotating
 from ledger.state.transition import apply_transaction
@@ -234,7 +236,7 @@ def rotated() -> Chain:
             [("hospital-a 4", ReleaseOpening("run-1", 1, digest("sum"), digest("opening")))],
         ],
         commit=[[("coordinator 2", outcome)]],
-        lineage=[[("coordinator 2", events)]],
+        lineage=[[("coordinator 2", events), ("hospital-a 4", said_by_site(site))]],
         register=[
             [("coordinator 2", RegisterModel("breast-cancer", 1, "champion", digest("m1"), "run-1", 1))],
             [("coordinator 2", RevokeIdentity("coordinator", key("coordinator 2").public, "its project is over"))],
@@ -243,6 +245,14 @@ def rotated() -> Chain:
     for label in ("ciphertext", "sum", "opening", "opened", "m1"):
         chain.named(label)
     return chain
+
+
+def said_by_site(site: str) -> AppendLineage:
+    """A batch of round 1 by a site: of its own step, and, which counts for nothing, of the coordinator's."""
+    own = step_id("run-1", site, "3f9c0a17-0000-7000-8000-000000000001")
+    lines = [{"run": {"runId": run}, "outputs": [{"name": f"site/{site}/update"}]} for run in (own, "3f9c0a17-0000-7000-8000-000000000002")]
+    plain = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return AppendLineage("run-1", 1, len(lines), sha256(plain).digest(), zlib.compress(plain))
 
 
 def x25519(label: str) -> bytes:

@@ -539,6 +539,10 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
             "table": [_by("invitation", _REGISTER, without="D1"), _by("invitation", _GRANT), *accepting(SITE)],
         },
     ),
+    "lineage_by_somebody_else": (
+        "Z17",
+        {"lineage": [_by("administrator", AppendLineage("run-1", 1, 2, sha256(EVENTS).digest(), zlib.compress(EVENTS)), without="A5")]},
+    ),
     "lineage_of_another_digest": (
         "Z17",
         {"lineage": [_by("coordinator", AppendLineage("run-1", 1, 2, digest("other"), zlib.compress(EVENTS)), without="A3")]},

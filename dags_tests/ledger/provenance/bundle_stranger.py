@@ -551,6 +551,7 @@ class Story:
             need("Z17", stream.eof and not stream.unused_data and len(plain) <= 8 * 1024 * 1024)
             lines = plain.removesuffix(b"\n").split(b"\n")
             need("Z17", sha256(plain).digest() == entry["sha256"] and len(lines) == entry["count"] and b"" not in lines)
+            need("Z17", entry["author"] in {run["coordinator"], *(use["site"] for use in run["datasets"])})
 
 
 def genesis_of(text: str) -> dict[str, Any]:

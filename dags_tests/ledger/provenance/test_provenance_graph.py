@@ -8,19 +8,24 @@ import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
+from unittest.mock import patch
 
 import pytest
+from bundle_chains import invited, key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from ledger.codec import encode
+from ledger.crypto import SigningKey
 from ledger.errors import CorruptionError
-from ledger.provenance import graph, kinds, openlineage
+from ledger.provenance import graph, kinds, openlineage, speaking
 from ledger.provenance.graph import Derived, derive, derive_genesis
 from ledger.provenance.index import Index
 from ledger.provenance.parts import KINDS
-from ledger.types import AppendLineage, Body, CommittedBlock, Genesis, Header
+from ledger.types import AppendLineage, Block, Body, CommittedBlock, Genesis, Header, SignedTransaction, Transaction
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 UUIDS = st.uuids().map(str)
@@ -51,6 +56,11 @@ EVENT = st.builds(
     st.lists(DATASET, max_size=3),
     st.one_of(st.just(""), UUIDS),
 )
+
+
+def table_of(site: str) -> bytes:
+    """The digest of a site's table in the story."""
+    return sha256(f"table of {site}".encode()).digest()
 
 
 def batch(*events: Any, run: str = "run-1", number: int = 1) -> AppendLineage:
@@ -336,3 +346,94 @@ def test_the_story_says_who(story: Any, index: Index) -> None:
     rows = dict(index.rows("SELECT subject, author FROM acts WHERE kind = 'round.submit' AND round = 2"))
     assert rows == {f"run/run-1/round/2/submission/{site}": f"site/{site}" for site in SITES}
     assert index.rows("SELECT DISTINCT author FROM acts WHERE kind = 'round.commit'") == [("party/coordinator",)]
+
+
+def test_an_invitation_is_accepted_in_a_later_block(tmp_path: Path) -> None:
+    """Whose invitation a key is, is known in later blocks and by whoever opens the index again, as everybody's own key is."""
+    chain = invited()
+    with Index.open(tmp_path / "index.sqlite", chain.genesis) as found:
+        for header in [committed.block.header for committed in chain.blocks()]:
+            found.update(SimpleNamespace(genesis=chain.genesis, head=lambda header=header: header, blocks=chain.blocks))
+        rows = found.rows("SELECT author, text FROM acts WHERE kind = 'identity.accept'")
+        assert rows == [("site/hospital-a", "hospital-a joins with a key of its own")]
+        assert found.rows("SELECT digest FROM nodes WHERE name = 'site/hospital-a'") == [(key("hospital-a").public,)]
+
+
+@given(lines=st.lists(st.text("ab", min_size=1, max_size=30).map(str.encode), min_size=1, max_size=12), ended=st.booleans(), data=st.data())
+def test_any_line_of_a_batch_is_read_without_the_rest(lines: list[bytes], ended: bool, data: Any) -> None:
+    """In whatever order lines are asked for, and wherever a step of reading ends, each is the one that splitting the whole batch gives."""
+    plain = b"\n".join(lines) + b"\n" * ended
+    with patch.object(openlineage, "_STEP_BYTES", data.draw(st.integers(1, 40))):
+        read = openlineage.Lines(zlib.compress(plain))
+        for line in data.draw(st.lists(st.integers(0, len(lines) + 2), max_size=20)):
+            if line < len(lines):
+                assert read[line] == openlineage.lines_of(plain)[line] == lines[line]
+            else:
+                with pytest.raises(IndexError):
+                    read[line]
+    with pytest.raises(zlib.error):
+        openlineage.Lines(zlib.compress(plain)[:-5])[len(lines)]
+
+
+# --------------------------------------------------------------------------------------------- what sites say of a run
+
+THEIRS = speaking.step_id("run-1", "hospital-b", UUID_1)
+OWN = speaking.step_id("run-1", "hospital-a", UUID_1)
+
+
+def said(identifier: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+    """A site's event that a step is over."""
+    named = [[{"namespace": "n", "name": name} for name in names] for names in (inputs, outputs)]
+    event = {"eventTime": "2026-01-01T00:00:00Z", "eventType": "COMPLETE", "job": {"namespace": "n", "name": "scn.train"}}
+    return {**event, "run": {"runId": identifier}, "inputs": named[0], "outputs": named[1], **changes}
+
+
+FOREIGN = {
+    "a step of the coordinator": said(UUID_1),
+    "a step of another site": said(THEIRS),
+    "its step in another run": said(speaking.step_id("run-2", "hospital-a", UUID_1)),
+    "a step written in another way": said(OWN.upper()),
+    "another site's table": said(OWN, inputs=("site/hospital-b/table",)),
+    "a site whose name begins with its own": said(OWN, inputs=("site/hospital-ab/table",)),
+    "another site's update": said(OWN, outputs=("site/hospital-b/update",)),
+    "an artifact of the run": said(OWN, outputs=("artifact/model",)),
+    "no run": {**said(OWN), "run": None},
+    "no job": {**said(OWN), "job": None, "dataset": {"namespace": "n", "name": "x"}},
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_a_site_says_what_it_did_and_no_more(foreign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside an event of its own, one of what others did adds nothing; the coordinator may say it, and a reader without A7 believes it."""
+    own = said(OWN, inputs=("site/hospital-a/table", "artifact/model"), outputs=("site/hospital-a/update", "ledger/transactions"))
+    lines = batch(own, FOREIGN[foreign])
+    nodes, edges, events = openlineage.read_batch(lines, "hospital-a")
+    assert [event.type for event in events] == ["COMPLETE", "UNREADABLE"]
+    assert (nodes, edges) == openlineage.read_batch(batch(own))[:2]
+    assert speaking.count_foreign("run-1", "hospital-a", zlib.decompress(lines.events)) == (0 if foreign == "no job" else 1)
+    believed = openlineage.read_batch(lines)
+    assert believed[2][1].type != "UNREADABLE"
+    monkeypatch.setattr(openlineage, "_require_own", lambda *_: None)
+    assert openlineage.read_batch(lines, "hospital-a") == believed != (nodes, edges, events)
+
+
+def test_a_sites_batch_counts_for_its_round(story: Any, tmp_path: Path) -> None:
+    """A site's event of validation is the round's evidence, its event of another's step is nowhere, and the flow above is whose it is."""
+    table = {"namespace": "n", "name": "site/hospital-a/table", "facets": {"version": {"datasetVersion": table_of("hospital-a").hex()}}}
+    validated = {**said(OWN), "job": {"namespace": "n", "name": "scn.validate_data"}, "inputs": [table]}
+    validated["run"]["facets"] = {"parent": {"run": {"runId": UUID_1}}}
+    longer = Upto(story, story.ledger.head().height + 1)
+    last = longer._blocks[-1].block.header
+    transactions = [
+        SignedTransaction(encode(Transaction(last.network, SigningKey.from_seed(sha256(who).digest()).public, 99, body)), bytes(64))
+        for who, body in ((b"hospital-a", batch(validated, said(THEIRS))), (b"coordinator", batch(said(UUID_1))))
+    ]
+    block = Block(replace(last, height=last.height + 1), None, tuple(map(encode, transactions)))
+    longer._blocks.append(CommittedBlock(block, longer._blocks[-1].certificate))
+    with Index.open(tmp_path / "index.sqlite", story.ledger.genesis) as found:
+        found.update(longer)
+        vouching = "SELECT a.author FROM nodes n JOIN acts a ON a.id = n.act WHERE n.name = ?"
+        authors = [found.rows(vouching, (f"lineage/run/{run}",)) for run in (OWN, THEIRS, UUID_1)]
+        assert authors == [[("site/hospital-a",)], [], [("party/coordinator",)]]
+        missing = "SELECT v.sealed - v.validations FROM evidence v JOIN nodes n ON n.id = v.node WHERE n.name = 'run/run-1/round/1'"
+        assert found.rows(missing) == [(1,)]

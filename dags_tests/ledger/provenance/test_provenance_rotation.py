@@ -35,6 +35,7 @@ def test_every_key_of_the_history_is_shown_with_its_time(chain: Any) -> None:
     numbers = {entry.public_key: entry.next_sequence for entry in verified.entries if isinstance(entry, Account)}
     assert [numbers[key(name).public] for name in names] == [3, 5, 5, 4, 8]
     assert not any("not shown" in sentence for sentence in verified.unchecked)
+    assert any("sites say what they did not do" in sentence and sentence.endswith("hospital-a (1)") for sentence in verified.unchecked)
 
 
 def test_the_state_knows_whose_key_it_was_at_each_height(chain: Any) -> None:

@@ -77,6 +77,7 @@ state.approval-required | **run** text, by text, origin Origin
 state.approval | **run** text, **model** bin, by text, approved bool, reason text, origin Origin
 state.lineage-count | **run** text, **round** int, batches int
 state.lineage | **run** text, **round** int, **batch** int, count int, sha256 bin, author text, origin Origin
+state.site-lineage | **run** text, **round** int, **site** text, batches int
 state.network | network bin, name text, verifier text, validators_hash bin
 state.validators | scheduled [ScheduledSet]
 state.jail | **public_key** bin, name text, height int, round int, step int, reporter text, origin Origin

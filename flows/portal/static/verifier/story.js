@@ -1,6 +1,6 @@
 // Whether the parts of a model's history fit together (Z12 to Z18 of ledger/SPEC.md).
 
-import { unhex } from "./encoding.js";
+import { text, unhex } from "./encoding.js";
 import { sha256 } from "./digests.js";
 import { ascending, need } from "./chain.js";
 
@@ -150,9 +150,10 @@ export async function checkArtifacts({ state, run, model }, artifacts) {
   }
 }
 
-// Z17: the lineage events are those of their digests. Returns how many there are.
-export async function checkLineage({ state, said }) {
-  let events = 0;
+// Z17: the lineage events are those of their digests, by somebody who may append them. Returns how many there are, and how many of them a
+// site says of what it did not do.
+export async function checkLineage({ state, said, run }) {
+  let [events, foreign] = [0, 0];
   for (const entry of state.entries("state.lineage")) {
     const where = `lineage batch ${entry.batch} of round ${entry.round}`;
     const plain = await inflate(unhex(said.get(entry.origin.transaction).body.events), where);
@@ -163,8 +164,29 @@ export async function checkLineage({ state, said }) {
     }, 0);
     need("Z17", (await sha256(plain)) === entry.sha256 && lines === entry.count, `${where}: its events are not those of its digest and count`);
     events += lines;
+    if (entry.author === run.coordinator) continue;
+    need("Z17", run.datasets.some((use) => use.site === entry.author), `${where} is by ${entry.author}, who has no part in the run`);
+    foreign += await countForeign(plain, run.run, entry.author);
   }
-  return events;
+  return { events, foreign };
+}
+
+// A7: how many lines of a site's batch are not its own.
+async function countForeign(plain, run, site) {
+  const mark = (await sha256(text(`${run}/${site}`))).slice(0, 12);
+  const identifier = new RegExp(`^${mark.slice(0, 8)}-${mark.slice(8)}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`);
+  const own = (name) => name.startsWith(`site/${site}/`);
+  const isOwn = (line) => {
+    try {
+      const { run: step, inputs = [], outputs = [] } = JSON.parse(line);
+      return identifier.test(step.runId)
+        && inputs.every(({ name }) => own(name) || !name.startsWith("site/"))
+        && outputs.every(({ name }) => own(name) || name === "ledger/transactions");
+    } catch {
+      return false;
+    }
+  };
+  return new TextDecoder().decode(plain).replace(/\n$/, "").split("\n").filter((line) => !isOwn(line)).length;
 }
 
 // A2: one complete zlib stream of at most 8 MiB.

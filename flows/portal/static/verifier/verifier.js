@@ -42,7 +42,7 @@ export async function verifyBundle(bytes, json, about = "", step = () => {}) {
   step("Z15", "Every consent stood when it was used", `${run.datasets.length} tables: when the run was declared, at each submission and at each seal; ${withdrawn ? `${withdrawn} withdrawn since` : "none is withdrawn"}`);
   await checkArtifacts(story, artifacts);
   if (artifacts.size) step("Z16", "Carried files have the bytes of their digests", `${artifacts.size} artifacts`);
-  const events = await checkLineage(story);
+  const { events, foreign } = await checkLineage(story);
   step("Z17", "Lineage is what was signed", `${events} OpenLineage events, the bytes of their digests`);
 
   return {
@@ -57,6 +57,7 @@ export async function verifyBundle(bytes, json, about = "", step = () => {}) {
       "That a site trained honestly, on the table it registered and no other: the ledger holds what it signed.",
       "That tables, settings, code and dependencies are what their digests were taken of: compare them with your copies.",
       "What happened after this block, and whether it is the newest: ask somebody you trust for a later one.",
+      ...(foreign ? [`${foreign} lineage events in which a site speaks of what it did not do: they count for nothing.`] : []),
       ...(artifacts.size ? [] : ["Ciphertexts, sums and models: this bundle carries their digests alone."]),
       "That the sums and the model come out of the ciphertexts: that takes cifer verify --replay.",
       "This program itself came from the server that it checks: whoever distrusts that too runs cifer verify, or a verifier of their own.",
