@@ -63,7 +63,7 @@ class Simulation(_Section):
 
 
 class Compute(_Section):
-    """Under `execution: local`, who does the sites' part of a round up to what they submit: validating, training, encrypting.
+    """`compute`: under `execution: local`, who does the sites' part of a round up to what they submit: validating, training, encrypting.
 
     engine: `inline`, this process, one site after the other; or the workers of a `dask` or `ray` cluster, which must reach CIFER_HOME.
     The model is the same.  workers: how many processes this machine's own cluster has, 0: one a core.  address: of a cluster that runs

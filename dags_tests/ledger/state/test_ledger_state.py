@@ -79,9 +79,9 @@ def test_the_views_tell_the_scenario(final: State) -> None:
     assert model is not None and alias is not None
     assert (model.model, model.round, alias.version, final.latest_version("classifier")) == (digest("model 1"), 1, 1, 1)
     assert final.latest_version("nothing") == 0 and final.model("classifier", 2) is None and final.alias("classifier", "x") is None
-    assert [batch.count for batch in final.lineage("run-1", 1)] == [2] and final.lineage("run-1", 2) == ()
+    assert [batch.count for batch in final.lineage("run-1", 1)] == [2, 2] and final.lineage("run-1", 2) == ()
     site = final.identity("site-a")
-    assert site is not None and final.identity_of(site.public_key) == site and final.next_sequence(site.public_key) == 12
+    assert site is not None and final.identity_of(site.public_key) == site and final.next_sequence(site.public_key) == 14
     encryption_key = final.encryption_key("site-a")
     assert encryption_key is not None and encryption_key.origin.height == height_of("key-again")
     assert [found.site for found in first.statistics] == ["site-a"] and first.statistics[0].statistics[0].square == 1_000_000
