@@ -220,10 +220,10 @@ class ThresholdScheme(Scheme):
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
-        shares = [
+        shares = (
             sharing.open_share(_envelope(ciphertext, sender, place, roster), _address(binding, sender, opener), private)
             for sender, ciphertext in submissions.items()
-        ]
+        )
         data = sharing.share_bytes(sharing.add_shares(shares))
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
 
