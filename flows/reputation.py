@@ -45,13 +45,14 @@ def show(name: str | None) -> Report:
     with open_record() as ledger:
         state = ledger.state()
     if name is None:
-        rows = [row(state, known) for known in names(state)]
-        lines = [_line(item) for item in rows] or ["no sites yet; the first run of a scenario registers them"]
-        return Report(rows, tuple(lines))
+        everybody = rows(state, names(state))
+        lines = [_line(item) for item in everybody] or ["no sites yet; the first run of a scenario registers them"]
+        return Report(everybody, tuple(lines))
     if name not in names(state):
         msg = f"{name[:80]!r} has no reputation: it is no site, and nothing was judged; `cifer reputation` lists those that have"
         raise UsageError(msg)
-    found = {**row(state, name), "history": [_step(item) for item in state.judgements(name)]}
+    (own,) = rows(state, [name])
+    found = {**own, "history": [_step(item) for item in state.judgements(name)]}
     return Report(found, (_line(found), *(_explained(item) for item in found["history"])))
 
 
@@ -59,7 +60,7 @@ def restore(name: str, reason: str) -> Report:
     """Put somebody unreliable on probation, signed by this machine's administrator. Raises the ledger's refusals, rules Y2 to Y4."""
     with writing(home_folder()) as (ledger, keys):
         receipt = author(ADMINISTRATOR, ledger, keys).send(RestoreReputation(name, reason))
-        found = row(ledger.state(), name)
+        (found,) = rows(ledger.state(), [name])
     return Report({**found, "height": receipt.height}, (f"{_line(found)}   restored in block {receipt.height}",))
 
 
@@ -75,7 +76,7 @@ def answer_for(site: str, validator: str) -> Report:
             raise UsageError(msg)
         name, key = _validator_key(validator, keys)
         receipt = author(site, ledger, keys).send(OperateValidator(name, key.sign(Domain.OPERATING, operating(ledger.network, site))))
-        found = row(ledger.state(), site)
+        (found,) = rows(ledger.state(), [site])
     return Report({**found, "height": receipt.height}, (f"{_line(found)}   from block {receipt.height + 2}",))
 
 
@@ -95,8 +96,15 @@ def names(state: State) -> tuple[str, ...]:
     return tuple(sorted(sites | {item.name for item in state.all(Reputation)}))
 
 
-def row(state: State, name: str) -> dict[str, Any]:
-    """One reputation, its scores over time, and its changes of level with their causes."""
+def rows(state: State, sites: Iterable[str]) -> list[dict[str, Any]]:
+    """Reputations, each with its scores over time and its changes of level with their causes."""
+    answering: dict[str, list[str]] = {}
+    for item in state.all(Operator):  # walks over the whole state: once for all sites
+        answering.setdefault(item.site, []).append(item.validator)
+    return [_row(state, site, sorted(answering.get(site, ()))) for site in sites]
+
+
+def _row(state: State, name: str, answers_for: Sequence[str]) -> dict[str, Any]:
     found, steps = state.reputation(name), state.judgements(name)
     before = [NEW, *(step.level for step in steps)]
     return {
@@ -106,7 +114,7 @@ def row(state: State, name: str) -> dict[str, Any]:
         "rounds": found.rounds,
         "rounds_out": found.out,
         "scores": [NEW_SCORE, *(step.score for step in steps)],
-        "answers_for": sorted(item.validator for item in state.all(Operator) if item.site == name),
+        "answers_for": list(answers_for),
         "transitions": [{"from": level, **_step(step)} for level, step in zip(before, steps, strict=False) if level != step.level],
     }
 
@@ -118,10 +126,10 @@ def chart(scores: Sequence[int], width: int = 40) -> str:
 
 def markdown(state: State, sites: Iterable[str]) -> str:
     """The reputations of `sites` over their rounds, and how their levels changed, as Prefect renders it."""
-    rows = [row(state, site) for site in sites]
+    found = rows(state, sites)
     lines = ["| site | score | level | over its rounds |", "|---|---:|---|---|"]
-    lines += [f"| {item['name']} | {item['score']} | {item['level']} | `{chart(item['scores'])}` |" for item in rows]
-    changes = [f"- {item['name']}: {step['from']} → {' '.join(_explained(step).split())}" for item in rows for step in item["transitions"]]
+    lines += [f"| {item['name']} | {item['score']} | {item['level']} | `{chart(item['scores'])}` |" for item in found]
+    changes = [f"- {item['name']}: {step['from']} → {' '.join(_explained(step).split())}" for item in found for step in item["transitions"]]
     return "\n".join([*lines, "", *changes])
 
 

@@ -17,7 +17,7 @@ another holder does not open. Who sent it is shown by the ledger, where the send
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, islice
@@ -124,9 +124,12 @@ def uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
     return kept
 
 
-def add_shares(shares: Sequence[Share]) -> Share:
-    """The share of the sum, int64 (4096,)."""
-    return np.asarray(np.sum(shares, axis=0, dtype=np.int64) % FIELD)
+def add_shares(shares: Iterable[Share]) -> Share:
+    """The share of the sum, int64 (4096,). One is held at a time: many holders in a process add those of many sites side by side."""
+    total = np.zeros(DEGREE, np.int64)
+    for share in shares:
+        total += share
+    return total % FIELD
 
 
 def combine(shares: Mapping[int, Share]) -> IntVector:

@@ -203,19 +203,23 @@ class ThresholdScheme(Scheme):
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
-        shares, disputed = [], []
-        for (sender, ciphertext), seed in zip(submissions.items(), self._seeds(submissions, public), strict=True):
-            envelope, proof = envelope_of(ciphertext, place, roster.shape), proof_of(ciphertext, roster.shape)
-            try:
-                share = sharing.open_share(envelope, _address(binding, sender, opener), private, roster.shape.elements)
-                fits = dealing.belongs(share, place + 1, dealing.challenge_of(seed, roster.shape), proof, roster.shape)
-            except IntegrityError:
-                fits = False
-            if fits:
-                shares.append(share[: ring.DEGREE])
-            else:
-                disputed.append(sender)
-        data = dispute_bytes(disputed) if disputed else released_bytes(sharing.add_shares(shares))
+        disputed: list[str] = []
+
+        def fitting() -> Iterator[sharing.Share]:
+            for (sender, ciphertext), seed in zip(submissions.items(), self._seeds(submissions, public), strict=True):
+                envelope, proof = envelope_of(ciphertext, place, roster.shape), proof_of(ciphertext, roster.shape)
+                try:
+                    share = sharing.open_share(envelope, _address(binding, sender, opener), private, roster.shape.elements)
+                    fits = dealing.belongs(share, place + 1, dealing.challenge_of(seed, roster.shape), proof, roster.shape)
+                except IntegrityError:
+                    fits = False
+                if fits:
+                    yield share[: ring.DEGREE]
+                else:
+                    disputed.append(sender)
+
+        total = sharing.add_shares(fitting())
+        data = dispute_bytes(disputed) if disputed else released_bytes(total)
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
 
     def _seeds(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[bytes, ...]:

@@ -63,6 +63,25 @@ def test_enrolment_registers_everybody_once(workspace: Workspace) -> None:
     assert workspace.ledger.state().height == height
 
 
+def test_what_a_site_says_of_itself_takes_two_blocks_at_most(workspace: Workspace) -> None:
+    """All sites are admitted in one block; each then offers key, table and consent in one, and their lineage in another, side by side."""
+    before = workspace.ledger.state().height
+    sites = network.enrol_sites(workspace, workspace.scenario).sites
+    coordinator, admitted, said = 1, 1, 2
+    assert workspace.ledger.state().height - before <= coordinator + admitted + said * len(sites)
+    admissions = {found.origin.height for site in sites if (found := workspace.ledger.state().identity(site)) is not None}
+    assert len(admissions) == 1
+
+
+def test_a_site_whose_key_is_not_here_is_left_out_and_the_others_enrol(workspace: Workspace) -> None:
+    """A key that the ledger does not know costs its site its place, with the reason, and nobody else theirs."""
+    network.enrol_sites(workspace, workspace.scenario)
+    (workspace.home / "keys" / "north.signing.secret").unlink()
+    enrolment = network.enrol_sites(workspace, workspace.scenario)
+    assert enrolment.sites == ("east", "west")
+    assert "signing key of north is not the one" in dict(enrolment.left_out)["north"]
+
+
 def never_renews(module: Any, workspace: Workspace) -> bool:
     """Whether a withdrawn consent is still withdrawn after enrolling again."""
     module.enrol_sites(workspace, workspace.scenario)

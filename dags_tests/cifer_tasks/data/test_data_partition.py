@@ -75,11 +75,18 @@ def test_smaller_alpha_means_more_skew() -> None:
 
 
 def test_impossible_partition_is_one_line_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten rows cannot give eight sites two classes each."""
+    """Ten rows dealt unevenly do not give five sites two classes each."""
     monkeypatch.setattr(partition, "_ATTEMPTS", 50)
-    with pytest.raises(DataError, match=r"data\.partition: .* 8 sites .* raise data\.partition\.alpha") as caught:
-        dirichlet_sites(np.arange(10, dtype=np.int64) % 2, 8, 0.5, 1)
+    with pytest.raises(DataError, match=r"data\.partition: .* 5 sites .* raise data\.partition\.alpha") as caught:
+        dirichlet_sites(np.arange(10, dtype=np.int64) % 2, 5, 0.5, 1)
     assert "\n" not in str(caught.value)
+
+
+def test_more_sites_than_rows_allow_is_refused_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows for each of 1,000 sites are more than 1,437: said at once, not after 10,000 draws."""
+    monkeypatch.setattr(partition, "_generator", None)
+    with pytest.raises(DataError, match=r"1000 sites at least 2 rows .* lower data\.partition\.sites"):
+        dirichlet_sites(np.arange(1437, dtype=np.int64) % 10, 1000, 1000.0, 1)
 
 
 @pytest.mark.parametrize(("sites", "letters"), [(4, True), (26, True), (27, True), (10, False), (150, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from cifer_tasks import files
 from cifer_tasks.config import Aggregation, Settings, load
-from cifer_tasks.data import load_scenario, prepare, read_preprocessing, read_table
+from cifer_tasks.data import load_scenario, prepare, read_preprocessing, read_table, sources
 from cifer_tasks.data.prepare import Rows, _standardisation
 from cifer_tasks.errors import CiferError, ConfigError, DataError, IntegrityError, StorageError, UsageError
 from cifer_tasks.records import Scenario
@@ -69,6 +70,13 @@ def test_shipped_scenarios_have_the_recorded_bytes(name: str, tmp_path: Path) ->
         assert table.rows == dataset.rows >= chosen.checks.minimum_rows
         assert np.unique(table.labels).size >= 2
         assert table.features.shape == (table.rows, scenario.features)
+
+
+def test_the_synthetic_table_is_the_same_everywhere() -> None:
+    """Golden vector: every row of the table that simulations of many sites share, as CSV."""
+    frame = sources.BUNDLED["synthetic"].load()
+    assert frame.shape == (40_000, 9)
+    assert hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest() == VECTORS["synthetic"]
 
 
 def test_medpar_without_its_package_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

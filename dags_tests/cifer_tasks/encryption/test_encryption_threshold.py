@@ -235,7 +235,7 @@ def test_what_is_released_opens_no_single_update() -> None:
 
 def test_releasing_one_sites_share_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant whose holders release their share of a single key, a partial decryption of one site's update, fails the check above."""
-    monkeypatch.setattr(sharing, "add_shares", lambda shares: shares[0])
+    monkeypatch.setattr(sharing, "add_shares", lambda shares: next(iter(shares)))
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         check_single_updates_stay_closed(group(4))
 
