@@ -278,7 +278,11 @@ class _Replaying:
         """Without a secret, what was released is made again too."""
         if isinstance(self._scheme, PlainScheme):
             chosen, secret = {site: submissions[site] for site in part.sites}, SecretContext("plain", public.digest())
-            again = self._scheme.release(chosen, opening.opener, public, secret, Weighting(part.factors, part.unit))
+            weighting = Weighting(part.factors, part.unit)
+            try:
+                again = self._scheme.release(chosen, opening.opener, public, secret, weighting)
+            except SpoiltSumError:
+                again = self._scheme.release_spoilt(chosen, opening.opener, public, weighting)
             _same(f"round {found.round}: the sum", again.data, sha256(opening.data).digest())
 
 

@@ -53,7 +53,7 @@ def frontier_report(
             "attack_success": success(attack, outcomes[True], free),
             "success_without_attack": success(attack, outcomes[False], free),
         }
-        for setting, outcomes in found.items()
+        for setting, outcomes in sorted(found.items(), key=lambda item: (item[0].rule, -item[0].clip_norm))
     ]
     document = {
         "data": world.name,
@@ -63,7 +63,7 @@ def frontier_report(
         "rounds": world.rounds,
         "seeds": list(seeds),
         "cpu_seconds": round(cpu_seconds, 1),
-        "points": sorted(points, key=lambda point: (point["rule"], -point["clip_norm"])),
+        "points": points,
     }
     return Report(document, tuple(_lines(document)))
 
