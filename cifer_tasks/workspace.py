@@ -38,7 +38,7 @@ from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
 from cifer_tasks.encryption.selective import Mask, SelectiveScheme
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
-from cifer_tasks.files import write_atomically
+from cifer_tasks.files import Body, write_atomically
 from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
 from cifer_tasks.network import COORDINATOR, author, connect, read_on, store_at
 from cifer_tasks.records import (
@@ -402,7 +402,7 @@ class Workspace:
                 with ThreadPoolExecutor() as pool:  # SHA-256 of large bodies runs without the GIL
                     bodies = list(pool.map(self.store.open, [item.ciphertext for item in sealed.submissions]))
                 made = {
-                    item.site: Ciphertext.from_bytes(body, name, binding) for item, body in zip(sealed.submissions, bodies, strict=True)
+                    item.site: _ciphertext(item.site, body, name, binding) for item, body in zip(sealed.submissions, bodies, strict=True)
                 }
                 self._sealed = sealed, made
             return self._sealed[1]
@@ -462,6 +462,14 @@ class Workspace:
 def _network(home: Path, settings: LedgerSettings) -> tuple[Path, LedgerSettings]:
     """What one connection is shared for: how long a run waits makes no other network of it."""
     return home, settings.model_copy(update={"patience_seconds": 0.0})
+
+
+def _ciphertext(site: str, body: Body, scheme: str, binding: Binding) -> Ciphertext:
+    try:
+        return Ciphertext.from_bytes(body, scheme, binding)
+    except IntegrityError as error:
+        msg = f"round {binding.round}: what {site} submitted: {error}"
+        raise IntegrityError(msg) from None
 
 
 def make_importable(folder: Path) -> None:

@@ -13,15 +13,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from cifer_tasks import tasks
+from cifer_tasks import disputes, tasks
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.encryption import sharing
-from cifer_tasks.encryption._bodies import released_bytes, released_share
-from cifer_tasks.encryption.scheme import PublicContext
+from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share
+from cifer_tasks.encryption.scheme import Opening, PublicContext
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
 from cifer_tasks.records import SealedSet, Submission
+from cifer_tasks.run_record import RunRecord
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
+from flows import away
 from ledger import RegisterKey
 
 SITES = ("east", "north", "south", "west")
@@ -179,6 +181,51 @@ def test_stale_rounds_and_sets_off_the_ledger_are_refused(finished: Any) -> None
         whole = sealed_set(workspace)
         with pytest.raises(FailureError, match="refusing to open it: it is over"):
             workspace.record.check_sealed(1, whole)
+        Workspace.close_all()
+
+
+def test_a_submission_that_does_not_read_is_named(finished: Any) -> None:
+    """Cut short, or a share in its place: the site that signed it is in the message."""
+    lab, ref = finished
+    with lab.here():
+        workspace = Workspace.of(ref)
+        whole = sealed_set(workspace)
+        good = workspace.store.get(whole.submissions[2].ciphertext)
+        for wrong in (good[:-1], workspace.store.get(workspace.record.release(1, "east").opening)):
+            cut = msgspec.structs.replace(whole.submissions[2], ciphertext=workspace.store.put("ciphertext", wrong))
+            sealed = msgspec.structs.replace(whole, submissions=(*whole.submissions[:2], cut, whole.submissions[3]))
+            with pytest.raises(IntegrityError, match="round 1: what south submitted: ciphertext refused"):
+                workspace.submissions(sealed)
+        Workspace.close_all()
+
+
+@pytest.mark.parametrize(("disputing", "asked"), [("", [SITES]), ("east", [SITES, ("west",)])])
+def test_a_round_waits_for_all_sites_before_it_stays_closed(
+    finished: Any, monkeypatch: pytest.MonkeyPatch, disputing: str, asked: list[tuple[str, ...]]
+) -> None:
+    """Of sites elsewhere t are enough; where one of them disputes a dealer the rest is asked once more, and opens the sum."""
+    lab, ref = finished
+    with lab.here():
+        workspace = Workspace.of(ref)
+        on_record = {site: workspace.record.release(1, site) for site in SITES}
+        said, calls = dict[str, Any](), list[tuple[str, ...]]()
+        if disputing:
+            mine = workspace.store.get(on_record[disputing].opening)
+            opening = Opening.from_bytes(mine, "threshold", workspace.binding(1))
+            data = replace(opening, data=dispute_bytes(["north"])).to_bytes()
+            on_record[disputing] = msgspec.structs.replace(on_record[disputing], opening=workspace.store.put("opening", data))
+
+        def ask(workspace: Any, flow: str, sites: Any, given: Any, number: int, *, enough: int | None = None) -> dict[str, Any]:
+            calls.append(tuple(sites))
+            said.update({site: on_record[site] for site in tuple(sites)[:enough]})
+            return {}
+
+        monkeypatch.setattr(away, "_ask", ask)
+        monkeypatch.setattr(RunRecord, "release", lambda self, number, site: said.get(site))
+        total = workspace.store.find("aggregate", workspace.record.round(1).outcome.aggregate.hex())
+        found = away.Away().release(ref, 1, sealed_set(workspace), total, SITES)
+        assert calls == asked and [item.site for item in found] == list(SITES[: 4 if disputing else 3])
+        assert not disputes.stays_closed(workspace, 1, total, found)
         Workspace.close_all()
 
 
