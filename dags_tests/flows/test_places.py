@@ -154,10 +154,12 @@ class Production:
         return (self.folder(who) / "log").read_text(errors="replace")[-4000:]
 
     def here(self, line: str) -> str:
-        """The coordinator's line with ports that are free, and few rounds."""
-        first, services = self.ports[0], zip(DEFAULT_PORTS, self.ports[8:], strict=True)
-        line = line.replace("cifer up", " ".join(["cifer up", *(f"--{name}-port {port}" for name, port in services)]))
-        line = line.replace("--validators 4", f"--validators 4 --port {first}")
+        """The coordinator's line with ports that are free, the addresses that other machines would need, and few rounds."""
+        ports = dict(zip(DEFAULT_PORTS, self.ports[8:], strict=True))
+        line = line.replace("cifer up", " ".join(["cifer up", *(f"--{name}-port {port}" for name, port in ports.items())]))
+        line = line.replace("--validators 4", f"--validators 4 --host 127.0.0.1 --port {self.ports[0]}")
+        reached = f"--prefect http://127.0.0.1:{ports['prefect']} --artifacts cifer+https://127.0.0.1:{ports['artifacts']}"
+        line = line.replace("site invite", f"site invite {reached}")
         return line.replace("--set execution=sites", f"--set execution=sites --set training.rounds={ROUNDS}")
 
     def serve(self, site: str) -> None:
@@ -222,7 +224,7 @@ def follow(made: Production, tables: Path) -> None:
         if made.apart and who in SITES:
             os.chown(made.folder(who), SITES[who], SITES[who])
     for line in founding:
-        made.do("coordinator", made.here(line).replace("invite", f"invite --prefect http://127.0.0.1:{made.ports[8]}"))
+        made.do("coordinator", made.here(line))
     with (coordinator / "study" / "model.py").open("a") as model:
         model.write(HELD)
     for site, user in SITES.items():

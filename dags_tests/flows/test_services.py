@@ -79,8 +79,8 @@ class Up:
         self.told: list[str] = []
         self.services = self.again()
 
-    def again(self) -> tuple[services.Service, ...]:
-        return services.up(self.home, self.ports, project=self.project, progress=self.told.append)
+    def again(self, *everywhere: str) -> tuple[services.Service, ...]:
+        return services.up(self.home, self.ports, project=self.project, everywhere=set(everywhere), progress=self.told.append)
 
     def state(self, name: str) -> str:
         return {item.name: item.state for item in services.status(self.home)}[name]
@@ -140,12 +140,15 @@ def test_pages_are_served_and_may_talk_to_their_service_only(up: Up) -> None:
         assert not [part for part in policy.split() if "*" in part]
 
 
+def hosts(pid: int | None) -> set[str]:
+    """The addresses that a process listens at."""
+    return {item.laddr.ip for item in psutil.Process(pid).net_connections() if item.status == psutil.CONN_LISTEN}
+
+
 def test_no_service_listens_to_the_network(up: Up) -> None:
     """Every listening socket of the services is bound to the loopback interface."""
     for service in up.services:
-        sockets = [item for item in psutil.Process(service.pid).net_connections() if item.status == psutil.CONN_LISTEN]
-        assert sockets
-        assert {item.laddr.ip for item in sockets} == {HOST}
+        assert hosts(service.pid) == {HOST}
 
 
 def test_a_command_uses_the_running_server(up: Up) -> None:
@@ -205,7 +208,7 @@ def _children(pid: int | None) -> list[int]:
 
 def test_services_and_a_training_do_not_outlive_their_supervisor(up: Up) -> None:
     """SIGKILL to the supervisor: its services and the scheduled training stop by themselves; `up` starts afresh, and the training is taken
-    up again and ends in the same run; after `down` no process and no port is left.
+    up again and ends in the same run; a service that other machines may reach is the only one; after `down` no process and no port is left.
     """
     training = Scheduled(up)
     state = read_state(up.home)
@@ -216,8 +219,9 @@ def test_services_and_a_training_do_not_outlive_their_supervisor(up: Up) -> None
     _until(lambda: not any(child.alive() for child in children), "the end of the orphans")
     assert [item.state for item in services.status(up.home)] == ["stopped"] * len(KINDS)
     assert services.down(up.home) == ()
-    started = up.again()
+    started = up.again("artifacts")
     assert {item.pid for item in started}.isdisjoint(child.pid for child in children)
+    assert {item.name for item in started if hosts(item.pid) != {HOST}} == {"artifacts"}
     _until(lambda: training.state()["type"] not in {"SCHEDULED", "PENDING", "RUNNING"}, "the end of the training")
     log = (services_folder(up.home) / "schedules.log").read_text()
     assert training.state()["type"] == "COMPLETED", (training.state(), log[-4000:])
