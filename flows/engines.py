@@ -1,15 +1,14 @@
-"""The clusters that `compute.engine` names, as Prefect task runners: started when a run first needs one, let go with `dismiss`."""
+"""The cluster that `compute.engine` names, as a Prefect task runner: started when a run first needs it, let go with `dismiss`."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cifer_tasks.config_rounds import Compute
 from cifer_tasks.errors import CiferError, FailureError, UsageError
@@ -80,9 +79,8 @@ class Engine:
 
 def require(compute: Compute) -> None:
     """Raise `UsageError` when what the engine needs is not installed."""
-    module = {"dask": "prefect_dask", "ray": "prefect_ray"}.get(compute.engine)
-    if module is not None and find_spec(module) is None:
-        msg = f"compute.engine={compute.engine} needs another package: pip install 'cifer[{compute.engine}]'"
+    if compute.engine == "dask" and find_spec("prefect_dask") is None:
+        msg = "compute.engine=dask needs another package: pip install 'cifer[dask]'"
         raise UsageError(msg)
 
 
@@ -104,22 +102,6 @@ def _dask(compute: Compute, home: Path) -> Engine:
     return Engine("dask", DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=own), (KilledWorker,))
 
 
-def _ray(compute: Compute, _home: Path) -> Engine:
-    """Of a cluster of this machine's own: on its inner address alone, with a token made for it. Ray reads both when it is imported."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if not compute.address:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    from prefect_ray import RayTaskRunner
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
-
-    died = (WorkerCrashedError, OutOfMemoryError, NodeDiedError)
-    if compute.address:
-        return Engine("ray", RayTaskRunner(address=compute.address), died)
-    own = {"num_cpus": _count(compute), "include_dashboard": False, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
-    return Engine("ray", RayTaskRunner(init_kwargs=own), died)
-
-
-_ENGINES: Final = {"dask": _dask, "ray": _ray}
 _started: dict[RunRef, tuple[Engine, ExitStack]] = {}
 
 
@@ -133,7 +115,7 @@ def engine_of(run: RunRef) -> Engine:
         workspace, stack = Workspace.of(run), ExitStack()
         compute = workspace.settings.compute
         require(compute)
-        engine = _ENGINES[compute.engine](compute, workspace.home)
+        engine = _dask(compute, workspace.home)
         try:
             stack.enter_context(engine.runner)
         except Exception as error:

@@ -161,7 +161,7 @@ def test_a_worker_reads_the_ledger_as_far_as_it_is_told_while_another_process_wr
     scenario = plain["prepare"](ref)
     plain["open_run"](ref, scenario, plain["enrol"](ref, scenario))
     workspace = Workspace.of(ref)
-    ledger = workspace.ledger
+    ledger: Any = workspace.ledger
     first = read_on(workspace.home, None, ledger.state().height)
     plain["open_round"](ref, 1)
     again = read_on(workspace.home, first, ledger.state().height)
@@ -181,7 +181,7 @@ def test_a_worker_reads_the_ledger_as_far_as_it_is_told_while_another_process_wr
         ({"execution": "sites", "ledger__backend": "processes"}, "each site works in its own process"),
         ({"ledger__backend": "elsewhere"}, "workers read a ledger's files"),
         ({"compute__workers": 2, "compute__address": "tls://h:1"}, "set one of them"),
-        ({"compute__engine": "inline", "compute__workers": 2}, "are for compute.engine: dask or ray"),
+        ({"compute__engine": "inline", "compute__workers": 2}, "are for compute.engine: dask;"),
     ],
 )
 def test_settings_that_no_engine_can_serve_are_refused(lab: Any, changes: dict[str, Any], message: str) -> None:
@@ -195,8 +195,8 @@ def test_settings_that_no_engine_can_serve_are_refused(lab: Any, changes: dict[s
 def test_an_engine_that_is_not_installed_is_named_before_the_run_begins(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs it, and nothing recorded."""
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'cifer\[ray\]'"):
-        lab.open(lab.settings(compute__engine="ray"))
+    with pytest.raises(UsageError, match=r"pip install 'cifer\[dask\]'"):
+        lab.open(lab.settings(compute__engine="dask"))
     assert not (lab.home / "runs").exists()
 
 
