@@ -239,7 +239,7 @@ def _read(line: int, event: _Event) -> tuple[Event, list[Node], list[Edge]]:
     return Event(line, time_us, kind, user if event.run is not None else "", job_node, validated), nodes, edges
 
 
-_STEP_BYTES: Final = 32 * 1024
+_STEP_BYTES: Final = 16 * 1024
 _VALIDATING: Final = (".validate_data", ".fused_site")
 """The steps in which a table is put to its suite; one that fails it is left out of the round, and its site is not sealed."""
 _MICROSECOND: Final = datetime.resolution

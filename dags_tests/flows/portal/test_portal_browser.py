@@ -66,7 +66,9 @@ def test_ten_thousand_nodes_are_walked_on_demand(seen: Seen, tmp_path: Path, mon
 
 
 def test_every_page_is_usable_without_a_mouse_and_by_a_reader(seen: Seen) -> None:
-    """The skip link comes first, each field has a label, each table column a header, each page one title, each picture a text."""
+    """The skip link comes first, each field has a label, each table column a header, each page one title, each picture a text; and what
+    the browser tells a screen reader of each link, button, field and picture has a name.
+    """
     for path in (
         "/",
         "/runs/run-1",
@@ -91,6 +93,59 @@ def test_every_page_is_usable_without_a_mouse_and_by_a_reader(seen: Seen) -> Non
             })"""
         )
         assert found == {"first": "skip", "titles": 1, "bare": 0, "headless": 0, "skipped": False, "wide": False, "language": "en"}, path
+        told = _told(seen)
+        assert {"link", "button"} <= {role for role, _ in told} and not [role for role, name in told if not name], path
+    seen.tab.ask("document.querySelector('nav a').textContent = ''")
+    assert ("link", "") in _told(seen)  # the search finds a link without a name
+
+
+def _told(seen: Seen) -> list[tuple[str, str]]:
+    """Role and name of what a screen reader stops at, by the browser's own accessibility tree (WAI-ARIA 1.2, Accessible Name 1.2)."""
+    roles = {"link", "button", "textbox", "searchbox", "combobox", "checkbox", "radio", "image", "graphics-document", "navigation"}
+    nodes = seen.tab.call("Accessibility.getFullAXTree")["nodes"]
+    found = [(node["role"]["value"], node.get("name", {}).get("value", "").strip()) for node in nodes if not node["ignored"]]
+    return [item for item in found if item[0] in roles]
+
+
+FOCUSED = "(({ tagName, href, name, id }) => [tagName, href || name || id])(document.activeElement)"
+
+
+def _press(seen: Seen, key: str) -> None:
+    """A key, as from a keyboard."""
+    text = {"text": "\r"} if key == "Enter" else {}
+    codes = {"Tab": 9, "Enter": 13}
+    seen.tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=codes[key], **text)
+    seen.tab.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=codes[key])
+
+
+@pytest.mark.parametrize("path", ["/graph?node=run/run-1", "/verify?model=heart@1"])
+def test_the_tab_key_reaches_everything_and_enter_follows(seen: Seen, path: str) -> None:
+    """Pressing Tab visits every link, button, field and group of choices in the order of the page, each time visibly; Enter on the skip
+    link skips the menu, and on a link goes there.
+    """
+    seen.tab.go(seen.url + path)
+    wanted = seen.tab.ask(
+        """[...document.querySelectorAll('a[href], button, input:not([type=hidden]), textarea, select, summary, [tabindex="0"]')]
+        .filter((e) => e.tabIndex >= 0 && !e.disabled && !(e.type === 'radio' && !e.checked) && e.checkVisibility())
+        .map(({ tagName, href, name, id }) => [tagName, href || name || id])"""
+    )
+    reached = []
+    for _ in wanted:
+        _press(seen, "Tab")
+        reached.append(seen.tab.ask(FOCUSED))
+        ring = seen.tab.ask("(({ outlineStyle, outlineWidth }) => [outlineStyle, outlineWidth])(getComputedStyle(document.activeElement))")
+        assert ring[0] != "none" and ring[1] != "0px", (wanted, reached)
+    assert reached == wanted and len(wanted) > 10
+    seen.tab.go(seen.url + path)
+    _press(seen, "Tab")
+    _press(seen, "Enter")
+    _press(seen, "Tab")
+    assert seen.tab.ask("document.querySelector('main').contains(document.activeElement)")
+    seen.tab.ask("document.querySelector('nav a').focus()")
+    there, before = seen.tab.ask("document.activeElement.href"), len(seen.tab.events)
+    _press(seen, "Enter")
+    seen.tab.loaded(before)
+    assert seen.tab.ask("location.href") == there
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
