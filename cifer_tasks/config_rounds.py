@@ -67,12 +67,14 @@ class Compute(_Section):
 
     engine: `inline`, this process, one site after the other; or the workers of a `dask` cluster, which must reach CIFER_HOME.
     The model is the same.  workers: how many processes this machine's own cluster has, 0: one a core.  address: of a cluster that runs
-    already, e.g. tls://host:8786; empty: one of this machine's own, that ends with the run.
+    already, e.g. tls://host:8786; empty: one of this machine's own, that ends with the run.  fused: a site is one task of the round, not
+    five, which is quicker and shows less; of more than eight sites each always is.
     """
 
     engine: Literal["inline", "dask"] = "inline"
     workers: int = Field(default=0, ge=0, le=1000)
     address: str = ""
+    fused: bool = False
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Compute:

@@ -16,12 +16,13 @@ from cifer_tasks.workspace import Progress, create_run
 from flows.documents import Report
 
 
-def round_costs(site_counts: Sequence[int], rounds: int, scheme: str) -> Report:
+def round_costs(site_counts: Sequence[int], rounds: int, scheme: str, fused: bool = False) -> Report:
     """Train digits across each number of sites twice: as the bare loop, and as Cifer does. Seconds are medians over `rounds` rounds.
 
-    scheme: `encryption.scheme` of both.  `same_model` says whether the two gave the same model in every round, digest for digest.
+    scheme: `encryption.scheme` of both.  fused: `compute.fused`, a task for a site rather than five.
+    `same_model` says whether the two gave the same model in every round, digest for digest.
     """
-    rows = [_measure(count, rounds, scheme) for count in site_counts]
+    rows = [_measure(count, rounds, scheme, fused) for count in site_counts]
     header = f"{'sites':>5} {'bare s':>8} {'cifer s':>8} {'added s':>8} {'ratio':>6}  same model"
     lines = [header] + [
         f"{row['sites']:>5} {row['bare_seconds']:>8.3f} {row['cifer_seconds']:>8.3f} "
@@ -31,16 +32,17 @@ def round_costs(site_counts: Sequence[int], rounds: int, scheme: str) -> Report:
     return Report(rows, tuple(lines))
 
 
-def _measure(sites: int, rounds: int, scheme: str) -> dict[str, Any]:
+def _measure(sites: int, rounds: int, scheme: str, fused: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder, inside(Path(folder)):
         home = Path(folder) / ".cifer"
-        settings = _settings(sites, rounds, scheme)
+        settings = _settings(sites, rounds, scheme, fused)
         seconds, models = _cifer(settings, home, sites)
         bare_seconds, bare_models = _bare_loop(settings, home)
     # The first round pays for imports and empty caches on both sides.
     cifer_median, bare_median = statistics.median(seconds[1:]), statistics.median(bare_seconds[1:])
     return {
         "scheme": scheme,
+        "fused": fused,
         "sites": sites,
         "rounds": rounds,
         "bare_seconds": bare_median,
@@ -51,13 +53,14 @@ def _measure(sites: int, rounds: int, scheme: str) -> dict[str, Any]:
     }
 
 
-def _settings(sites: int, rounds: int, scheme: str) -> Settings:
+def _settings(sites: int, rounds: int, scheme: str, fused: bool = False) -> Settings:
     raw = {
         "name": "bench",
         "data": {"table": "digits", "target": "digit", "partition": {"sites": sites, "alpha": 1000.0}},
         "training": {"rounds": rounds},
         "encryption": {"scheme": scheme},
         "gate": {"margin": 1.0},
+        "compute": {"fused": fused},
     }
     return parse(raw, where="bench")
 

@@ -32,7 +32,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_SITES_IN_FULL = 8
-"""Up to this many sites the Prefect page shows every step of every site; with more its labels overlap, and sites are tasks."""
+"""Up to this many sites the Prefect page shows every step of every site, unless `compute.fused`; with more its labels overlap, and
+sites are tasks."""
 MOST_GROUPS = 16
 """A round of more sites than this has so many tasks for them, each of a group of sites: what Prefect costs grows no further."""
 
@@ -67,7 +68,7 @@ def site_rounds(run: RunRef, number: int, opening: Opening, began: Mapping[str, 
         from flows.workers import contribute_by_workers
 
         outcomes |= contribute_by_workers(run, number, [(_label(group), group, bases[began[group[0].site]]) for group in groups])
-    elif len(opening.sites) <= MOST_SITES_IN_FULL:
+    elif len(opening.sites) <= MOST_SITES_IN_FULL and not workspace.settings.compute.fused:
         outcomes |= {site: contribute(run, number, table, bases[began[site]]) for site, table in waiting.items()}
     else:
         for group in groups:

@@ -136,6 +136,15 @@ def test_the_steps_of_each_round_run_in_the_order_of_the_contents_page(quickstar
     ]
 
 
+def test_a_fused_site_is_one_task_and_the_model_is_the_same(trainer: Any) -> None:
+    """Under `compute.fused` a round has a task for each site instead of five, and ends in the digest of the steps shown one by one."""
+    shown = trainer.history(trainer.train_all(trainer.settings(training__rounds=1)).run)
+    ref = trainer.train_all(trainer.settings(training__rounds=1, compute__fused=True))
+    assert trainer.history(ref.run).current_model == shown.current_model
+    names = Counter(_name(event) for event in trainer.events(ref.run) if event["eventType"] == "START")
+    assert names["contribute_together"] == len(shown.rounds[0].submissions) and not set(SITE_STEPS) & set(names)
+
+
 def test_every_run_of_a_task_or_flow_has_one_start_and_one_end(quickstart: Finished) -> None:
     """No event is missing or doubled: each run identifier has exactly one START and one COMPLETE."""
     seen = Counter((event["run"]["runId"], event["eventType"]) for event in quickstart.events)
