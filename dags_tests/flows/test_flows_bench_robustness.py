@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import pytest
 import torch
 
 from cifer_tasks.aggregation.attacks import ATTACKS
+from flows import bench_robustness
 from flows.bench_robustness import draw
 from flows.bench_robustness.defences import defences, noisy
 from flows.bench_robustness.displacement import displacements
-from flows.bench_robustness.frontier import CLIPPED, SHARES
 from flows.bench_robustness.kept import Finished, Kept, Work
 from flows.bench_robustness.learning import Batches, initial, train
 from flows.bench_robustness.simulation import Cell, Outcome, _batches, _malicious, simulate
@@ -165,17 +166,21 @@ def test_the_command_reports_what_it_was_asked_for(lab: Any) -> None:
     assert (lab.folder / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_frontier_varies_the_bound_and_the_noise(lab: Any) -> None:
+def test_the_frontier_varies_the_bound_and_the_noise(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every point has its accuracy and success with and without the attack; under the least bound the model learns less."""
-    asked = ["bench", "frontier", "--data", "digits", "--seeds", "1", "--rounds", "4", "--plot", "frontier.svg", "--json"]
+    bench_frontier, shares = sys.modules["flows.bench_robustness.frontier"], (1.0, 0.0625)
+    monkeypatch.setattr(bench_frontier, "SHARES", shares)
+    monkeypatch.setattr(bench_robustness, "_tick", lambda: None)
+    monkeypatch.setattr(bench_robustness, "_pooled", lambda works: {work: bench_robustness._compute(work) for work in works})
+    asked = ["bench", "frontier", "--data", "digits", "--seeds", "1", "--rounds", "2", "--plot", "frontier.svg", "--json"]
     said = lab.cifer(*asked)
     assert said.code == 0, said.err
     found = json.loads(said.out)
     points = {(point["rule"], point["clip_norm"]): point for point in found["points"]}
     own = world("digits", 1).clip_norm
-    assert {rule for rule, clip in points if clip == own} == {*CLIPPED, *noisy()}
-    assert {clip for rule, clip in points if rule == "bygars"} == {own * share for share in SHARES}
-    assert points["norm_clip", own * SHARES[-1]]["accuracy_without_attack"] < points["norm_clip", own]["accuracy_without_attack"]
+    assert {rule for rule, clip in points if clip == own} == {*bench_frontier.CLIPPED, *noisy()}
+    assert {clip for rule, clip in points if rule == "bygars"} == {own * share for share in shares}
+    assert points["norm_clip", own * shares[-1]]["accuracy_without_attack"] < points["norm_clip", own]["accuracy_without_attack"]
     assert all(0 <= point[name] <= 1 for point in points.values() for name in ("accuracy", "attack_success", "success_without_attack"))
     assert b"backdoor success" in (lab.folder / "frontier.svg").read_bytes()
     said = lab.cifer("bench", "frontier", "--data", "digits", "--attack", "flood")
