@@ -177,8 +177,8 @@ def enrol_table(workspace: Workspace, dataset: Dataset, purpose: str) -> str:
     """
     missing, reason = _missing(workspace, dataset, purpose)
     site = workspace.author(dataset.site)
-    sent = zip(missing, site.send_all(missing), strict=True)
-    granted = [(body, receipt) for body, receipt in sent if isinstance(body, GrantConsent)]
+    said = zip(missing, site.send_all(missing), strict=True)
+    granted = [(body, receipt) for body, receipt in said if isinstance(body, GrantConsent)]
     if granted:
         from cifer_tasks.lineage.consents import record_consents
 
