@@ -192,6 +192,7 @@ class Settings(_Section):
 
     approval: `required` has a trained model wait until an approver or an administrator lets it be published (`cifer approve`).
     notify: who is told of a run that failed or waits.
+    compute: which processes do the sites' work under `execution: local`.
     execution: `local` runs every site in this process, from tables that lie here; `sites` asks each site, a process of its own beside its
     own data (`cifer site start`), and gives the same model.  artifacts: URL of the store that all parties reach, e.g. s3://bucket/cifer;
     empty: this folder's own, which `cifer up` serves to sites.
