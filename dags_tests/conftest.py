@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -19,6 +19,8 @@ from typing import Any, cast
 import hypothesis
 import pytest
 import yaml
+from jsonschema import Draft202012Validator, FormatChecker
+from referencing import Registry, Resource
 
 hypothesis.settings.register_profile("cifer", deadline=None)  # machines are shared: how long an example took says nothing
 hypothesis.settings.load_profile("cifer")
@@ -314,3 +316,24 @@ def user_model(trainer: Lab) -> Iterator[str]:
     sys.modules.pop(name, None)
     with suppress(ValueError):
         sys.path.remove(str(trainer.folder))
+
+
+@pytest.fixture(scope="session")
+def validate_event() -> Callable[[Mapping[str, Any]], None]:
+    """Validates an OpenLineage event by the official schema, and its facets each by the one it names: an official one or one of ours."""
+    from cifer_tasks.lineage.facets import NAMES, schema_of
+
+    folder = ROOT / "dags_tests" / "vectors" / "openlineage"
+    schemas = [json.loads(path.read_text()) for path in folder.rglob("*.json")] + [schema_of(name) for name in NAMES]
+    registry: Registry[Any] = Registry().with_resources([(schema["$id"], Resource.from_contents(schema)) for schema in schemas])
+
+    def check(event: Mapping[str, Any]) -> None:
+        def by(reference: str, instance: object) -> None:
+            Draft202012Validator({"$ref": reference}, registry=registry, format_checker=FormatChecker()).validate(instance)
+
+        by(event["schemaURL"], event)
+        holders = [event["run"], event["job"], *event["inputs"], *event["outputs"]]
+        for facet in (facet for holder in holders for facet in holder["facets"].values()):
+            by(facet["_schemaURL"], facet)
+
+    return check

@@ -17,10 +17,7 @@ from cifer_tasks.workspace import StepStarted
 from ledger import Author, LedgerError
 
 STRIKER = '''\
-"""A user's model that sends its own process group a signal in certain trainings, once each, and notes who is running then.
-
-The signal 0 stands for killing the Prefect server.
-"""
+"""A user's model that sends its own process group a signal in a certain training, once, and notes who is running then."""
 
 import json
 import os
@@ -46,15 +43,11 @@ class Net(lightning.LightningModule):
             return
         count = 1 + (len(trainings.read_text()) if trainings.exists() else 0)
         trainings.write_text("x" * count)
-        (at, number), *others = json.loads(strike.read_text())
+        at, number = json.loads(strike.read_text())
         if count == at:
-            strike.write_text(json.dumps(others)) if others else strike.unlink()
+            strike.unlink()
             family = psutil.Process().children(recursive=True)
             Path("family").write_text(json.dumps([os.getpid(), *(child.pid for child in family)]))
-            if number == 0:
-                (server,) = (child for child in family if "flows.services.child" in child.cmdline())
-                Path("killed").write_text(str(server.pid))
-                return server.kill()
             os.kill(os.getpid(), number) if number == signal.SIGKILL else os.killpg(0, number)
 
     def training_step(self, batch, index):
@@ -65,17 +58,13 @@ class Net(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.2)
 '''
 
-SECOND_SITE_OF_ROUND_1, SECOND_SITE_OF_ROUND_2 = 2, 3 + 2
+SECOND_SITE_OF_ROUND_2 = 3 + 2
 
 
 def strike(lab: Any, number: int) -> tuple[str, Any]:
-    """Run the real command until it signals itself in the middle of round 2; the run's name, and what the process said.
-
-    Before SIGKILL it is the turn of its Prefect server, in the middle of round 1.
-    """
-    before = [(SECOND_SITE_OF_ROUND_1, 0)] if number == signal.SIGKILL else []
+    """Run the real command until it signals itself in the middle of round 2; the run's name, and what the process said."""
     (lab.folder / "striker.py").write_text(STRIKER)
-    (lab.folder / "strike").write_text(json.dumps([*before, (SECOND_SITE_OF_ROUND_2, int(number))]))
+    (lab.folder / "strike").write_text(json.dumps([SECOND_SITE_OF_ROUND_2, int(number)]))
     process = lab.process("run", lab.write(model={"path": "striker.Net"}, encryption__scheme="ckks", training__rounds=3))
     out, err = process.communicate(timeout=300)
     (run,) = [folder.name for folder in (lab.home / "runs").iterdir()]
@@ -106,10 +95,7 @@ def undisturbed(lab: Any) -> bytes:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_a_stopped_process_is_taken_up_again(trainer: Any, number: signal.Signals) -> None:
-    """Stopped while the second site trains in round 2: nothing of it keeps running, and `--resume` ends in the undisturbed model.
-
-    Its Prefect server, killed in round 1, was started again, and the run went on.
-    """
+    """Stopped while the second site trains in round 2: nothing of it keeps running, and `--resume` ends in the undisturbed model."""
     run, (code, out, err) = strike(trainer, number)
     if number == signal.SIGINT:
         assert code == 130
@@ -119,7 +105,6 @@ def test_a_stopped_process_is_taken_up_again(trainer: Any, number: signal.Signal
         assert re.fullmatch(rf"cifer: interrupted; .*cifer run --resume {run}", lines[0])
     else:
         assert code == -signal.SIGKILL
-        assert int((trainer.folder / "killed").read_text()) not in json.loads((trainer.folder / "family").read_text())
     assert wait_until_gone(trainer) == []
 
     before = trainer.history(run)

@@ -136,6 +136,14 @@ def test_the_steps_of_each_round_run_in_the_order_of_the_contents_page(quickstar
     ]
 
 
+def test_every_event_of_a_training_satisfies_the_official_schemas_and_ours(quickstart: Finished, validate_event: Any) -> None:
+    """All that a whole run emits, from its first task to its own end, is valid OpenLineage, facet by facet."""
+    for event in quickstart.events:
+        validate_event(event)
+    named = {name for event in quickstart.events for name in event["run"]["facets"]}
+    assert named >= {"cifer_ledger", "cifer_encryption", "cifer_aggregation", "parent", "tags", "processing_engine"}
+
+
 def test_a_fused_site_is_one_task_and_the_model_is_the_same(trainer: Any) -> None:
     """Under `compute.fused` a round has a task for each site instead of five, and ends in the digest of the steps shown one by one."""
     shown = trainer.history(trainer.train_all(trainer.settings(training__rounds=1)).run)

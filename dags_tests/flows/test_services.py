@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from cifer_tasks.errors import FailureError, StorageError, UsageError
 from flows import services
-from flows.services import control
+from flows.services import control, private
 from flows.services.child import ContentSecurityPolicy
 from flows.services.kinds import HOST, KINDS
 from flows.services.processes import LONGEST_DELAY_SECONDS, Identity, delay_before, healthy, listen, reserve, stop
@@ -256,6 +256,25 @@ sys.stdin.read()
     parent.kill()
     parent.wait()
     _until(lambda: not child.alive(), "the end of the private server")
+
+
+def test_a_private_server_that_is_killed_comes_back_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL to the server of a command: another process answers on the same port, and connections made meanwhile are not refused; after
+    `stop` nobody is there, and the port is free. The service is one that starts fast.
+    """
+    monkeypatch.setattr(private, "_KIND", KINDS["predict"])
+    with services.prefect_server(tmp_path) as server:
+        server.wait_ready()
+        first, port = server._process, server._port
+        assert first is not None
+        first.kill()
+        first.wait()
+        socket.create_connection((HOST, port), timeout=30).close()
+        _until(lambda: healthy(KINDS["predict"], port), "the return of the server")
+        second = server._process
+        assert second is not None and second.pid != first.pid and server._port == port
+    assert second.poll() is not None
+    listen(port).close()
 
 
 def test_a_private_server_that_cannot_start_says_why(tmp_path: Path) -> None:

@@ -92,10 +92,10 @@ def said(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_events_with_our_facets_are_valid(name: str, validate: Callable[[Any], None]) -> None:
+def test_events_with_our_facets_are_valid(name: str, validate_event: Callable[[Any], None]) -> None:
     """In every situation the event satisfies the official schemas and ours."""
     parameters, outcome = SITUATIONS[name]
-    validate(event(facets_of(FACTS, parameters, outcome), parameters, outcome))
+    validate_event(event(facets_of(FACTS, parameters, outcome), parameters, outcome))
 
 
 def test_facets_say_what_the_records_say() -> None:
@@ -135,7 +135,7 @@ def test_facets_say_what_the_records_say() -> None:
         ("cifer_aggregation", "accepted", "yes"),
     ],
 )
-def test_the_schemas_refuse_what_they_should(key: str, field: str, value: Any, validate: Callable[[Any], None], tmp_path: Path) -> None:
+def test_the_schemas_refuse_what_they_should(key: str, field: str, value: Any, validate_event: Callable[[Any], None], tmp_path: Path) -> None:
     """A field that is missing, or not what its schema says, makes the event invalid: the validation above can fail."""
     parameters, outcome = SITUATIONS["reject"]
     broken = copy.deepcopy(event(facets_of(FACTS, parameters, outcome), parameters, outcome))
@@ -145,7 +145,7 @@ def test_the_schemas_refuse_what_they_should(key: str, field: str, value: Any, v
     else:
         facet[field] = value
     with pytest.raises(ValidationError):
-        validate(broken)
+        validate_event(broken)
 
 
 def test_facts_are_those_of_the_runs_folder(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ class Recorder:
         return Receipt(bytes(32), 9, 0, bytes(32))
 
 
-def test_a_consent_change_is_an_event_of_its_owner(validate: Callable[[Any], None]) -> None:
+def test_a_consent_change_is_an_event_of_its_owner(validate_event: Callable[[Any], None]) -> None:
     """Grant and withdrawal become one valid event each, under no run, that names table, purpose, reason, transaction and height."""
     table, author = sha256(b"table").digest(), Recorder()
     decisions = (
@@ -196,7 +196,7 @@ def test_a_consent_change_is_an_event_of_its_owner(validate: Callable[[Any], Non
     assert (body.run, body.round, body.count, body.sha256) == ("", 0, 2, sha256(plain).digest())
     events = [json.loads(line) for line in plain.splitlines()]
     for item, (_, receipt) in zip(events, decisions, strict=True):
-        validate(item)
+        validate_event(item)
         facet = item["run"]["facets"]["cifer_consent"]
         assert (facet["site"], facet["dataset"], facet["purpose"]) == ("hospital-a", table.hex(), "study")
         assert (facet["transaction"], facet["height"]) == (receipt.transaction.hex(), receipt.height)

@@ -66,12 +66,12 @@ def _ends(events: list[Event]) -> dict[str, list[Event]]:
 
 
 @pytest.mark.parametrize("run", ["good", "elsewhere", "bad", "told", "interrupted"])
-def test_every_event_is_valid(facts: dict[str, Any], home: Path, validate: Any, run: str) -> None:
+def test_every_event_is_valid(facts: dict[str, Any], home: Path, validate_event: Any, run: str) -> None:
     """Every event, and every facet in it, satisfies the official OpenLineage schemas."""
     events = _events(home, run)
     assert events
     for event in events:
-        validate(event)
+        validate_event(event)
 
 
 @pytest.mark.parametrize("run", ["good", "elsewhere", "bad", "told", "interrupted"])
@@ -84,7 +84,7 @@ def test_every_event_says_what_fixes_its_run(facts: dict[str, Any], home: Path, 
         assert ("transactions" in facet) >= submitted
 
 
-def test_the_schemas_refuse_broken_events(facts: dict[str, Any], home: Path, validate: Any) -> None:
+def test_the_schemas_refuse_broken_events(facts: dict[str, Any], home: Path, validate_event: Any) -> None:
     """The validation above can fail: an event without time, a run that is no UUID, and a version facet without version are refused."""
     (event, *_) = (event for event in _events(home, "good") if event["outputs"])
     broken = [{key: value for key, value in event.items() if key != "eventTime"}, {**event, "run": {**event["run"], "runId": 7}}]
@@ -93,7 +93,7 @@ def test_the_schemas_refuse_broken_events(facts: dict[str, Any], home: Path, val
     broken.append({**event, "outputs": [{**output, "facets": {"version": facet}}]})
     for item in broken:
         with pytest.raises(ValidationError):
-            validate(item)
+            validate_event(item)
 
 
 @pytest.mark.parametrize("run", ["good", "elsewhere", "bad", "told", "interrupted"])
