@@ -135,7 +135,9 @@ def test_facets_say_what_the_records_say() -> None:
         ("cifer_aggregation", "accepted", "yes"),
     ],
 )
-def test_the_schemas_refuse_what_they_should(key: str, field: str, value: Any, validate_event: Callable[[Any], None], tmp_path: Path) -> None:
+def test_the_schemas_refuse_what_they_should(
+    key: str, field: str, value: Any, validate_event: Callable[[Any], None], tmp_path: Path
+) -> None:
     """A field that is missing, or not what its schema says, makes the event invalid: the validation above can fail."""
     parameters, outcome = SITUATIONS["reject"]
     broken = copy.deepcopy(event(facets_of(FACTS, parameters, outcome), parameters, outcome))
