@@ -314,21 +314,29 @@ def exclude(run: RunRef, number: int, site: str, at_step: str, reason: str) -> E
 
 @step("seal[{number}]", retries=2)
 def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusions: tuple[Exclusion, ...]) -> SealedSet:
-    """Fix the set of submissions that will be aggregated. Raises `TooFewSitesError` below the run's minimum."""
+    """Fix the set of submissions that will be aggregated. Raises `TooFewSitesError` below the run's minimum.
+
+    A submission is left out whose site has withdrawn its consent since, or that is nothing that can be added to the others.
+    """
     workspace = Workspace.of(run)
-    minimum = workspace.record.declared.minimum_sites
-    if len(submissions) < minimum:
-        reasons = "; ".join(f"{item.site} ({item.step}: {item.reason})" for item in exclusions)
-        msg = f"round {number} has {len(submissions)} submissions and sites.minimum is {minimum}; left out: {reasons}"
-        raise TooFewSitesError(msg)
     if workspace.record.round(number).sealed is None:
-        workspace.author(COORDINATOR).send(SealRound(run.run, number, tuple(sorted(item.site for item in submissions))))
+        refusals = workspace.unsealable(number, submissions)
+        for site, reason in refusals.items():
+            workspace.announce(SiteFailed(number, site, f"{site}, round {number}, seal: {reason}"))
+        inside = sorted(item.site for item in submissions if item.site not in refusals)
+        minimum = workspace.record.declared.minimum_sites
+        if len(inside) < minimum:
+            gone = {**{item.site: f"{item.step}: {item.reason}" for item in exclusions}, **refusals}
+            reasons = "; ".join(f"{site} ({reason})" for site, reason in gone.items())
+            msg = f"round {number} has {len(inside)} submissions and sites.minimum is {minimum}; left out: {reasons}"
+            raise TooFewSitesError(msg)
+        workspace.author(COORDINATOR).send(SealRound(run.run, number, tuple(inside)))
     sealed = workspace.record.round(number)
-    inside = tuple(item for item in sorted(submissions, key=lambda item: item.site) if item.site in sealed.sealed_sites)
-    if sealed.sealed is None or len(inside) != len(sealed.sealed_sites):
+    found = tuple(item for item in sorted(submissions, key=lambda item: item.site) if item.site in sealed.sealed_sites)
+    if sealed.sealed is None or len(found) != len(sealed.sealed_sites):
         msg = f"round {number}: the sealed set on the ledger is not the set that was submitted"
         raise FailureError(msg)
-    return SealedSet(number, inside, committed(sealed.sealed))
+    return SealedSet(number, found, committed(sealed.sealed))
 
 
 @step("aggregate[{number}]", retries=1)

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +55,7 @@ from cifer_tasks.records import (
     RunRef,
     Scenario,
     SealedSet,
+    Submission,
     Validation,
 )
 from cifer_tasks.run_record import RunRecord, committed
@@ -123,6 +124,7 @@ class Workspace:
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
+        self._ciphertexts: dict[tuple[Binding, Submission], Ciphertext] = {}
         self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
         self._record: RunRecord | None = None
         self._checked: tuple[RunRecord, int, PublicContext] | None = None
@@ -398,14 +400,35 @@ class Workspace:
         """The sealed ciphertexts by site, each verified against the digest on the ledger, once in this process."""
         with self._lock:
             if self._sealed[0] != sealed:
-                name, binding = self.scheme.name, self.binding(sealed.round)
                 with ThreadPoolExecutor() as pool:  # SHA-256 of large bodies runs without the GIL
-                    bodies = list(pool.map(self.store.open, [item.ciphertext for item in sealed.submissions]))
-                made = {
-                    item.site: _ciphertext(item.site, body, name, binding) for item, body in zip(sealed.submissions, bodies, strict=True)
-                }
-                self._sealed = sealed, made
+                    made = list(pool.map(partial(self._submission, self.binding(sealed.round)), sealed.submissions))
+                self._sealed = sealed, {item.site: ciphertext for item, ciphertext in zip(sealed.submissions, made, strict=True)}
             return self._sealed[1]
+
+    def unsealable(self, number: int, submissions: Sequence[Submission]) -> dict[str, str]:
+        """Whose submissions cannot be sealed, and why: the site has withdrawn its consent since, or it is nothing that can be added."""
+        judge = partial(self._unsealable, self.binding(number), self.round_context(number))
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(judge, submissions))
+        return {item.site: reason for item, reason in zip(submissions, found, strict=True) if reason}
+
+    def _unsealable(self, binding: Binding, public: PublicContext, submission: Submission) -> str:
+        if refusal := self.record.consent_refusal(submission.site):
+            return refusal
+        try:
+            self.scheme.check_submission(self._submission(binding, submission), public)
+        except IntegrityError as error:
+            return f"what {submission.site} submitted cannot be added: {error}"
+        return ""
+
+    def _submission(self, binding: Binding, submission: Submission) -> Ciphertext:
+        found = self._ciphertexts.get((binding, submission))
+        if found is None:
+            for earlier in [key for key in self._ciphertexts.copy() if key[0] != binding]:
+                self._ciphertexts.pop(earlier, None)
+            body = self.store.open(submission.ciphertext)
+            found = self._ciphertexts[binding, submission] = _ciphertext(submission.site, body, self.scheme.name, binding)
+        return found
 
     def _opened(self, number: int) -> str:
         """Hex of the 32 bytes that opening round `number` fixed."""

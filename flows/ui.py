@@ -39,7 +39,7 @@ def publish_rest(run: RunRef) -> None:
 
 def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submission | Exclusion]) -> None:
     create_table_artifact(
-        [{**_site_row(outcome), **_weight_row(outcome, result)} for outcome in outcomes],
+        [{**_site_row(outcome, result.sites), **_weight_row(outcome, result)} for outcome in outcomes],
         key=_key(run, "sites"),
         description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
     )
@@ -67,12 +67,12 @@ def publish_training(run: RunRef, results: Sequence[RoundResult], model: Registe
     create_table_artifact([_round_row(result) for result in results], key=_key(run, "rounds"), description=_model_text(run, model))
 
 
-def _site_row(outcome: Submission | Exclusion) -> dict[str, str | int]:
+def _site_row(outcome: Submission | Exclusion, sealed: Sequence[str]) -> dict[str, str | int]:
     match outcome:
         case Submission(site, ciphertext, rows, committed):
             return {
                 "site": site,
-                "outcome": "submitted",
+                "outcome": "submitted" if site in sealed else "submitted, left out at the seal",
                 "rows": rows,
                 "bytes": ciphertext.size_bytes,
                 "block": committed.height,

@@ -35,6 +35,7 @@ from typing import Final, NoReturn
 import numpy as np
 
 from cifer_tasks.encryption.vectors import IntVector, Vector
+from cifer_tasks.errors import IntegrityError
 from cifer_tasks.files import Body, Piece
 
 
@@ -213,6 +214,13 @@ class Scheme(ABC):
     def add_pieces(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Iterator[Piece]:
         """As `add`, in the pieces of `Ciphertext.pieces`, for a file. Raises as `add`, possibly after the first pieces."""
         return self.add(ciphertexts, public).pieces()
+
+    def check_submission(self, ciphertext: Ciphertext, public: PublicContext) -> None:
+        """Raise `IntegrityError` for what stands for one site's submission and is none: no sum with it in could be made."""
+        if ciphertext.count != 1:
+            msg = f"it is a sum of {ciphertext.count} and not one submission"
+            raise IntegrityError(msg)
+        self.add([ciphertext], public)
 
     @abstractmethod
     def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:

@@ -183,6 +183,13 @@ class ThresholdScheme(Scheme):
 
         return pieces()
 
+    def check_submission(self, ciphertext: Ciphertext, public: PublicContext) -> None:
+        """See `Scheme`. Whether its coefficients are those of the dealt key is nothing that one submission shows."""
+        check_same([ciphertext], public)
+        roster = self._roster(public)
+        envelopes_of(ciphertext, "one site", roster.shape)
+        start_of(ciphertext, _layout(ciphertext.binding, roster), roster.shape)
+
     # ------------------------------------------------------------------------------------------------------ key holders
 
     def release(self, submissions: Mapping[str, Ciphertext], opener: str, public: PublicContext, secret: SecretContext) -> Opening:

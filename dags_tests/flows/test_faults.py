@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from cifer_tasks.config import parse
+from cifer_tasks.encryption import scheme_for
+from cifer_tasks.encryption.scheme import Ciphertext
 from cifer_tasks.errors import IntegrityError, TooFewSitesError
 from cifer_tasks.records import Enrolment, RoundResult
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import WithdrawConsent
 
+CHOSEN = {"name": "lab", "data": {"table": "digits", "target": "digit"}}
 UNSCALED = {"data__standardize": False, "gate__margin": 1.0}
 
 
@@ -197,6 +201,51 @@ def test_a_consent_withdrawn_while_the_site_trains_is_refused_by_the_ledger(trai
     assert (exclusion.site, exclusion.step) == ("north", "submit")
     assert re.search(r"consent of dataset [0-9a-f]{16} for 'lab' was withdrawn at height \d+", exclusion.reason)
     assert found.sealed_sites == ("east", "west")
+
+
+def test_a_consent_withdrawn_after_the_submission_leaves_it_out_of_the_seal(trainer: Any) -> None:
+    """North withdraws once it has submitted: the set is sealed without it, by name, and the run goes on without it."""
+
+    def withdraw() -> None:
+        (workspace,) = Workspace._open.values()
+        workspace.author("north").send(WithdrawConsent(bytes.fromhex(workspace.dataset("north").sha256), "lab", "patients objected"))
+
+    told: list[str] = []
+    ref = trainer.open(trainer.settings(training__rounds=2, sites={"minimum": 2}))
+    trainer.train(ref, [at_step("seal", withdraw), failures(told)])
+    first, second = trainer.history(ref.run).rounds
+    assert [item.site for item in first.submissions] == ["east", "north", "west"]
+    assert first.sealed_sites == second.sealed_sites == ("east", "west") and first.outcome.accepted
+    assert [(item.site, item.step) for item in second.exclusions] == [("north", "consent")]
+    assert len(told) == 1 and "north, round 1, seal: consent for lab was withdrawn at block" in told[0]
+
+
+def test_what_is_no_ciphertext_is_left_out_of_the_seal(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under each scheme, north submits noise in round 1 and a body of the wrong length in round 2: each is named, and two sites are sealed.
+
+    A coordinator that seals what it did not read (the mutant) can add nothing afterwards, and the run ends.
+    """
+    for scheme in ("plain", "ckks", "threshold"):
+        kind = type(scheme_for(parse(CHOSEN | {"encryption": {"scheme": scheme}}, "test").encryption))
+        encrypt = kind.encrypt_pieces
+
+        def odd(self: Any, values: Any, binding: Any, public: Any, sender: str, encrypt: Any = encrypt) -> Any:
+            if sender != "north":
+                return encrypt(self, values, binding, public, sender)
+            short = Ciphertext(self.name, binding, public.digest(), 1, b"\x01" + bytes(99))
+            return iter([b"nonsense" * 9]) if binding.round == 1 else short.pieces()
+
+        monkeypatch.setattr(kind, "encrypt_pieces", odd)
+        told: list[str] = []
+        ref = trainer.open(trainer.settings(encryption={"scheme": scheme}, training__rounds=2, sites={"minimum": 2}, gate__margin=1.0))
+        trainer.train(ref, [failures(told)])
+        rounds = trainer.history(ref.run).rounds
+        assert [item.sealed_sites for item in rounds] == [("east", "west")] * 2, scheme
+        assert [line.partition(":")[0] for line in told] == ["north, round 1, seal", "north, round 2, seal"]
+        assert all("what north submitted cannot be added" in line for line in told)
+    monkeypatch.setattr(Workspace, "unsealable", lambda *given: {})
+    with pytest.raises(IntegrityError, match="what north submitted"):
+        trainer.train(trainer.open(trainer.settings(encryption={"scheme": "threshold"}, training__rounds=1, sites={"minimum": 2})))
 
 
 def test_a_worse_candidate_is_rejected_on_the_ledger_and_the_model_stays(trainer: Any, user_model: str) -> None:
