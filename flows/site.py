@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TypeVar
 from cifer_tasks import tasks
 from cifer_tasks.config import Sites
 from cifer_tasks.errors import SiteStepError
+from cifer_tasks.network import MOST_SIDE_BY_SIDE
 from cifer_tasks.records import (
     ArtifactRef,
     Dataset,
@@ -31,11 +33,17 @@ from cifer_tasks.workspace import SiteFailed, Workspace
 T = TypeVar("T")
 R = TypeVar("R")
 
+Found = EncryptedUpdate | Refusal | SiteStepError | None
+"""A site's work up to the update that it submits, or why there is none; None when the round closed while it trained."""
+Group = tuple[str, tuple[Dataset, ...], Opening]
+"""Sites whose work is one task: what it is called, their tables, and the opening of the round whose model they train."""
+
 MOST_SITES_IN_FULL = 8
 """Up to this many sites the Prefect page shows every step of every site, unless `compute.fused`; with more its labels overlap, and
 sites are tasks."""
 MOST_GROUPS = 16
 """A round of more sites than this has so many tasks for them, each of a group of sites: what Prefect costs grows no further."""
+CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +79,7 @@ def site_rounds(run: RunRef, number: int, opening: Opening, began: Mapping[str, 
     elif len(opening.sites) <= MOST_SITES_IN_FULL and not workspace.settings.compute.fused:
         outcomes |= {site: contribute(run, number, table, bases[began[site]]) for site, table in waiting.items()}
     else:
-        for group in groups:
-            found = contribute_together(run, number, _label(group), group, bases[began[group[0].site]])
-            outcomes |= dict(zip((table.site for table in group), found, strict=True))
+        outcomes |= contribute_in_groups(run, number, [(_label(group), group, bases[began[group[0].site]]) for group in groups])
     return [found for found in outcomes.values() if found is not None]
 
 
@@ -89,28 +95,39 @@ def contribute(run: RunRef, number: int, table: Dataset, base: Opening) -> Submi
     return settled(run, number, table.site, _attempt(lambda: SHOWN.submit(run, number, table.site, update)))
 
 
+def contribute_in_groups(run: RunRef, number: int, groups: Sequence[Group]) -> dict[str, Submission | Exclusion | None]:
+    """What became of each site's part in a round, by site; each group is one task."""
+    updates: list[EncryptedUpdate] = []
+    outcomes: dict[str, Submission | Exclusion | None] = {}
+    for label, tables, base in groups:
+        for table, found in zip(tables, prepare_together(run, number, label, tables, base), strict=True):
+            if isinstance(found, EncryptedUpdate):
+                updates.append(found)
+            else:
+                outcomes[table.site] = settled(run, number, table.site, found)
+    return outcomes | submitted(run, number, updates)
+
+
 @step("sites[{label}]")
-def contribute_together(
-    run: RunRef, number: int, label: str, tables: tuple[Dataset, ...], base: Opening
-) -> tuple[Submission | Exclusion | None, ...]:
-    """All steps of several sites as one task. They submit at the same time, so that the ledger takes them in few blocks."""
-    updates = [settled(run, number, table.site, update_of(run, number, table, base, FUSED)) for table in tables]
-    ready = tuple(item for item in updates if isinstance(item, EncryptedUpdate))
-    outcomes = dict(zip((item.site for item in ready), send(run, number, ready), strict=True))
-    return tuple(outcomes[item.site] if isinstance(item, EncryptedUpdate) else item for item in updates)
+def prepare_together(run: RunRef, number: int, label: str, tables: tuple[Dataset, ...], base: Opening) -> tuple[Found, ...]:
+    """What each of several sites has to submit to a round, or why nothing."""
+    return tuple(update_of(run, number, table, base, FUSED) for table in tables)
 
 
-def send(run: RunRef, number: int, updates: Sequence[EncryptedUpdate]) -> list[Submission | Exclusion | None]:
-    """Submit updates at the same time; what became of each."""
-    sent = _at_once(updates, lambda update: FUSED.submit(run, number, update.site, update))
-    return [settled(run, number, update.site, found) for update, found in zip(updates, sent, strict=True)]
+def submitted(run: RunRef, number: int, updates: Sequence[EncryptedUpdate]) -> dict[str, Submission | Exclusion | None]:
+    """Submit what several sites have made; what became of each, by site."""
+    sent = submit_together(run, number, tuple(updates)) if updates else ()
+    return {update.site: settled(run, number, update.site, found) for update, found in zip(updates, sent, strict=True)}
 
 
-def update_of(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> EncryptedUpdate | Refusal | SiteStepError | None:
-    """A site's work up to the update that it submits, or why there is none; None when the round closed while it trained.
+@step("submit[{number}]")
+def submit_together(run: RunRef, number: int, updates: tuple[EncryptedUpdate, ...]) -> tuple[Submission | SiteStepError, ...]:
+    """Sign updates onto the ledger at the same time, so that it takes them in few blocks."""
+    return tuple(_at_once(updates, lambda update: FUSED.submit(run, number, update.site, update), MOST_SIDE_BY_SIDE))
 
-    It reads the ledger and writes nothing to it.
-    """
+
+def update_of(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> Found:
+    """A site's work, step by step. It reads the ledger and writes nothing to it."""
     workspace, site = Workspace.of(run), table.site
     policy = workspace.settings.sites
     if refusal := workspace.record.consent_refusal(site):
@@ -168,11 +185,10 @@ def site_releases(run: RunRef, number: int, sealed: SealedSet, aggregate: Artifa
 def release(
     run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: tuple[str, ...]
 ) -> tuple[Release | SiteStepError, ...]:
-    """Each key holder's one contribution to opening a sealed set. They wait for the disk together, and sign onto the ledger together: it
-    takes them in few blocks."""
-    answers = _at_once(openers, lambda site: tasks.answer(run, number, site, sealed, aggregate))
+    """Each key holder's one contribution to opening a sealed set. They sign together: the ledger takes them in few blocks."""
+    answers = _at_once(openers, lambda site: tasks.answer(run, number, site, sealed, aggregate), CORES)
     ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
-    sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1])))
+    sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1]), MOST_SIDE_BY_SIDE))
     return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
 
 
@@ -186,10 +202,10 @@ def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepErr
     return None
 
 
-def _at_once(items: Sequence[T], send: Callable[[T], R]) -> list[R | SiteStepError]:
-    """What `send` makes of each, all at the same time: they wait for the ledger or the disk, not for this machine's cores."""
-    with ThreadPoolExecutor(max_workers=max(len(items), 1), thread_name_prefix="cifer-send") as pool:
-        return list(pool.map(lambda item: _attempt(lambda: send(item)), items))
+def _at_once(items: Sequence[T], act: Callable[[T], R], most: int) -> list[R | SiteStepError]:
+    """What `act` makes of each, `most` at the same time: many where they wait for the ledger, as many as cores where they compute."""
+    with ThreadPoolExecutor(max_workers=max(min(len(items), most), 1), thread_name_prefix="cifer-sites") as pool:
+        return list(pool.map(lambda item: _attempt(lambda: act(item)), items))
 
 
 def _attempt(step: Callable[[], R]) -> R | SiteStepError:

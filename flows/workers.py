@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from cifer_tasks.errors import SiteStepError
-from cifer_tasks.records import Dataset, EncryptedUpdate, Exclusion, Opening, Refusal, RunRef, Submission, Validation
+from cifer_tasks.records import Dataset, EncryptedUpdate, Exclusion, Opening, RunRef, Submission, Validation
 from cifer_tasks.steps import step
 from cifer_tasks.workspace import StepStarted, Workspace
 from flows.engines import WorkerDiedError, engine_of
-from flows.site import FUSED, send, settled, update_of
-
-Group = tuple[str, tuple[Dataset, ...], Opening]
-Found = EncryptedUpdate | Refusal | SiteStepError | None
+from flows.site import FUSED, Found, Group, settled, submitted, update_of
 
 LOST: Final = "worker"
 """The step at which a site is left out of a round whose worker died."""
@@ -35,12 +32,6 @@ def prepare_updates(
     workspace = Workspace.reading(run, height)
     found = tuple(update_of(run, number, table, base, FUSED) for table in tables)
     return found, tuple(item for item in workspace.validations() if item.site in {table.site for table in tables})
-
-
-@step("submit[{number}]")
-def submit_updates(run: RunRef, number: int, updates: tuple[EncryptedUpdate, ...]) -> tuple[Submission | Exclusion | None, ...]:
-    """Sign what workers have made onto the ledger, all at the same time."""
-    return tuple(send(run, number, updates))
 
 
 def contribute_by_workers(run: RunRef, number: int, groups: Sequence[Group]) -> dict[str, Submission | Exclusion | None]:
@@ -62,8 +53,7 @@ def contribute_by_workers(run: RunRef, number: int, groups: Sequence[Group]) -> 
                 updates.append(found)
             else:
                 outcomes[table.site] = settled(run, number, table.site, found)
-    sent = submit_updates(run, number, tuple(updates)) if updates else ()
-    return outcomes | dict(zip((item.site for item in updates), sent, strict=True))
+    return outcomes | submitted(run, number, updates)
 
 
 def _collected(workspace: Workspace, number: int, tables: Sequence[Dataset], future: Callable[[], Any]) -> tuple[Found, ...]:

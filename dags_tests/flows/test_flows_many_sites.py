@@ -37,7 +37,7 @@ def test_sixty_four_sites_share_a_process_and_rounds_leave_nothing_behind(traine
     assert resident[-1] - resident[0] < MOST_GROWTH_BYTES
 
     found = trainer.history(ref.run)
-    fused = [item.round for item in trainer.progress if isinstance(item, StepStarted) and item.step == "contribute_together"]
+    fused = [item.round for item in trainer.progress if isinstance(item, StepStarted) and item.step == "prepare_together"]
     for round_ in found.rounds:
         assert len(round_.sealed_sites) == fused.count(round_.round) == DRAWN
         assert {item.site for item in round_.exclusions}.isdisjoint(round_.sealed_sites)

@@ -150,7 +150,7 @@ def test_a_fused_site_is_one_task_and_the_model_is_the_same(trainer: Any) -> Non
     ref = trainer.train_all(trainer.settings(training__rounds=1, compute__fused=True))
     assert trainer.history(ref.run).current_model == shown.current_model
     names = Counter(_name(event) for event in trainer.events(ref.run) if event["eventType"] == "START")
-    assert names["contribute_together"] == len(shown.rounds[0].submissions) and not set(SITE_STEPS) & set(names)
+    assert names["prepare_together"] == len(shown.rounds[0].submissions) and not set(SITE_STEPS) & set(names)
 
 
 def test_every_run_of_a_task_or_flow_has_one_start_and_one_end(quickstart: Finished) -> None:
