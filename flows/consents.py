@@ -45,14 +45,14 @@ def grant(site: str, purpose: str) -> Report:
 def leave(purpose: str, reason: str) -> Report:
     """As the site whose folder this is, offer nothing for a purpose any more, and withdraw what stands. Repeating it changes nothing.
 
-    Runs for the purpose go on without the site from their next round on.
+    Runs for the purpose go on without the site: from the round under way on if that is not sealed yet, else from the next one on.
     """
     home = home_folder()
     site = the_site(home)
     write_site(home, site.without(purpose))  # first, so that a stage of preparing that comes in between grants no consent again
     standing = [row for row in list_consents().document if (row["site"], row["purpose"], row["status"]) == (site.name, purpose, "live")]
     found = withdraw(site.name, purpose, reason) if standing else Report([], ())
-    text = f"{site.name} has left {purpose}: runs go on without it from their next round on"
+    text = f"{site.name} has left {purpose}: runs go on without it from the next seal on"
     return Report({"site": site.name, "purpose": purpose, "withdrawn": found.document}, (*found.text, text))
 
 

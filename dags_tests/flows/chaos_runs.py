@@ -109,7 +109,7 @@ class Events:
                 log.writelines(f"{receipt.transaction.hex()}\n" for receipt in receipts)
             return receipts
 
-        return self.around(lambda _, bodies: f"sending {type(bodies[0]).__name__}", noted)
+        return self.around(lambda _, bodies: f"sending {type(bodies[0]).__name__ if bodies else 'nothing'}", noted)
 
     def watch(self) -> None:
         """Have this process's steps, sends and writes be events. It is never undone: the process ends with the run."""

@@ -147,7 +147,7 @@ def test_openings_and_keys_that_are_not_the_ledgers(carried: Carried) -> None:
     file, verified = carried.verified("lab@1")
     openings = [item.opening for item in verified.history.run.rounds[0].releases]
     assert len(openings) == 3
-    with pytest.raises(IntegrityError, match="2 of 3 holders released a share and 3 are needed"):
+    with pytest.raises(IntegrityError, match="2 of 3 holders answered and 3 are needed"):
         replay(verified, lambda asked: None if asked == openings[0] else file.artifact(asked))
     keys = [place for place, item in enumerate(verified.transactions) if isinstance(item.said.body, RegisterKey)]
     shown = list(verified.transactions)
@@ -156,7 +156,7 @@ def test_openings_and_keys_that_are_not_the_ledgers(carried: Carried) -> None:
     with pytest.raises(IntegrityError, match=r"the public context of round 1 is .* when it is made again"):
         replay(replace(verified, transactions=tuple(shown)), file.artifact)
     without = tuple(item for place, item in enumerate(verified.transactions) if place != keys[0])
-    with pytest.raises(IntegrityError, match=r"the ledger shows no key of east, which took part"):
+    with pytest.raises(IntegrityError, match=r"the ledger shows no key of (east|north|west), which took part"):
         replay(replace(verified, transactions=without), file.artifact)
 
 

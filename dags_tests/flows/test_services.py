@@ -184,6 +184,7 @@ class Scheduled:
         assert done.returncode == 0, done.stdout + done.stderr
         deployment = done.stdout.strip().rpartition("/")[2]
         made = self.ask(f"/deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        assert "id" in made, f"{made} for {done.stdout}"
         self.run = f"nightly-{made['id'][:8]}"
         self.identity = made["id"]
         _until((up.home / "runs" / self.run / "run.json").exists, "the beginning of the training")

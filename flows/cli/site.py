@@ -64,7 +64,7 @@ def site_offer(purpose: str, table: Path | None, as_json: bool) -> None:
 @click.option("--reason", required=True, help="Kept on the ledger, at most 500 characters.")
 @as_json
 def site_leave(purpose: str, reason: str, as_json: bool) -> None:
-    """Take no further part in runs for PURPOSE: a round under way is finished, the next goes on without this site."""
+    """Take no further part in runs for PURPOSE: a round that is sealed is finished with it, the next seal is without it."""
     from flows.consents import leave
 
     print_report(leave(purpose, reason), as_json)
