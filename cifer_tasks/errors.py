@@ -90,6 +90,10 @@ class IntegrityError(FailureError):
     """Bytes are not what their digest says."""
 
 
+class UnreadableError(IntegrityError):
+    """What a site submitted, as its digest on the ledger says, is nothing that can be added to the others."""
+
+
 class SpoiltSumError(IntegrityError):
     """An opened sum is one that submissions made by the run's rules cannot have."""
 

@@ -37,7 +37,7 @@ from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
 from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
 from cifer_tasks.encryption.selective import Mask, SelectiveScheme
-from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UsageError
+from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UnreadableError, UsageError
 from cifer_tasks.files import Body, write_atomically
 from cifer_tasks.home import home_folder as home_folder  # noqa: PLC0414 - said to be public here too
 from cifer_tasks.network import COORDINATOR, author, connect, read_on, store_at
@@ -415,10 +415,16 @@ class Workspace:
     def _unsealable(self, binding: Binding, public: PublicContext, submission: Submission) -> str:
         if refusal := self.record.consent_refusal(submission.site):
             return refusal
+        if not self.store.exists(submission.ciphertext):
+            return f"what {submission.site} submitted is not in the store"
         try:
-            self.scheme.check_submission(self._submission(binding, submission), public)
+            ciphertext = self._submission(binding, submission)  # damage in the store is not the site's, and ends the run
+        except UnreadableError as error:
+            return str(error)
+        try:
+            self.scheme.check_submission(ciphertext, public)
         except IntegrityError as error:
-            return f"what {submission.site} submitted cannot be added: {error}"
+            return f"round {binding.round}: what {submission.site} submitted: {error}"
         return ""
 
     def _submission(self, binding: Binding, submission: Submission) -> Ciphertext:
@@ -492,7 +498,7 @@ def _ciphertext(site: str, body: Body, scheme: str, binding: Binding) -> Ciphert
         return Ciphertext.from_bytes(body, scheme, binding)
     except IntegrityError as error:
         msg = f"round {binding.round}: what {site} submitted: {error}"
-        raise IntegrityError(msg) from None
+        raise UnreadableError(msg) from None
 
 
 def make_importable(folder: Path) -> None:

@@ -125,6 +125,7 @@ def test_bytes_that_a_bucket_changed_are_refused_and_written_again(bucket: objec
 def test_a_store_that_does_not_answer_is_named_without_the_secret(bucket: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not answer is a `StorageError` that names the store and not the secret."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = ArtifactStore(f"s3://{BUCKET}/unreachable")
     store.shelf._filesystem = lambda: _fresh(store.url)  # type: ignore[attr-defined]
     with pytest.raises(StorageError, match="s3://cifer-tests/unreachable") as unreachable:

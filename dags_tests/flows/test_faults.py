@@ -242,10 +242,24 @@ def test_what_is_no_ciphertext_is_left_out_of_the_seal(trainer: Any, monkeypatch
         rounds = trainer.history(ref.run).rounds
         assert [item.sealed_sites for item in rounds] == [("east", "west")] * 2, scheme
         assert [line.partition(":")[0] for line in told] == ["north, round 1, seal", "north, round 2, seal"]
-        assert all("what north submitted cannot be added" in line for line in told)
+        assert all("what north submitted: " in line for line in told)
     monkeypatch.setattr(Workspace, "unsealable", lambda *given: {})
     with pytest.raises(IntegrityError, match="what north submitted"):
         trainer.train(trainer.open(trainer.settings(encryption={"scheme": "threshold"}, training__rounds=1, sites={"minimum": 2})))
+
+
+def test_what_was_never_handed_over_is_left_out_of_the_seal(trainer: Any) -> None:
+    """North signs the digest of a ciphertext that the store does not have: the other two are sealed, and north is named."""
+
+    def lose() -> None:
+        (workspace,) = Workspace._open.values()
+        workspace.store.path(workspace.record.submission(1, "north").ciphertext).unlink()
+
+    told: list[str] = []
+    ref = trainer.open(trainer.settings(training__rounds=1, sites={"minimum": 2}))
+    trainer.train(ref, [at_step("seal", lose), failures(told)])
+    assert trainer.history(ref.run).rounds[0].sealed_sites == ("east", "west")
+    assert told == ["north, round 1, seal: what north submitted is not in the store"]
 
 
 def test_a_worse_candidate_is_rejected_on_the_ledger_and_the_model_stays(trainer: Any, user_model: str) -> None:
@@ -284,7 +298,7 @@ def test_without_an_accepted_candidate_no_model_is_published(trainer: Any, user_
 
 
 def test_a_damaged_ciphertext_stops_the_run_until_it_is_restored(trainer: Any) -> None:
-    """One flipped byte of a submission: the aggregate is refused by name; with the byte back, the run resumes to the undisturbed model."""
+    """One flipped byte of a submission: nothing is sealed, with it or without; with the byte back, the run resumes to the undisturbed model."""
     undisturbed = trainer.history(trainer.run(encryption__scheme="ckks", training__rounds=1).run).current_model
     damaged: list[Path] = []
 
@@ -296,9 +310,9 @@ def test_a_damaged_ciphertext_stops_the_run_until_it_is_restored(trainer: Any) -
 
     ref = trainer.open(trainer.settings(encryption__scheme="ckks", training__rounds=1))
     with pytest.raises(IntegrityError, match=r"damaged: .* where ciphertext .* delete the file"):
-        trainer.train(ref, [at_step("aggregate", damage)])
+        trainer.train(ref, [at_step("seal", damage)])
     history = trainer.history(ref.run)
-    assert (history.status, history.rounds[0].status) == ("open", "sealed")
+    assert (history.status, history.rounds[0].sealed) == ("open", None)
     flip(damaged[0])
     trainer.train(ref)
     assert trainer.history(ref.run).current_model == undisturbed
