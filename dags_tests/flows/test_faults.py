@@ -298,7 +298,7 @@ def test_without_an_accepted_candidate_no_model_is_published(trainer: Any, user_
 
 
 def test_a_damaged_ciphertext_stops_the_run_until_it_is_restored(trainer: Any) -> None:
-    """One flipped byte of a submission: nothing is sealed, with it or without; with the byte back, the run resumes to the undisturbed model."""
+    """One flipped byte of a submission: nothing is sealed; with the byte back, the run resumes to the undisturbed model."""
     undisturbed = trainer.history(trainer.run(encryption__scheme="ckks", training__rounds=1).run).current_model
     damaged: list[Path] = []
 
