@@ -1,13 +1,15 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both install into .venv from requirements.lock, once.
+# Two commands for a newcomer: `make demo` and `make test`. Both install into .venv what requirements.lock pins, once; the demo only what runs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check format lock clean
 
-demo: $(STAMP)  ## Train the quickstart: four hospitals, encrypted updates, a ledger that verifies
+demo: $(RUNS)  ## Train the quickstart: four hospitals, encrypted updates, a ledger that verifies
 	@$(BIN)/cifer run configs/quickstart.yaml
 
 test: $(STAMP) check  ## The whole suite: style, types, import contracts, tests
@@ -23,12 +25,17 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(STAMP): requirements.lock pyproject.toml
+$(RUNS): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Cifer needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned dependencies into $(VENV) (a few minutes the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PIP) -c requirements.lock setuptools
+	@$(PIP) -c requirements.lock --no-build-isolation -e .
+	@touch $@
+
+$(STAMP): $(RUNS)
+	@echo "Installing what the tests need into $(VENV)"
+	@$(PIP) -r requirements.lock
 	@touch $@
 
 lock:  ## Resolve pyproject.toml afresh and write requirements.lock
