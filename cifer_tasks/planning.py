@@ -13,7 +13,6 @@ import numpy as np
 
 from cifer_tasks import data
 from cifer_tasks.aggregation import plan as plans
-from cifer_tasks.aggregation import rule_for
 from cifer_tasks.aggregation.weighing import Decision, decide
 from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption.encoding import MICRO
@@ -167,7 +166,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
     length = math.sqrt(math.fsum(np.square(direction.astype(np.float64))))
     encoding = workspace.encoding()
     return decide(
-        rule_for(workspace.settings),
+        workspace.rule,
         {item.site: Measurement(item.square, item.inner, item.fault) for item in first.statistics},
         workspace.record.counted_rows(sealed),
         workspace.record.scores(number),

@@ -66,6 +66,15 @@ def sums_of(workspace: Workspace, number: int, total: ArtifactRef) -> list[Ciphe
     return [Ciphertext.from_bytes(frame, name, binding) for frame in frames(workspace.store.open(total))]
 
 
+def sum_digests(workspace: Workspace, number: int, total: ArtifactRef) -> list[bytes]:
+    """The digest of each of `sums_of`; once for all key holders in this process."""
+    found = workspace.sum_digests.get(total)
+    if found is None:
+        found = [item.digest() for item in sums_of(workspace, number, total)]
+        workspace.sum_digests = {total: found}
+    return found
+
+
 def read_releases(
     workspace: Workspace, binding: Binding, releases: tuple[Release, ...], sums: int
 ) -> tuple[dict[str, list[Released]], dict[str, str]]:

@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 
 from cifer_tasks import data
-from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, rule_for, weighted_update
+from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.disputes import DISPUTED, NOTHING, disputing
 from cifer_tasks.encryption._shared import SharedKeyScheme
@@ -64,7 +64,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.run_record import committed
 from cifer_tasks.sampling import SUSPENDED, draw_size
-from cifer_tasks.selecting import REASON, mask_for, plans, read_releases, sums_of
+from cifer_tasks.selecting import REASON, mask_for, plans, read_releases, sum_digests, sums_of
 from cifer_tasks.steps import at_site, step
 from cifer_tasks.workspace import SiteFailed, Workspace
 from ledger import (
@@ -349,24 +349,39 @@ def aggregate(run: RunRef, number: int, sealed: SealedSet, opening: Opening, pla
 
 
 @at_site
-def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
-    """What a key holder releases for this one sealed set, in the store; the ledger knows nothing of it yet.
+def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef) -> tuple[Released, ...]:
+    """What a key holder releases for this one sealed set, still in its memory; nothing when it has released already.
 
-    The holder looks for itself: the set is the one on the ledger, the round is under way, the plan is the one that follows, what it opens
-    are the sums over exactly its parts, and they are the first that it opens in this round, which it writes down in its own folder before
-    anything else.
+    The holder looks for itself: the set is the one on the ledger, the round is under way, the plan is the one that follows, and what it
+    opens are the sums over exactly its parts.
     """
     workspace = Workspace.of(run)
-    if (done := workspace.record.release(number, site)) is not None:
-        return done.opening
+    if workspace.record.release(number, site) is not None:
+        return ()
     workspace.record.check_sealed(number, sealed)
-    plan = plan_of(workspace, number, sealed)
-    released = _opened_here(workspace, number, site, sealed, total, plan)
-    _promise(workspace, number, site, sealed, plan)
-    if [item.aggregate for item in released] != [item.digest() for item in sums_of(workspace, number, total)]:
+    released = _opened_here(workspace, number, site, sealed, total, plan_of(workspace, number, sealed))
+    if [item.aggregate for item in released] != sum_digests(workspace, number, total):
         msg = f"round {number}: {site} refuses to open {total.digest[:16]}: it is not the sum over the sealed set"
         raise IntegrityError(msg)
-    return workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
+    return tuple(released)
+
+
+@at_site
+def hand_over(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef, released: tuple[Released, ...]) -> Release:
+    """Sign what a key holder releases onto the ledger, unless it is there.
+
+    Before it leaves the holder's memory, the holder writes down in its own folder which sums it opens, the first ones in this round.
+    """
+    workspace = Workspace.of(run)
+    if workspace.record.release(number, site) is None:
+        _promise(workspace, number, site, sealed, plan_of(workspace, number, sealed))
+        opening = workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
+        workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
+    found = workspace.record.release(number, site)
+    if found is None:
+        msg = f"round {number}: the ledger acknowledged the release of {site} but does not show it"
+        raise FailureError(msg)
+    return found
 
 
 def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet, total: ArtifactRef, plan: Plan) -> list[Released]:
@@ -380,7 +395,7 @@ def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet
     looked_at = not plan.weights and workspace.plan_kind == "sum"
     submissions, public, secret = workspace.submissions(sealed), workspace.round_context(number), workspace.secret_context(site, number)
     try:
-        if looked_at and rule_for(workspace.settings).family == "vectors" and (found := spoilt(workspace, site, sealed)):
+        if looked_at and workspace.rule.family == "vectors" and (found := spoilt(workspace, site, sealed)):
             raise IntegrityError(name_spoilt(workspace, number, site, sealed, total, found))
         return [release_part(workspace.scheme, submissions, part, site, public, secret) for part in plan.parts]
     except (SpoiltSumError, KeyMismatchError) as error:
@@ -389,19 +404,6 @@ def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet
         if not isinstance(error, SpoiltSumError) or not isinstance(workspace.scheme, SharedKeyScheme):
             raise
         return [release_spoilt_part(workspace.scheme, submissions, part, site, public) for part in plan.parts]
-
-
-@at_site
-def sign_release(run: RunRef, number: int, site: str, total: ArtifactRef, opening: ArtifactRef) -> Release:
-    """Sign a key holder's opening onto the ledger, unless it is there."""
-    workspace = Workspace.of(run)
-    if workspace.record.release(number, site) is None:
-        workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
-    found = workspace.record.release(number, site)
-    if found is None:
-        msg = f"round {number}: the ledger acknowledged the release of {site} but does not show it"
-        raise FailureError(msg)
-    return found
 
 
 def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet, plan: Plan) -> None:
@@ -464,7 +466,7 @@ def _vectors(workspace: Workspace, opened: ArtifactRef, sums: int) -> list[Vecto
 
 def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[Vector]) -> FloatVector:
     """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
-    rows, rule, encoding = workspace.record.counted_rows(sealed), rule_for(workspace.settings), workspace.encoding()
+    rows, rule, encoding = workspace.record.counted_rows(sealed), workspace.rule, workspace.encoding()
     plan = plan_of(workspace, number, sealed)
     if workspace.plan_kind == "buckets":
         return bucket_update(rule, opened, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)

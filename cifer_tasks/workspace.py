@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cifer_tasks.aggregation import rule_for
+from cifer_tasks.aggregation import Rule, rule_for
 from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.artifacts import ArtifactStore, SiteFolder
 from cifer_tasks.config import LedgerSettings, Settings, parse
@@ -128,6 +128,8 @@ class Workspace:
         self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
         self._record: RunRecord | None = None
         self._checked: tuple[RunRecord, int, PublicContext] | None = None
+        self._bindings: dict[int, Binding] = {}
+        self.sum_digests: dict[ArtifactRef, list[bytes]] = {}  # of the aggregate that was looked at last
         record = self.folder / "run.json"
         if not record.exists():
             msg = f"{ref.run}: no such run under {self.home}; `cifer runs` lists those there are"
@@ -219,6 +221,11 @@ class Workspace:
     def scheme(self) -> Scheme:
         """The configured family of encryption; it holds parameters, no keys."""
         return scheme_for(self.settings.encryption, self.settings.aggregation.bucket_size)
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The configured way from updates to a step of the model."""
+        return rule_for(self.settings)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -371,15 +378,19 @@ class Workspace:
         return in_parts(encoding) if declared.max_staleness else encoding
 
     def binding(self, number: int) -> Binding:
-        """What the ciphertexts of round `number` are bound to."""
-        declared = self.record.declared
-        bound = Encoding.parse(declared.encoding).bound
-        return Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
+        """What the ciphertexts of round `number` are bound to. It follows from the round's opening, which does not change."""
+        held = self._bindings.get(number)
+        if held is None:
+            declared = self.record.declared
+            bound = Encoding.parse(declared.encoding).bound
+            held = Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
+            self._bindings = {number: held}  # few rounds are looked at at a time, and a run may have many
+        return held
 
     @property
     def plan_kind(self) -> Literal["sum", "weighted", "buckets"]:
         """What the run's rule has opened of a sealed set. Where rules read submissions in the clear, the sum is opened all the same."""
-        family = rule_for(self.settings).family
+        family = self.rule.family
         if family == "statistics":
             return "weighted"
         return "buckets" if family == "vectors" and self.settings.aggregation.bucket_size else "sum"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from cifer_tasks import tasks
@@ -43,7 +43,6 @@ MOST_SITES_IN_FULL = 8
 sites are tasks."""
 MOST_GROUPS = 16
 """A round of more sites than this has so many tasks for them, each of a group of sites: what Prefect costs grows no further."""
-CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def submitted(run: RunRef, number: int, updates: Sequence[EncryptedUpdate]) -> d
 @step("submit[{number}]")
 def submit_together(run: RunRef, number: int, updates: tuple[EncryptedUpdate, ...]) -> tuple[Submission | SiteStepError, ...]:
     """Sign updates onto the ledger at the same time, so that it takes them in few blocks."""
-    return tuple(_at_once(updates, lambda update: FUSED.submit(run, number, update.site, update), MOST_SIDE_BY_SIDE))
+    return tuple(_at_once(updates, lambda update: FUSED.submit(run, number, update.site, update)))
 
 
 def update_of(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> Found:
@@ -185,10 +184,11 @@ def site_releases(run: RunRef, number: int, sealed: SealedSet, aggregate: Artifa
 def release(
     run: RunRef, number: int, sealed: SealedSet, aggregate: ArtifactRef, openers: tuple[str, ...]
 ) -> tuple[Release | SiteStepError, ...]:
-    """Each key holder's one contribution to opening a sealed set. They sign together: the ledger takes them in few blocks."""
-    answers = _at_once(openers, lambda site: tasks.answer(run, number, site, sealed, aggregate), CORES)
+    """Each key holder's one contribution to opening a sealed set. They hand over together: the ledger takes that in few blocks."""
+    # One after the other: opening envelopes is many short calls, and two threads of them wait for the interpreter longer than they work.
+    answers = [_attempt(partial(tasks.answer, run, number, site, sealed, aggregate)) for site in openers]
     ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
-    sent = iter(_at_once(ready, lambda item: tasks.sign_release(run, number, item[0], aggregate, item[1]), MOST_SIDE_BY_SIDE))
+    sent = iter(_at_once(ready, lambda item: tasks.hand_over(run, number, item[0], sealed, aggregate, item[1])))
     return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
 
 
@@ -202,9 +202,9 @@ def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepErr
     return None
 
 
-def _at_once(items: Sequence[T], act: Callable[[T], R], most: int) -> list[R | SiteStepError]:
-    """What `act` makes of each, `most` at the same time: many where they wait for the ledger, as many as cores where they compute."""
-    with ThreadPoolExecutor(max_workers=max(min(len(items), most), 1), thread_name_prefix="cifer-sites") as pool:
+def _at_once(items: Sequence[T], act: Callable[[T], R]) -> list[R | SiteStepError]:
+    """What `act` makes of each, `most` at the same time: as they wait for the ledger."""
+    with ThreadPoolExecutor(max_workers=max(min(len(items), MOST_SIDE_BY_SIDE), 1), thread_name_prefix="cifer-sites") as pool:
         return list(pool.map(lambda item: _attempt(lambda: act(item)), items))
 
 

@@ -68,7 +68,7 @@ def plan_of(sealed: SealedSet) -> Plan:
 
 def release(ref: RunRef, site: str, sealed: SealedSet, total: ArtifactRef) -> ArtifactRef:
     """What a key holder releases: the artifact that its signed transaction names."""
-    return tasks.sign_release(ref, 1, site, total, tasks.answer(ref, 1, site, sealed, total)).opening
+    return tasks.hand_over(ref, 1, site, sealed, total, tasks.answer(ref, 1, site, sealed, total)).opening
 
 
 def one_ciphertext_as_the_sum(workspace: Workspace, sealed: SealedSet) -> ArtifactRef:
