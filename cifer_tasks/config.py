@@ -122,6 +122,10 @@ class Privacy(_Section):
     clip_norm: float = Field(default=10.0, gt=0.0)
 
 
+SMALLEST_COMMITTEE = 4
+"""The fewest of which one may be missing: t of 3 is all three."""
+
+
 class Encryption(_Section):
     """scheme: `threshold` (a key per site and round; only sums open), `ckks` (one key shared by the sites) or `plain` (no protection).
 
@@ -130,6 +134,8 @@ class Encryption(_Section):
     error_feedback: a site adds what rounding cut off to its next update (Seide et al. 2014); for few bits and many rounds.
     selective: below 1, the share of entries, the most sensitive ones, that is encrypted; the rest of every update is in the clear. Weaker:
     rows can be recovered from it (`cifer bench leakage`); it saves bytes under `ckks`, none under `threshold`, and takes a round to plan.
+    holders: under `threshold`, how many sites, drawn by lot for each round, hold shares of its key; 0: all of them. Weaker, and what makes
+    rounds of hundreds of sites affordable.
     """
 
     scheme: Literal["threshold", "ckks", "plain"] = "threshold"
@@ -137,6 +143,7 @@ class Encryption(_Section):
     bits: int = Field(default=16, ge=8, le=30)
     error_feedback: bool = False
     selective: float = Field(default=1.0, gt=0.0, le=1.0)
+    holders: Annotated[int, Field(ge=SMALLEST_COMMITTEE, le=1000)] | Literal[0] = 0
 
 
 SMALLEST_BUCKET = 3
@@ -270,6 +277,13 @@ class Settings(_Section):
     def _buckets_fit(self) -> Settings:
         if self.sites.minimum < (fewest := 2 * self.aggregation.bucket_size):
             msg = f"sites.minimum: aggregation.bucket_size={self.aggregation.bucket_size} needs two buckets; set at least {fewest}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _committee_fits(self) -> Settings:
+        if self.encryption.holders and self.encryption.scheme != "threshold":
+            msg = f"encryption.holders: under {self.encryption.scheme} sites hold no shares; set it to 0, or encryption.scheme to threshold"
             raise ValueError(msg)
         return self
 

@@ -70,17 +70,18 @@ def disputing(workspace: Workspace, number: int) -> dict[str, str]:
         outcome = on_record and on_record.outcome
         if outcome is None or outcome.opened != sha256(NOTHING).digest():
             continue
-        found, holders = _of_round(workspace, earlier, outcome.aggregate)
-        enough = workspace.scheme.enough(workspace.round_context(earlier))
-        disputes, spare, rounds = disputes | found, max(spare, holders - enough), [*rounds, str(earlier)]
+        found = _of_round(workspace, earlier, outcome.aggregate)
+        # Of all the round's sites, K - t may be dishonest: two fewer than `smallest_set`.
+        liars = workspace.scheme.smallest_set(len(workspace.record.members(earlier))) - 2
+        disputes, spare, rounds = disputes | found, max(spare, liars), [*rounds, str(earlier)]
     return {site: f"round {', '.join(rounds)} stayed closed: {reason}" for site, reason in left_out(disputes, spare).items()}
 
 
-def _of_round(workspace: Workspace, number: int, aggregate: bytes) -> tuple[set[Dispute], int]:
-    """The disputes of a round, and how many hold shares in it."""
+def _of_round(workspace: Workspace, number: int, aggregate: bytes) -> set[Dispute]:
+    """The disputes of a round."""
     record = workspace.record
     releases = tuple(found for site in record.sites if (found := record.release(number, site)) is not None)
     sums = sums_of(workspace, number, workspace.store.find("aggregate", aggregate.hex()))
     released, _ = read_releases(workspace, workspace.binding(number), releases, len(sums))
     openings = [opening for items in released.values() for opening in items]
-    return set(workspace.scheme.disputes(openings)), len(workspace.openers(number, record.round(number).sealed_sites))
+    return set(workspace.scheme.disputes(openings))

@@ -27,12 +27,14 @@ from cifer_tasks.encryption.plain import PlainScheme, read_submission
 from cifer_tasks.encryption.scheme import (
     ROUND_OPENING,
     ROUND_SEAL,
+    RUN_OPENING,
     Binding,
     Ciphertext,
     Opening,
     PublicContext,
     SecretContext,
     fixed_by,
+    lots_of,
 )
 from cifer_tasks.encryption.selective import PLANNING_ROUND, SelectiveScheme, most_sensitive
 from cifer_tasks.encryption.statistics import Weighting
@@ -214,7 +216,8 @@ class _Replaying:
             if missing := sorted(members - keys.keys()):
                 msg = f"{where}: the ledger shows no key of {', '.join(missing)}, which took part"
                 raise IntegrityError(msg)
-            made = self._scheme.context({site: keys[site] for site in members})
+            run = fixed_by(RUN_OPENING, self._run.opened.transaction, self._blocks[self._run.opened.height])
+            made = self._scheme.context({site: keys[site] for site in members}, lots_of(run, found.round))
             made = self._scheme.masked(made, self._mask) if isinstance(self._scheme, SelectiveScheme) else made
             _same(where, made.data, found.public_context)
         elif isinstance(self._scheme, SelectiveScheme) and not np.array_equal(self._scheme.mask_of(public), self._mask):

@@ -35,7 +35,18 @@ from cifer_tasks.data import load_scenario
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.keys import Keystore
-from cifer_tasks.encryption.scheme import ROUND_OPENING, ROUND_SEAL, Binding, Ciphertext, PublicContext, Scheme, SecretContext, fixed_by
+from cifer_tasks.encryption.scheme import (
+    ROUND_OPENING,
+    ROUND_SEAL,
+    RUN_OPENING,
+    Binding,
+    Ciphertext,
+    PublicContext,
+    Scheme,
+    SecretContext,
+    fixed_by,
+    lots_of,
+)
 from cifer_tasks.encryption.selective import Mask, SelectiveScheme
 from cifer_tasks.errors import FailureError, IntegrityError, StorageError, UnreadableError, UsageError
 from cifer_tasks.files import Body, write_atomically
@@ -295,7 +306,8 @@ class Workspace:
 
     def _roster(self, number: int, height: int) -> PublicContext:
         """Of the keys that the sites of round `number` have before the block at `height`."""
-        return self.scheme.context({site: self._holder(site, height) for site in self.record.members(number)})
+        keys = {site: self._holder(site, height) for site in self.record.members(number)}
+        return self.scheme.context(keys, lots_of(self._fixed(RUN_OPENING, self.record.declared.origin), number))
 
     def _holder(self, site: str, height: int) -> PublicContext:
         registered = self.record.state.encryption_key_before(site, height)

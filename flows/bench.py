@@ -16,13 +16,14 @@ from cifer_tasks.workspace import Progress, create_run
 from flows.documents import Report
 
 
-def round_costs(site_counts: Sequence[int], rounds: int, scheme: str, fused: bool = False) -> Report:
+def round_costs(site_counts: Sequence[int], rounds: int, scheme: str, fused: bool = False, holders: int = 0) -> Report:
     """Train digits across each number of sites twice: as the bare loop, and as Cifer does. Seconds are medians over `rounds` rounds.
 
     scheme: `encryption.scheme` of both.  fused: `compute.fused`, a task for a site rather than five.
+    holders: `encryption.holders` of both.
     `same_model` says whether the two gave the same model in every round, digest for digest.
     """
-    rows = [_measure(count, rounds, scheme, fused) for count in site_counts]
+    rows = [_measure(count, rounds, scheme, fused, holders) for count in site_counts]
     header = f"{'sites':>5} {'bare s':>8} {'cifer s':>8} {'added s':>8} {'ratio':>6}  same model"
     lines = [header] + [
         f"{row['sites']:>5} {row['bare_seconds']:>8.3f} {row['cifer_seconds']:>8.3f} "
@@ -32,10 +33,10 @@ def round_costs(site_counts: Sequence[int], rounds: int, scheme: str, fused: boo
     return Report(rows, tuple(lines))
 
 
-def _measure(sites: int, rounds: int, scheme: str, fused: bool) -> dict[str, Any]:
+def _measure(sites: int, rounds: int, scheme: str, fused: bool, holders: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cifer-bench-") as folder, inside(Path(folder)):
         home = Path(folder) / ".cifer"
-        settings = _settings(sites, rounds, scheme, fused)
+        settings = _settings(sites, rounds, scheme, fused, holders)
         seconds, models = _cifer(settings, home, sites)
         bare_seconds, bare_models = _bare_loop(settings, home)
     # The first round pays for imports and empty caches on both sides.
@@ -43,6 +44,7 @@ def _measure(sites: int, rounds: int, scheme: str, fused: bool) -> dict[str, Any
     return {
         "scheme": scheme,
         "fused": fused,
+        "holders": holders,
         "sites": sites,
         "rounds": rounds,
         "bare_seconds": bare_median,
@@ -53,12 +55,12 @@ def _measure(sites: int, rounds: int, scheme: str, fused: bool) -> dict[str, Any
     }
 
 
-def _settings(sites: int, rounds: int, scheme: str, fused: bool = False) -> Settings:
+def _settings(sites: int, rounds: int, scheme: str, fused: bool = False, holders: int = 0) -> Settings:
     raw = {
         "name": "bench",
         "data": {"table": "digits", "target": "digit", "partition": {"sites": sites, "alpha": 1000.0}},
         "training": {"rounds": rounds},
-        "encryption": {"scheme": scheme},
+        "encryption": {"scheme": scheme, "holders": holders},
         "gate": {"margin": 1.0},
         "compute": {"fused": fused},
     }
@@ -118,7 +120,7 @@ def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, keys: Any, 
     from cifer_tasks.learning.training import train
     from cifer_tasks.learning.weights import apply_update, digest, flatten
 
-    public = scheme.context({holder: pair[0] for holder, pair in keys.items()})
+    public = scheme.context({holder: pair[0] for holder, pair in keys.items()}, bytes(32))
     rows = {dataset.site: dataset.rows for dataset in scenario.datasets}
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, rows)
     binding = Binding("00", "bare", number, len(flatten(model)), encoding.bound, "00" * 32)

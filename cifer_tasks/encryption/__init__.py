@@ -29,7 +29,7 @@ def _family(settings: Encryption, bucket_size: int) -> Scheme:
         case "threshold":
             from cifer_tasks.encryption.threshold import ThresholdScheme
 
-            return ThresholdScheme(bucket_size=bucket_size)
+            return ThresholdScheme(bucket_size=bucket_size, holders=settings.holders)
         case "ckks":
             from cifer_tasks.encryption.ckks import CkksScheme
 

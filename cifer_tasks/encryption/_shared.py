@@ -48,12 +48,12 @@ class SharedKeyScheme(Scheme):
         self, bodies: Sequence[Body], query: Query, public: PublicContext, secret: bytes
     ) -> tuple[bytes, list[Measurement]]: ...
 
-    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
-        """The public part of the one key that all sites share. Raises `ValueError` for more or fewer than one holder."""
-        if len(holders) != 1:
-            msg = f"{self.name} has one key that all sites share, not {len(holders)}"
+    def context(self, keys: Mapping[str, PublicContext], lots: bytes = b"") -> PublicContext:
+        """The public part of the one key that all sites share. Raises `ValueError` for more or fewer than one."""
+        if len(keys) != 1:
+            msg = f"{self.name} has one key that all sites share, not {len(keys)}"
             raise ValueError(msg)
-        return next(iter(holders.values()))
+        return next(iter(keys.values()))
 
     def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
         """Encrypt integers (d,). Raises `ValueError` when the length or an entry's magnitude breaks `binding`."""

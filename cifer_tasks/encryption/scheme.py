@@ -7,7 +7,7 @@ model's digest does not depend on the family or on encryption randomness.
 The verbs, in the order of a round, and who performs each:
 
     generate()                                       -> PublicContext, SecretContext   key holders, before the first round
-    context(holders)                                 -> PublicContext                  anyone: what a round is encrypted under
+    context(keys, lots)                              -> PublicContext                  anyone: what a round is encrypted under
     encrypt(values, binding, public, sender)         -> Ciphertext                     each site
     add(ciphertexts, public)                         -> Ciphertext                     the aggregator, public material only
     release(submissions, opener, public, secret)     -> Opening                        each of `openers(sealed, public)`, after the seal
@@ -57,6 +57,7 @@ class Binding:
 
 
 ROUND_OPENING: Final = b"cifer/round-opening/1:"
+RUN_OPENING: Final = b"cifer/run-opening/1:"
 ROUND_SEAL: Final = b"cifer/round-seal/1:"
 
 
@@ -66,6 +67,11 @@ def fixed_by(domain: bytes, transaction: bytes, block: bytes) -> bytes:
     `Binding.opened` is that of the opening in hex.
     """
     return sha256(domain + transaction + block).digest()
+
+
+def lots_of(run: bytes, number: int) -> bytes:
+    """What the key holders of round `number` are drawn by. run: what the run's opening fixed."""
+    return run + number.to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +199,11 @@ class Scheme(ABC):
         """Fresh key material of one key holder from the system's CSPRNG."""
 
     @abstractmethod
-    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
-        """What a round is encrypted under, from the public part of each key holder, by name. The same holders give the same bytes."""
+    def context(self, keys: Mapping[str, PublicContext], lots: bytes = b"") -> PublicContext:
+        """What a round is encrypted under, from the public part of each key, by site. The same keys and lots give the same bytes.
+
+        lots: what sites are drawn by, where not all of them hold a share of the round's key.
+        """
 
     @abstractmethod
     def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:

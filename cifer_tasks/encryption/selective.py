@@ -87,9 +87,9 @@ class SelectiveScheme(Scheme):
         """As of the other family."""
         return self.inner.generate()
 
-    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
+    def context(self, keys: Mapping[str, PublicContext], lots: bytes = b"") -> PublicContext:
         """The other family's context; `masked` makes a round's of it."""
-        return self.inner.context(holders)
+        return self.inner.context(keys, lots)
 
     def masked(self, inner: PublicContext, mask: Mask) -> PublicContext:
         """A round's public context. Raises `ValueError` for a mask that hides nothing."""

@@ -4,11 +4,11 @@ For each block of coefficients number b, with a_b public and uniform, site i in 
 
     c_ib = a_b s_i + x_ib        x_ib the packed values, with e_ib as the lowest digit: see packing.py
 
-The aggregator adds; sum_i c_ib - a_b sum_i s_i is the packed sum. s_i is drawn inside `encrypt`, shared among the key holders (all sites
-of the run) in envelopes that the submission carries, and forgotten: see sharing.py. When the ledger has sealed the set of submissions, each
-holder looks whether the shares it got from exactly the sealed sites belong to what their dealers proved (dealing.py), adds them, and
-releases that one sum; or it releases, once and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the
-sum of the keys, whoever dropped out in between. Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that
+The aggregator adds; sum_i c_ib - a_b sum_i s_i is the packed sum. s_i is drawn inside `encrypt`, shared among the key holders in envelopes
+that the submission carries, and forgotten: see sharing.py. These are all K sites of the run, of which the rest of this page speaks, or a
+committee drawn among them: see roster.py. When the ledger has sealed the set of submissions, each holder looks whether the shares it got
+from exactly the sealed sites belong to what their dealers proved (dealing.py), adds them, and releases that one sum; or it releases, once
+and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the sum of the keys, whoever dropped out in between. Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that
 would open the site's update (the public part subtracts away).
 
 The a_b expand from SHA-256 over network, run, round, the round's opening on the ledger and the roster of holders. Through the opening's
@@ -57,7 +57,7 @@ from cifer_tasks.encryption._bodies import (
 from cifer_tasks.encryption._shared import check_count, check_public, check_same, check_scheme, check_sealed, check_shape
 from cifer_tasks.encryption._wire import ciphertext_head
 from cifer_tasks.encryption.packing import packing
-from cifer_tasks.encryption.roster import KEY_BYTES, Roster, parse_roster, roster_bytes
+from cifer_tasks.encryption.roster import KEY_BYTES, Roster, committee, parse_roster, roster_bytes
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
 from cifer_tasks.encryption.sharing import Address
 from cifer_tasks.encryption.vectors import IntVector, Vector
@@ -74,15 +74,22 @@ class ThresholdScheme(Scheme):
     """A key per site and round. randomness: gives that many bytes; anything but the system's CSPRNG is for tests.
 
     bucket_size: the fewest submissions in a sum that is opened, where a run opens several sums over disjoint buckets; 0: `smallest_set`.
+    holders: how many sites of a round hold shares, drawn by lot; 0: all of them.
     """
 
     name = "threshold"
     warning = "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update"
     key_per_site = True
 
-    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes, bucket_size: int = 0) -> None:
+    def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes, bucket_size: int = 0, holders: int = 0) -> None:
         self._randomness = randomness
         self._bucket_size = bucket_size
+        self._holders = holders
+        if holders:
+            self.warning = (
+                f"encryption.holders={holders}: more than two thirds of the {holders} sites drawn in a round together can read each site's "
+                "update of that round; docs/trust.md says how likely that is"
+            )
         self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
         self._challenged: tuple[tuple[Ciphertext, ...], tuple[bytes, ...]] = (), ()
         self._fitted: tuple[tuple[object, ...], KeyFound] = (), (np.zeros(0, np.int64), {})
@@ -100,11 +107,17 @@ class ThresholdScheme(Scheme):
         private = X25519PrivateKey.from_private_bytes(self._randomness(KEY_BYTES))
         return PublicContext(self.name, private.public_key().public_bytes_raw()), SecretContext(self.name, private.private_bytes_raw())
 
-    def context(self, holders: Mapping[str, PublicContext]) -> PublicContext:
-        """The roster as canonical JSON. Raises `ValueError` for fewer than two holders, more than 1,000, or bytes that are no key."""
-        for public in holders.values():
+    def context(self, keys: Mapping[str, PublicContext], lots: bytes = b"") -> PublicContext:
+        """The roster as canonical JSON. Raises `ValueError` for less than 2 sites or more than 1,000, bytes that are no key, or no lots."""
+        for public in keys.values():
             check_public(public, self.name)
-        return PublicContext(self.name, roster_bytes({name: public.data for name, public in holders.items()}))
+        if not 0 < self._holders < len(keys):
+            return PublicContext(self.name, roster_bytes({name: public.data for name, public in keys.items()}))
+        if not lots:
+            msg = f"{self._holders} of {len(keys)} sites hold shares: drawing them takes lots"
+            raise ValueError(msg)
+        drawn = committee(keys, self._holders, lots)
+        return PublicContext(self.name, roster_bytes({name: keys[name].data for name in drawn}, keys.keys() - set(drawn)))
 
     def openers(self, sealed_sites: Sequence[str], public: PublicContext) -> tuple[str, ...]:
         """All key holders, sealed or not: any t of them will do."""
@@ -116,7 +129,7 @@ class ThresholdScheme(Scheme):
     def encrypt(self, values: Vector, binding: Binding, public: PublicContext, sender: str = "") -> Ciphertext:
         """Encrypt integers (d,) under a key drawn here, shared with the holders and forgotten.
 
-        Raises `ValueError` when the values or the binding are not the round's, `IntegrityError` for a sender who holds no share.
+        Raises `ValueError` when the values or the binding are not the round's, `IntegrityError` for a sender who is none of its sites.
         """
         body = bytearray()
         for piece in self._body(values, binding, public, sender)[1]:
@@ -131,7 +144,7 @@ class ThresholdScheme(Scheme):
     def _body(self, values: Vector, binding: Binding, public: PublicContext, sender: str) -> tuple[int, Iterator[Piece]]:
         """The length of a submission's body, and its pieces, once: what is not drawn is not encrypted."""
         roster = self._roster(public)
-        roster.place(sender)
+        roster.check_site(sender)
         check_shape(values, binding)
         layout, seed = _layout(binding, roster), public_seed(binding, public)
 
@@ -161,7 +174,7 @@ class ThresholdScheme(Scheme):
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
         """The ciphertext of the entrywise sum, without envelopes; the same ciphertexts in any order give the same bytes.
 
-        Raises `IntegrityError` on an empty list, mixed bindings, another roster's ciphertexts or more submissions than holders.
+        Raises `IntegrityError` on an empty list, mixed bindings, another roster's ciphertexts or more submissions than sites.
         """
         _, *body = self.add_pieces(ciphertexts, public)
         count = sum(ciphertext.count for ciphertext in ciphertexts)
@@ -172,8 +185,8 @@ class ThresholdScheme(Scheme):
         roster = self._roster(public)
         check_same(ciphertexts, public)
         binding, count = ciphertexts[0].binding, sum(ciphertext.count for ciphertext in ciphertexts)
-        if count > len(roster.names):
-            msg = f"{count} submissions in one sum; this round has {len(roster.names)} sites"
+        if count > roster.sites:
+            msg = f"{count} submissions in one sum; this round has {roster.sites} sites"
             raise IntegrityError(msg)
         layout = _layout(binding, roster)
         bodies = [(ciphertext.data, start_of(ciphertext, layout, roster.shape)) for ciphertext in ciphertexts]
@@ -308,7 +321,7 @@ class ThresholdScheme(Scheme):
             raise ClosedSumError(msg)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
         head = read_wire(aggregate.data, start_of(aggregate, layout, roster.shape), layout, 0)
-        key, unfit = sharing.fitting(shares, roster.threshold, len(roster.names) * ring.ETA, partial(opens, head, layout, seed))
+        key, unfit = sharing.fitting(shares, roster.threshold, aggregate.count * ring.ETA, partial(opens, head, layout, seed))
         return key, faults | {roster.names[number - 1]: "the share does not fit those of the others" for number in unfit}
 
     def _roster(self, public: PublicContext) -> Roster:
@@ -330,7 +343,7 @@ def _address(binding: Binding, sender: str, receiver: str) -> Address:
 
 
 def _layout(binding: Binding, roster: Roster) -> Layout:
-    return Layout(packing(binding.bound, len(roster.names)), binding.parameters)
+    return Layout(packing(binding.bound, roster.sites), binding.parameters)
 
 
 def _seed(binding: Binding, public: PublicContext, sender: str, envelopes: bytes) -> bytes:
@@ -349,11 +362,11 @@ def _check_set(submissions: Mapping[str, Ciphertext], roster: Roster, fewest: in
     """A sum hides a site among the honest ones in it, so it has to have at least two."""
     check_sealed(tuple(submissions))
     for sender in submissions:
-        roster.place(sender)
+        roster.check_site(sender)
     if len(submissions) < fewest:
         msg = (
             f"a sum of {len(submissions)} submissions is too small to hide one of them: "
-            f"with {len(roster.names)} sites at least {fewest} are opened together"
+            f"with {roster.sites} sites at least {fewest} are opened together"
         )
         raise IntegrityError(msg)
 

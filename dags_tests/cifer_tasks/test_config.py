@@ -36,6 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.path": "my.Net",
     "model.args": {"width": 3},
     "encryption.selective": 0.5,
+    "encryption.holders": 8,
     "sites.on_error": "abort",
     "sites.fraction": 0.5,
     "rounds.mode": "buffered",
