@@ -8,8 +8,9 @@ The aggregator adds; sum_i c_ib - a_b sum_i s_i is the packed sum. s_i is drawn 
 that the submission carries, and forgotten: see sharing.py. These are all K sites of the run, of which the rest of this page speaks, or a
 committee drawn among them: see roster.py. When the ledger has sealed the set of submissions, each holder looks whether the shares it got
 from exactly the sealed sites belong to what their dealers proved (dealing.py), adds them, and releases that one sum; or it releases, once
-and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the sum of the keys, whoever dropped out in between. Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that
-would open the site's update (the public part subtracts away).
+and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the sum of the keys, whoever dropped out in between.
+Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that would open the site's update (the public part
+subtracts away).
 
 The a_b expand from SHA-256 over network, run, round, the round's opening on the ledger and the roster of holders. Through the opening's
 block it depends on the signatures of validators over the block before, so no one party picks it, and it cannot be known, nor tables be
