@@ -132,6 +132,16 @@ def write_once(path: Path, data: bytes) -> bool:
     return True
 
 
+def flush_file(path: Path) -> None:
+    """Make a file's bytes and its name durable. Raises `OSError`."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    _flush_folder(path.parent)
+
+
 def _flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

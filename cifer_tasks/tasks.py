@@ -276,7 +276,7 @@ def encrypt(run: RunRef, number: int, site: str, protected: ProtectedUpdate, ope
     binding = workspace.binding(number)
     values = integers_from_bytes(folder.get(protected.update), binding.parameters)
     pieces = workspace.scheme.encrypt_pieces(values, binding, workspace.checked_context(number, mask_for(workspace, number)), site)
-    stored = workspace.store.put("ciphertext", pieces)
+    stored = workspace.store.put("ciphertext", pieces, durable=False)  # before it is submitted, together with others
     folder.discard(protected.update)
     return EncryptedUpdate(site, stored, protected.rows, protected.lag)
 
@@ -288,6 +288,7 @@ def submit(run: RunRef, number: int, site: str, encrypted: EncryptedUpdate) -> S
     workspace = Workspace.of(run)
     if workspace.record.submission(number, site) is None:
         ciphertext = encrypted.ciphertext
+        workspace.store.flush(ciphertext)
         dataset = bytes.fromhex(workspace.dataset(site).sha256)
         workspace.author(site).send(
             SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes, encrypted.lag)

@@ -125,9 +125,8 @@ def seed_of(about: Iterable[str | int], envelopes: bytes) -> bytes:
     return state.digest()
 
 
-@lru_cache(maxsize=128)
 def challenge_of(seed: bytes, shape: Shape) -> Challenge:
-    """The g_ic, uint16 (r, 4096). Kept for the other holders in this process."""
+    """The g_ic, uint16 (r, 4096)."""
     return uniform(seed, shape.checks * DEGREE).reshape(shape.checks, DEGREE)
 
 

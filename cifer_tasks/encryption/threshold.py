@@ -92,7 +92,7 @@ class ThresholdScheme(Scheme):
                 "update of that round; docs/trust.md says how likely that is"
             )
         self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
-        self._challenged: tuple[tuple[Ciphertext, ...], tuple[bytes, ...]] = (), ()
+        self._challenged: tuple[tuple[Ciphertext, ...], tuple[dealing.Challenge, ...]] = (), ()
         self._fitted: tuple[tuple[object, ...], KeyFound] = (), (np.zeros(0, np.int64), {})
 
     def smallest_set(self, sites: int) -> int:
@@ -232,11 +232,11 @@ class ThresholdScheme(Scheme):
         disputed: list[str] = []
 
         def fitting() -> Iterator[sharing.Share]:
-            for (sender, ciphertext), seed in zip(submissions.items(), self._seeds(submissions, public), strict=True):
+            for (sender, ciphertext), challenge in zip(submissions.items(), self._challenges(submissions, public), strict=True):
                 envelope, proof = envelope_of(ciphertext, place, roster.shape), proof_of(ciphertext, roster.shape)
                 try:
                     share = sharing.open_share(envelope, _address(binding, sender, opener), private, roster.shape.elements)
-                    fits = dealing.belongs(share, place + 1, dealing.challenge_of(seed, roster.shape), proof, roster.shape)
+                    fits = dealing.belongs(share, place + 1, challenge, proof, roster.shape)
                 except IntegrityError:
                     fits = False
                 if fits:
@@ -248,15 +248,16 @@ class ThresholdScheme(Scheme):
         data = dispute_bytes(disputed) if disputed else released_bytes(total)
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
 
-    def _seeds(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[bytes, ...]:
-        """What the challenges of the dealings expand from; once for all holders in this process that look at these very objects."""
-        items, (known, seeds) = tuple(submissions.values()), self._challenged
+    def _challenges(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[dealing.Challenge, ...]:
+        """The challenge of each dealing; once for all holders in this process that look at these very objects."""
+        items, (known, challenges) = tuple(submissions.values()), self._challenged
         if not _same(known, items):
             shape = self._roster(public).shape
             dealt = [(ciphertext.binding, sender, envelopes_of(ciphertext, sender, shape)) for sender, ciphertext in submissions.items()]
-            seeds = tuple(_seed(binding, public, sender, envelopes) for binding, sender, envelopes in dealt)
-            self._challenged = items, seeds
-        return seeds
+            seeds = (_seed(binding, public, sender, envelopes) for binding, sender, envelopes in dealt)
+            challenges = tuple(dealing.challenge_of(seed, shape) for seed in seeds)
+            self._challenged = items, challenges
+        return challenges
 
     def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""

@@ -248,3 +248,16 @@ def test_the_latest_of_numbered_files_is_found_and_older_ones_go(tmp_path: Path)
     assert [folder.latest("round-{}.residual", before=5) for _ in range(2)] == [b"\4", b"\4"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["round-4.residual", "round-5.residual"]
     assert folder.latest("round-{}.residual", before=4) is None
+
+
+def test_what_is_put_unflushed_is_flushed_later_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`put` with durable=False flushes nothing, and `flush` the file and the folder that names it: two calls, of the right places."""
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    store = ArtifactStore(tmp_path)
+    ref = store.put("ciphertext", iter([b"many ", b"pieces"]), durable=False)
+    assert store.get(ref) == b"many pieces" and not flushed
+    store.flush(ref)
+    assert flushed == [str(store.path(ref)), str(store.path(ref).parent)]
+    with pytest.raises(StorageError, match="cannot be flushed"):
+        store.flush(ArtifactRef("ciphertext", "0" * 64, 3))

@@ -15,6 +15,7 @@ import pytest
 
 from cifer_tasks import disputes, tasks
 from cifer_tasks.aggregation import plan as plans
+from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.encryption import sharing
 from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share
 from cifer_tasks.encryption.scheme import Opening, PublicContext
@@ -24,7 +25,7 @@ from cifer_tasks.records import SealedSet, Submission
 from cifer_tasks.run_record import RunRecord
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from flows import away
-from ledger import RegisterKey
+from ledger import Author, RegisterKey, SubmitUpdate
 
 SITES = ("east", "north", "south", "west")
 
@@ -305,3 +306,25 @@ def test_a_bad_dealer_is_named_costs_one_round_and_is_left_out(trainer: Any, mon
         (False, False, True),
         (True, True, False),
     ]
+
+
+def test_a_ciphertext_is_on_the_disk_before_the_ledger_hears_of_it(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a site has submitted survives a power cut: its ciphertext is flushed first."""
+    order: list[tuple[str, str]] = []
+    flush, send = ArtifactStore.flush, Author.send
+
+    def flushing(store: ArtifactStore, ref: Any) -> None:
+        order.append(("flushed", ref.digest))
+        flush(store, ref)
+
+    def sending(author: Author, body: Any) -> Any:
+        if isinstance(body, SubmitUpdate):
+            order.append(("submitted", body.ciphertext.hex()))
+        return send(author, body)
+
+    monkeypatch.setattr(ArtifactStore, "flush", flushing)
+    monkeypatch.setattr(Author, "send", sending)
+    trainer.train_all(settings_of(trainer, "threshold", training__rounds=1))
+    submitted = [digest for what, digest in order if what == "submitted"]
+    assert len(submitted) == len(SITES)
+    assert all(order.index(("flushed", it)) < order.index(("submitted", it)) for it in submitted)
