@@ -65,13 +65,13 @@ class Simulation(_Section):
 class Compute(_Section):
     """`compute`: under `execution: local`, who does the sites' part of a round up to what they submit: validating, training, encrypting.
 
-    engine: `inline`, this process, one site after the other; or the workers of a `dask` cluster, which must reach CIFER_HOME.
+    engine: `inline`, this process, one site after the other; or the workers of a `dask` or `ray` cluster, which must reach CIFER_HOME.
     The model is the same.  workers: how many processes this machine's own cluster has, 0: one a core.  address: of a cluster that runs
-    already, e.g. tls://host:8786; empty: one of this machine's own, that ends with the run.  fused: a site is one task of the round, not
-    five, which is quicker and shows less; of more than eight sites each always is.
+    already, e.g. tls://host:8786 (Dask) or ray://host:10001 (Ray); empty: one of this machine's own, that ends with the run.  fused: a
+    site is one task of the round, not five, which is quicker and shows less; of more than eight sites each always is.
     """
 
-    engine: Literal["inline", "dask"] = "inline"
+    engine: Literal["inline", "dask", "ray"] = "inline"
     workers: int = Field(default=0, ge=0, le=1000)
     address: str = ""
     fused: bool = False
@@ -79,7 +79,7 @@ class Compute(_Section):
     @model_validator(mode="after")
     def _one_cluster(self) -> Compute:
         if self.engine == "inline" and (self.workers or self.address):
-            msg = "compute.workers and compute.address are for compute.engine: dask; set that, or leave them out"
+            msg = "compute.workers and compute.address are for compute.engine: dask or ray; set one, or leave them out"
             raise ValueError(msg)
         if self.workers and self.address:
             msg = "compute.workers is the size of this machine's own cluster, and the one at compute.address has its own; set one of them"

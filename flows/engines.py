@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from cifer_tasks.config_rounds import Compute
 from cifer_tasks.errors import CiferError, FailureError, UsageError
@@ -79,19 +79,19 @@ class Engine:
 
 def require(compute: Compute) -> None:
     """Raise `UsageError` when what the engine needs is not installed."""
-    if compute.engine == "dask" and find_spec("prefect_dask") is None:
-        msg = "compute.engine=dask needs another package: pip install 'cifer[dask]'"
+    name = compute.engine
+    if name != "inline" and find_spec(f"prefect_{name}") is None:
+        msg = f"compute.engine={name} needs another package: pip install 'cifer[{name}]'"
         raise UsageError(msg)
 
 
-def _dask(compute: Compute, home: Path) -> Engine:
+@contextmanager
+def _dask(compute: Compute, home: Path) -> Iterator[Engine]:
     """Of a cluster of this machine's own: certificates made for it alone, since whoever reaches a scheduler has code run."""
     from distributed import LocalCluster
     from distributed.scheduler import KilledWorker
     from prefect_dask.task_runners import DaskTaskRunner
 
-    if compute.address:
-        return Engine("dask", DaskTaskRunner(address=compute.address), (KilledWorker,))
     own = {
         "n_workers": _count(compute),
         "threads_per_worker": 1,
@@ -99,9 +99,22 @@ def _dask(compute: Compute, home: Path) -> Engine:
         "dashboard_address": None,
         "local_directory": str(home / "dask"),
     }
-    return Engine("dask", DaskTaskRunner(cluster_class=LocalCluster, cluster_kwargs=own), (KilledWorker,))
+    there = {"address": compute.address} if compute.address else {"cluster_class": LocalCluster, "cluster_kwargs": own}
+    with DaskTaskRunner(**there) as runner:
+        yield Engine("dask", runner, (KilledWorker,))
 
 
+@contextmanager
+def _ray(compute: Compute, _home: Path) -> Iterator[Engine]:
+    from flows.ray_cluster import joined, started
+
+    with joined(compute.address) if compute.address else started(_count(compute)) as runner:
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+        yield Engine("ray", runner, (WorkerCrashedError, OutOfMemoryError, NodeDiedError))
+
+
+_STARTS: Final = {"dask": _dask, "ray": _ray}
 _started: dict[RunRef, tuple[Engine, ExitStack]] = {}
 
 
@@ -115,9 +128,10 @@ def engine_of(run: RunRef) -> Engine:
         workspace, stack = Workspace.of(run), ExitStack()
         compute = workspace.settings.compute
         require(compute)
-        engine = _dask(compute, workspace.home)
         try:
-            stack.enter_context(engine.runner)
+            engine = stack.enter_context(_STARTS[compute.engine](compute, workspace.home))
+        except FailureError:
+            raise
         except Exception as error:
             msg = f"compute.engine={compute.engine} at {compute.address or 'this machine'} cannot be started: {readable(error)}"
             raise FailureError(msg) from error
