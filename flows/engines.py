@@ -101,6 +101,7 @@ def _dask(compute: Compute, home: Path) -> Iterator[Engine]:
     }
     there = {"address": compute.address} if compute.address else {"cluster_class": LocalCluster, "cluster_kwargs": own}
     with DaskTaskRunner(**there) as runner:
+        runner.client.scheduler_info(n_workers=0)  # it connects when it is first asked for
         yield Engine("dask", runner, (KilledWorker,))
 
 
@@ -133,7 +134,12 @@ def engine_of(run: RunRef) -> Engine:
         except FailureError:
             raise
         except Exception as error:
-            msg = f"compute.engine={compute.engine} at {compute.address or 'this machine'} cannot be started: {readable(error)}"
+            msg = f"compute.engine={compute.engine} cannot be started on this machine: {readable(error)}"
+            if compute.address:
+                msg = (
+                    f"compute.engine={compute.engine} cannot be reached at {compute.address}: {readable(error)}; "
+                    "see that a cluster runs there, and that this process has its certificates or its token (docs/scale-out.md)"
+                )
             raise FailureError(msg) from error
         _started[run] = engine, stack
     return _started[run][0]

@@ -12,7 +12,8 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 TRIES: Final = 3
 """How often a cluster's start is tried. Ray's raylet ends when its agents are not up 15 s after it, which no setting changes
 (ray-project/ray#65983): a busy machine needs longer the first time, when nothing of Ray is in its memory yet."""
+
+LAST_WORDS_SECONDS: Final = 10
+"""How long the processes of a start that failed are waited for, once they have been killed."""
 
 OBJECT_STORE_BYTES: Final = 96 * 1024**2
 """Of shared memory. What passes through is references; Ray takes 75 MiB at least, and 30 % of the machine's memory unless told."""
@@ -57,10 +61,10 @@ def started(workers: int) -> Iterator[RayTaskRunner]:
     """A cluster of this machine's own of so many processes, ended at the end. Raises `FailureError` when it does not start."""
     os.environ.update(_QUIET | _INWARD)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Not below CIFER_HOME: the path of a socket may have 107 bytes.
+    # Not below CIFER_HOME: the path of a socket may have 107 bytes. Ray lets everybody into the folder it is given; nobody gets into ours.
     with TemporaryDirectory(prefix="cifer-ray-", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         with _handler_kept():
-            runner = _tried(workers, folder)
+            runner = _tried(workers, str(Path(folder, "r")))
         stack.push(runner)
         yield runner
 
@@ -84,14 +88,17 @@ def _tried(workers: int, folder: str) -> RayTaskRunner:
         try:
             runner.__enter__()
         except Exception as error:
-            for left in set(psutil.Process().children(recursive=True)) - before:
-                left.kill()
-            _logger.warning("Ray did not start, try %d of %d: %s", number, TRIES, error)
-            last = error
+            last, said = error, str(error).partition("\n")[0]
+            _logger.warning("Ray did not start, try %d of %d: %s", number, TRIES, said)
+            left = set(psutil.Process().children(recursive=True)) - before
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=LAST_WORDS_SECONDS)
         else:
             return runner
     msg = (
-        f"compute.engine=ray cannot be started on this machine, {TRIES} times over: {last} A machine that is busy needs longer than the 15 s "
+        f"compute.engine=ray cannot be started on this machine, {TRIES} times over: {said} A busy machine needs longer than the 15 s "
         "that Ray gives its own processes: try again later, name a cluster that runs already in compute.address, or set compute.engine=dask"
     )
     raise FailureError(msg) from last

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from stat import S_IMODE
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from distributed.scheduler import KilledWorker
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from cifer_tasks import tasks
 from cifer_tasks.errors import ConfigError, FailureError, SiteStepError, UsageError
@@ -58,27 +65,88 @@ def commands() -> list[list[str]]:
     return [line.split()[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL) for line in block.splitlines()]
 
 
-def test_the_commands_of_the_page_train_one_model_here_and_in_the_processes_of_a_dask_cluster(
+def test_the_commands_of_the_page_train_one_model_here_and_in_the_processes_of_a_cluster(
     trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both runs end with one digest; in the second nothing is trained in this process, which writes the lineage of the workers' tasks.
+    """All runs end with one digest; but in the first nothing is trained in this process, which writes the lineage of the workers' tasks.
 
-    With one worker instead of the page's two: each takes seconds to import PyTorch.
+    Ray's cluster is for its run alone. With one worker instead of the page's two: each takes seconds to import PyTorch.
     """
-    init, inline, dask, runs = commands()
+    init, inline, dask, ray, runs = commands()
     for command in (init, inline):
         assert trainer.cifer(*command).code == 0
     monkeypatch.setattr("cifer_tasks.learning.training.train", None)  # whoever trains here fails
-    said = trainer.cifer(*(word.replace("workers=2", "workers=1") for word in dask))
-    assert said.code == 0, said.err
+    looked: list[Engine] = []
+    monkeypatch.setitem(engines._STARTS, "ray", watched(looked.append))
+    for command in (dask, ray):
+        said = trainer.cifer(*(word.replace("workers=2", "workers=1") for word in command))
+        assert said.code == 0, said.err
     listed = trainer.cifer(*runs).out
     with trainer.here():
         names = sorted(path.name for path in (trainer.home / "runs").iterdir())
-    first, second = (trainer.state().run(name) for name in names)
-    assert first.current_model == second.current_model and all(name in listed for name in names)
-    assert first.config_digest != second.config_digest
+    found = [trainer.state().run(name) for name in names]
+    assert len({run.current_model for run in found}) == 1 and all(name in listed for name in names)
+    assert len({run.config_digest for run in found}) == len(names) == 3 and len(looked) == 1
+    for name in names[1:]:
+        workers_are_in_the_lineage(trainer.events(name))
 
-    events = trainer.events(names[1])
+
+def watched(entered: Callable[[Engine], None]) -> Callable[..., Any]:
+    """The start of Ray's cluster, which is looked at when a run has been trained by it.
+
+    All it listens on is 127.0.0.1, nobody else may enter its folder of sockets, and who asks it without its token, which no command line
+    shows, is refused; a worker that dies is what the engine takes for one. No process or file outlives it, nor changes what SIGTERM does.
+    """
+    started = engines._STARTS["ray"]
+
+    @contextmanager
+    def start(compute: Any, home: Path) -> Iterator[Engine]:
+        handler, before = signal.getsignal(signal.SIGTERM), set(psutil.Process().children(recursive=True))
+        with started(compute, home) as engine:
+            assert signal.getsignal(signal.SIGTERM) is handler
+            entered(engine)
+            yield engine
+            ours = set(psutil.Process().children(recursive=True)) - before
+            folder = looked_at(ours)
+            from prefect_ray.context import remote_options  # imports ray, which then has its settings
+
+            with remote_options(max_retries=0), pytest.raises(engine.died):
+                engine.runner.submit(task(cache_policy=NO_CACHE)(lambda: os._exit(9)), {}).result()
+        assert not psutil.wait_procs(ours, timeout=30)[1] and not folder.exists()
+
+    return start
+
+
+def looked_at(ours: set[psutil.Process]) -> Path:
+    """Checks what `watched` says of the cluster with these processes; its folder."""
+    import ray
+
+    pids = {child.pid for child in ours}
+    places = {link.laddr.ip for link in psutil.net_connections("tcp") if link.status == "LISTEN" and link.pid in pids}
+    assert len(ours) > 4 and {place.removeprefix("::ffff:") for place in places} == {"127.0.0.1"}
+    folder = Path(ray._private.worker._global_node.get_temp_dir_path()).parent
+    assert S_IMODE(folder.stat().st_mode) == 0o700
+    address, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
+    assert [answer(address, tried) for tried in ("", token[:-1] + "x", token)] == ["UNAUTHENTICATED", "UNAUTHENTICATED", "OK"]
+    assert not any(token in word for child in ours if child.is_running() for word in child.cmdline())
+    return folder
+
+
+def answer(address: str, token: str) -> str:
+    """How a cluster answers who asks for its nodes."""
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", request_serializer=bytes, response_deserializer=bytes)
+        try:
+            ask(b"", metadata=[("authorization", f"Bearer {token}")] if token else [], timeout=30)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
+def workers_are_in_the_lineage(events: list[dict[str, Any]]) -> None:
+    """Three sites' tasks of two rounds, each with the ciphertext that came of it, below the run's own."""
     found = Counter((event["job"]["name"].partition(".")[2], event["eventType"]) for event in events)
     assert found["prepare_updates", "START"] == found["prepare_updates", "COMPLETE"] == 6
     ended = [event for event in events if event["eventType"] == "COMPLETE" and event["job"]["name"].endswith("prepare_updates")]
@@ -181,7 +249,7 @@ def test_a_worker_reads_the_ledger_as_far_as_it_is_told_while_another_process_wr
         ({"execution": "sites", "ledger__backend": "processes"}, "each site works in its own process"),
         ({"ledger__backend": "elsewhere"}, "workers read a ledger's files"),
         ({"compute__workers": 2, "compute__address": "tls://h:1"}, "set one of them"),
-        ({"compute__engine": "inline", "compute__workers": 2}, "are for compute.engine: dask;"),
+        ({"compute__engine": "inline", "compute__workers": 2}, "are for compute.engine: dask or ray;"),
     ],
 )
 def test_settings_that_no_engine_can_serve_are_refused(lab: Any, changes: dict[str, Any], message: str) -> None:
@@ -192,11 +260,12 @@ def test_settings_that_no_engine_can_serve_are_refused(lab: Any, changes: dict[s
         lab.settings(**{"compute__engine": "dask"} | changes)
 
 
-def test_an_engine_that_is_not_installed_is_named_before_the_run_begins(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_an_engine_that_is_not_installed_is_named_before_the_run_begins(lab: Any, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     """With the command that installs it, and nothing recorded."""
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'cifer\[dask\]'"):
-        lab.open(lab.settings(compute__engine="dask"))
+    with pytest.raises(UsageError, match=rf"pip install 'cifer\[{engine}\]'"):
+        lab.open(lab.settings(compute__engine=engine))
     assert not (lab.home / "runs").exists()
 
 
