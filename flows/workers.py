@@ -1,4 +1,4 @@
-"""`compute.engine: dask` or `ray`: the sites' work up to what they submit, done by the processes of a cluster through Prefect's task runner.
+"""`compute.engine: dask` or `ray`: the sites' work up to what they submit, done by a cluster's processes through Prefect's task runner.
 
 A worker is handed names, digests and paths. It opens the run as this process does, from CIFER_HOME, reads and checks the ledger's blocks
 for itself, and never writes to the ledger: what it returns are references, and this process submits them, records why a site has none,

@@ -23,10 +23,10 @@ from flows.ray_cluster import TRIES, started
 
 @contextmanager
 def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A Python process, ended at the end."""
-    with subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as made:
+    """A Python process, ended at the end; its computations on one thread, as those of clusters' own workers are."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    one = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=one, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as made:
         try:
             yield made
         finally:
@@ -50,7 +50,9 @@ def dask_cluster(folder: Path) -> Iterator[str]:
         address = f"tls://127.0.0.1:{free.getsockname()[1]}"
     with ExitStack() as stack:
         stack.enter_context(process("dask", "scheduler", "--host", address, "--no-dashboard", "--no-jupyter", *options))
-        stack.enter_context(process("dask", "worker", address, "--no-nanny", "--nthreads", 1, "--local-directory", folder, *options))
+        stack.enter_context(
+            process("dask", "worker", address, "--no-nanny", "--no-dashboard", "--nthreads", 1, "--local-directory", folder, *options)
+        )
         stack.enter_context(dask.config.set({f"distributed.comm.tls.{name}": str(path) for name, path in client.items()}))
         yield address
 
@@ -73,18 +75,32 @@ def ray_cluster_elsewhere(_folder: Path) -> Iterator[str]:
     pytest.fail(f"no Ray cluster started here, {TRIES} times over")
 
 
+SMALL: dict[str, Any] = {"training__rounds": 1, "baselines": False, "encryption": {"scheme": "threshold"}}
+
+
+@pytest.fixture(scope="module")
+def trained_here(shared_trainer: Any) -> bytes:
+    """The model that this process trains of `SMALL`."""
+    ref = shared_trainer.run(**SMALL)
+    digest: bytes = shared_trainer.state().run(ref.run).current_model
+    return digest
+
+
 @pytest.mark.parametrize(("engine", "cluster"), [("dask", dask_cluster), ("ray", ray_cluster_elsewhere)])
 def test_a_cluster_that_runs_already_trains_the_same_model(
-    trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, cluster: Callable[[Path], AbstractContextManager[str]]
+    shared_trainer: Any,
+    trained_here: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    cluster: Callable[[Path], AbstractContextManager[str]],
 ) -> None:
     """One digest here and at `compute.address`, where nothing is trained in this process; and the cluster is still there afterwards."""
-    small: dict[str, Any] = {"training__rounds": 1, "baselines": False, "encryption": {"scheme": "threshold"}}
-    here = trainer.run(**small)
     monkeypatch.setattr("cifer_tasks.learning.training.train", None)  # whoever trains here fails
     with cluster(tmp_path) as address:
-        there = trainer.run(compute__engine=engine, compute__address=address, **small)
+        there = shared_trainer.run(compute__engine=engine, compute__address=address, **SMALL)
         assert listening(address)
-    assert trainer.state().run(here.run).current_model == trainer.state().run(there.run).current_model
+    assert shared_trainer.state().run(there.run).current_model == trained_here
 
 
 def listening(address: str) -> bool:
