@@ -14,6 +14,7 @@
         ├── IntegrityError    bytes that are not what their digest says
         │   ├── SpoiltSumError  an opened sum that submissions made by the rules cannot have
         │   └── ClosedSumError  a sum that what its key holders released does not open
+        │       └── UnfitSharesError  enough of them released a share of it
         ├── KeyMismatchError  keys that do not belong to this run or network
         └── AccessError       a token that lets nobody in, or not there
 
@@ -100,6 +101,10 @@ class SpoiltSumError(IntegrityError):
 
 class ClosedSumError(IntegrityError):
     """As many key holders have answered as are needed, and what they released does not open the sum."""
+
+
+class UnfitSharesError(ClosedSumError):
+    """As many key holders as are needed have released a share of the sum, and no so many of them open it."""
 
 
 class KeyMismatchError(FailureError):

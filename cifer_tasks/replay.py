@@ -18,7 +18,6 @@ from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.aggregation.staleness import discount, in_parts
 from cifer_tasks.aggregation.weighing import Decision, Weighed
 from cifer_tasks.config import Settings, parse
-from cifer_tasks.disputes import NOTHING
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption._wire import frames
@@ -36,12 +35,13 @@ from cifer_tasks.encryption.scheme import (
     fixed_by,
     lots_of,
 )
-from cifer_tasks.encryption.selective import PLANNING_ROUND, SelectiveScheme, most_sensitive
+from cifer_tasks.encryption.selective import SelectiveScheme, most_sensitive
 from cifer_tasks.encryption.statistics import Weighting
 from cifer_tasks.encryption.vectors import IntVector, integers_to_bytes
 from cifer_tasks.errors import ClosedSumError, ConfigError, IntegrityError, SpoiltSumError
 from cifer_tasks.privacy.clipping import FloatVector
 from cifer_tasks.records import Part, Plan
+from cifer_tasks.run_record import NOTHING
 from ledger import GrantConsent, RegisterKey, WithdrawConsent, header_digest
 from ledger.provenance import RoundHistory, VerifiedBundle
 from ledger.state.entries import Account, Outcome, Submission
@@ -112,7 +112,7 @@ class _Replaying:
         self._keys = [item for item in verified.transactions if isinstance(item.said.body, RegisterKey)]
         self._consents = [item for item in verified.transactions if isinstance(item.said.body, GrantConsent | WithdrawConsent)]
         self._rows = {site.site: site.rows for site in self._run.sites}
-        self._mask = np.ones(self._run.parameters, np.bool_)
+        self._mask, self._planned = np.ones(self._run.parameters, np.bool_), False
 
     def round(self, found: RoundHistory) -> ReplayedRound:
         """One committed round."""
@@ -134,8 +134,8 @@ class _Replaying:
         if outcome.opened == sha256(NOTHING).digest():
             return self._closed(found, outcome, "it is recorded as closed, and what has been released opens its sum", opened=True)
         _same(f"{where}: what the sum opens to", b"".join(map(integers_to_bytes, integers)), outcome.opened)
-        if isinstance(self._scheme, SelectiveScheme) and found.round == PLANNING_ROUND:
-            self._mask = most_sensitive(integers[0], self._scheme.fraction)
+        if isinstance(self._scheme, SelectiveScheme) and not self._planned:
+            self._planned, self._mask = True, most_sensitive(integers[0], self._scheme.fraction)
             _same(f"{where}: the model", self._get(found.base_model, "the initial model"), outcome.candidate)
         else:
             _same(f"{where}: the model", self._moved(found, plan, ciphertexts, integers), outcome.candidate)
@@ -221,7 +221,7 @@ class _Replaying:
             made = self._scheme.masked(made, self._mask) if isinstance(self._scheme, SelectiveScheme) else made
             _same(where, made.data, found.public_context)
         elif isinstance(self._scheme, SelectiveScheme) and not np.array_equal(self._scheme.mask_of(public), self._mask):
-            msg = f"{where} has another mask than the one that round {PLANNING_ROUND} gives"
+            msg = f"{where} has another mask than the one that the planning round gives"
             raise IntegrityError(msg)
         return public
 

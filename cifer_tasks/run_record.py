@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
 
 from cifer_tasks.aggregation.staleness import discount
 from cifer_tasks.artifacts import ArtifactStore
@@ -28,6 +30,9 @@ from ledger.state.entries import Approval, Origin, Round, Run
 from ledger.state.entries import Exclusion as ExclusionEntry
 from ledger.state.entries import Submission as SubmissionEntry
 from ledger.state.reputation import NOT_DRAWN, suspension
+
+NOTHING: Final = b""
+"""What the ledger names as the opened sum of a round that stayed closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,11 @@ class RunRecord:
             raise FailureError(msg)
         self._rounds[number] = found
         return found
+
+    def stayed_closed(self, number: int) -> bool:
+        """Whether round `number` is committed with a sum that did not open. One look-up."""
+        found = self.state.read(Round, self.run, number)
+        return found is not None and found.outcome is not None and found.outcome.opened == sha256(NOTHING).digest()
 
     def submission(self, number: int, site: str) -> Submission | None:
         """What `site` submitted to the round; its ciphertext has to be in the store."""

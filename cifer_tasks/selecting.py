@@ -1,7 +1,8 @@
 """Which entries a run encrypts under `encryption.selective`: all in its first round, which plans, and from then on the most sensitive.
 
 In round 1 sites send how sensitive each parameter is instead of an update, encrypted whole. The opened sum fixes the mask of all later
-rounds; the model stays as it is. Round n of such a run trains what round n - 1 of one without `selective` does.
+rounds; the model stays as it is. Round n of such a run trains what round n - 1 of one without `selective` does. Where the sum stays closed
+the next round plans instead, and the run has one less to train in.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy as np
 from cifer_tasks.encryption._wire import frames
 from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
-from cifer_tasks.encryption.selective import PLANNING_ROUND, Mask, SelectiveScheme, most_sensitive
+from cifer_tasks.encryption.selective import Mask, SelectiveScheme, most_sensitive
 from cifer_tasks.encryption.vectors import integers_to_bytes
-from cifer_tasks.errors import IntegrityError
+from cifer_tasks.errors import ClosedSumError, IntegrityError
 from cifer_tasks.records import ArtifactRef, Release
 from cifer_tasks.workspace import Workspace
 from ledger.state.entries import Outcome
@@ -26,7 +27,13 @@ REASON: Final = "planning: no step is taken; the sum of sensitivities fixes what
 
 def plans(workspace: Workspace, number: int) -> bool:
     """Whether round `number` sums sensitivities instead of updates."""
-    return isinstance(workspace.scheme, SelectiveScheme) and number == PLANNING_ROUND
+    return isinstance(workspace.scheme, SelectiveScheme) and _planning_round(workspace, number) == number
+
+
+def _planning_round(workspace: Workspace, number: int) -> int:
+    """The first round up to `number` that is not on record as one that stayed closed."""
+    record = workspace.record
+    return next((earlier for earlier in range(1, number) if not record.stayed_closed(earlier)), number)
 
 
 def mask_for(workspace: Workspace, number: int) -> Mask | None:
@@ -34,21 +41,37 @@ def mask_for(workspace: Workspace, number: int) -> Mask | None:
     scheme = workspace.scheme
     if not isinstance(scheme, SelectiveScheme):
         return None
-    if number == PLANNING_ROUND:
+    if (planning := _planning_round(workspace, number)) == number:
+        _all_closed(workspace, number)
         return np.ones(workspace.record.declared.parameters, np.bool_)
-    outcome = workspace.record.round(PLANNING_ROUND).outcome
+    outcome = workspace.record.round(planning).outcome
     if outcome is None:
-        msg = f"round {number}: what is encrypted follows from round {PLANNING_ROUND}, which has no outcome yet"
+        msg = f"round {number}: what is encrypted follows from round {planning}, which has no outcome yet"
         raise IntegrityError(msg)
     if outcome.opened not in workspace.masks:
-        workspace.masks[outcome.opened] = _planned(workspace, outcome, scheme.fraction)
+        workspace.masks[outcome.opened] = _planned(workspace, planning, outcome, scheme.fraction)
     return workspace.masks[outcome.opened]
 
 
-def _planned(workspace: Workspace, on_record: Outcome, fraction: float) -> Mask:
+def _all_closed(workspace: Workspace, number: int) -> None:
+    """A site's own look at rounds on record as closed: it sends sensitivities again only where no sum of them can have been read.
+
+    Raises `IntegrityError`.
+    """
+    record = workspace.record
+    for earlier in range(1, number):
+        outcome = record.round(earlier).outcome
+        releases = tuple(found for site in record.sites if (found := record.release(earlier, site)) is not None)
+        if outcome and not stays_closed(workspace, earlier, workspace.store.find("aggregate", outcome.aggregate.hex()), releases):
+            msg = (
+                f"round {number} is to plan because round {earlier} is on record as closed, and what was released opens it: nothing is sent"
+            )
+            raise IntegrityError(msg)
+
+
+def _planned(workspace: Workspace, number: int, on_record: Outcome, fraction: float) -> Mask:
     """The mask that the planning round's sum gives, opened here once more: a coordinator that records another sum picks no mask."""
-    number, scheme = PLANNING_ROUND, workspace.scheme
-    record, public = workspace.record, workspace.round_context(PLANNING_ROUND)
+    scheme, record, public = workspace.scheme, workspace.record, workspace.round_context(number)
     releases = tuple(found for site in record.sites if (found := record.release(number, site)) is not None)
     total = sums_of(workspace, number, workspace.store.find("aggregate", on_record.aggregate.hex()))[0]
     released, faults = read_releases(workspace, workspace.binding(number), releases, 1)
@@ -96,3 +119,17 @@ def read_releases(
         else:
             found[item.site] = openings
     return found, faults
+
+
+def stays_closed(workspace: Workspace, number: int, total: ArtifactRef, releases: tuple[Release, ...]) -> bool:
+    """Whether enough have released, and what they released does not open a sum of the round."""
+    scheme, public, sums = workspace.scheme, workspace.round_context(number), sums_of(workspace, number, total)
+    released, _ = read_releases(workspace, workspace.binding(number), releases, len(sums))
+    try:
+        for place, ciphertext in enumerate(sums):
+            scheme.faults(ciphertext, [items[place] for items in released.values()], public)
+    except ClosedSumError:
+        return True
+    except IntegrityError:
+        return False
+    return False

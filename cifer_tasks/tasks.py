@@ -13,7 +13,6 @@ import numpy as np
 from cifer_tasks import data
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
-from cifer_tasks.disputes import DISPUTED, NOTHING, disputing
 from cifer_tasks.encryption._shared import SharedKeyScheme
 from cifer_tasks.encryption.encoding import Encoding, rounding_seed
 from cifer_tasks.encryption.plain import read_submission
@@ -62,10 +61,11 @@ from cifer_tasks.records import (
     Validation,
     Verdict,
 )
-from cifer_tasks.run_record import committed
+from cifer_tasks.run_record import NOTHING, committed
 from cifer_tasks.sampling import SUSPENDED, draw_size
 from cifer_tasks.selecting import REASON, mask_for, plans, read_releases, sum_digests, sums_of
 from cifer_tasks.steps import at_site, step
+from cifer_tasks.suspects import left_aside
 from cifer_tasks.workspace import SiteFailed, Workspace
 from ledger import (
     AppendLineage,
@@ -195,9 +195,9 @@ def _enough_left(workspace: Workspace, number: int) -> None:
 
 
 def _leave_absent(workspace: Workspace, opening: Opening) -> None:
-    """Record whom this round does without from the start: who left, who was not drawn, who would train in vain."""
+    """Record whom this round does without from the start: who left, who was not drawn, who would train in vain or spoil it."""
     record, number, run, drawn = workspace.record, opening.round, workspace.ref.run, set(opening.sites)
-    disputed = disputing(workspace, number)
+    aside = left_aside(workspace, number, [site for site in opening.sites if not record.suspension(site)])
     undrawn = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
     absent = []
     for site in record.sites:
@@ -209,8 +209,9 @@ def _leave_absent(workspace: Workspace, opening: Opening) -> None:
             absent.append(ExcludeSite(run, number, site, NOT_DRAWN, undrawn))
         elif suspended := record.suspension(site):
             absent.append(ExcludeSite(run, number, site, SUSPENDED, suspended))
-        elif site in disputed:
-            absent.append(ExcludeSite(run, number, site, DISPUTED, _short(disputed[site])))
+        elif site in aside:
+            at_step, reason = aside[site]
+            absent.append(ExcludeSite(run, number, site, at_step, _short(reason)))
     for start in range(0, len(absent), MOST_AT_ONCE):
         workspace.author(COORDINATOR).send_all(absent[start : start + MOST_AT_ONCE])
 
@@ -439,8 +440,6 @@ def open_aggregate(
         for place, ciphertext in enumerate(sums):
             faults |= scheme.faults(ciphertext, [items[place] for items in released.values()], public)
     except ClosedSumError as error:
-        if plans(workspace, number):
-            raise
         return Candidate(store.put("opened", NOTHING), opening.base, str(error))
     for site, reason in faults.items():
         workspace.announce(SiteFailed(number, site, f"{site}, round {number}, release: {reason}; the others open the sum without it"))
@@ -491,7 +490,7 @@ def accept(run: RunRef, number: int, opening: Opening, candidate: Candidate, eva
     """The gate: reject a candidate that is worse than the current model by more than the margin, or that no step could be made for."""
     workspace = Workspace.of(run)
     if plans(workspace, number):
-        return Verdict(evaluation.model, False, REASON, evaluation)
+        return Verdict(evaluation.model, False, candidate.spoilt or REASON, evaluation)
     reason = candidate.spoilt or gate.judge(workspace.settings.gate, current=workspace.evaluate(opening.base), candidate=evaluation)
     return Verdict(evaluation.model, not reason, reason, evaluation)
 

@@ -77,6 +77,7 @@ from ledger.backends.reader import ReadonlyLedger
 from ledger.state.entries import Origin
 
 if TYPE_CHECKING:
+    from cifer_tasks.disputes import Closed
     from cifer_tasks.tracking import Tracker
     from ledger import Ledger
 
@@ -132,6 +133,7 @@ class Workspace:
         self.listeners: list[Callable[[Progress], None]] = []
         self._lock = threading.RLock()
         self.masks: dict[bytes, Mask] = {}  # by the digest of the sum that each was made of
+        self.closed: dict[int, tuple[Closed, ...]] = {}  # by round, once it is committed
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}

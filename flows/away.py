@@ -16,7 +16,6 @@ from uuid import UUID
 from cifer_tasks import data, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
-from cifer_tasks.disputes import stays_closed
 from cifer_tasks.errors import IntegrityError, SiteStepError
 from cifer_tasks.lineage import flows_around
 from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
@@ -34,6 +33,7 @@ from cifer_tasks.records import (
     Submission,
 )
 from cifer_tasks.sampling import LATE
+from cifer_tasks.selecting import stays_closed
 from cifer_tasks.statements import Order
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import RoundStateError

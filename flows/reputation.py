@@ -24,7 +24,7 @@ from ledger.types import OperateValidator, RestoreReputation
 
 CAUSES: Final = {
     "absent": f"submitted nothing and did not say why: {ABSENT} less",
-    "left": "was not drawn, left itself out or has left the run: nothing changes",
+    "left": "was not drawn, was one of several suspects, left itself out or has left the run: nothing changes",
     "late": "its update may still come, in a run that takes late ones: nothing changes",
     "unsealed": "submitted and was not sealed: nothing changes",
     "sealed": "took part in a round that says nothing about single submissions",

@@ -18,7 +18,8 @@ the least with C(K, t + 1) `FIELD`^-r <= 2^-128, which bounds the chance of each
 Secrecy. The b_i are uniform and used once, so p is uniform whatever the key is: with what any t - 1 holders have got it says nothing about
 the key.
 
-What it does not show is that the key is the one the submission is encrypted under, which no holder can see: such a sum does not open.
+What it does not show is that the key is the one the submission is encrypted under, which no holder can see: such a sum does not open, and
+suspects.py finds whose update it was.
 """
 
 from __future__ import annotations

@@ -34,9 +34,6 @@ from cifer_tasks.sampling import draw_size
 Mask = npt.NDArray[np.bool_]
 """Which entries are encrypted, bool (d,)."""
 
-PLANNING_ROUND: Final = 1
-"""The round of a run that sums sensitivities, under a mask of all entries."""
-
 _MAGIC: Final = b"cifer/selective/1:"
 _LENGTH_BYTES: Final = 8
 

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from cifer_tasks.encryption.ring import DEGREE, IntVector, key_stream
-from cifer_tasks.errors import ClosedSumError, IntegrityError
+from cifer_tasks.errors import IntegrityError, UnfitSharesError
 
 Share = npt.NDArray[np.int64]
 Polynomials = npt.NDArray[np.float64]
@@ -161,7 +161,7 @@ def fitting(
     """The summed key that the most shares agree on, int64 (4096,), and the numbers of the holders whose shares do not belong to it.
 
     A set of shares is taken when it lies on polynomials of degree t - 1, whose values at 0 are at most `limit` in absolute value, and
-    `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `ClosedSumError` when no set of t fits, or none
+    `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `UnfitSharesError` when no set of t fits, or none
     among the first `MOST_SUBSETS`.
 
     With n shares, up to (n - t) / 2 wrong ones are always the ones left out (the unique decoding radius of Reed-Solomon codes).
@@ -170,19 +170,22 @@ def fitting(
     """
     numbers = sorted(shares)
     left_out = (out for count in range(len(numbers) - threshold + 1) for out in combinations(numbers, count))
+    shut: list[set[int]] = []  # any t of such a set give the key that it gives
     for out in islice(left_out, MOST_SUBSETS):
         kept = [number for number in numbers if number not in out]
-        if not _on_polynomials(shares, kept, threshold):
+        if any(each.issuperset(kept) for each in shut) or not _on_polynomials(shares, kept, threshold):
             continue
         key = combine({number: shares[number] for number in kept[:threshold]})
         if int(np.abs(key).max()) <= limit and opens(key):
             return key, out
+        if len(kept) > threshold:
+            shut.append(set(kept))
     wrong = len(numbers) - threshold + 1
     msg = (
         f"no {threshold} of the {len(numbers)} released shares open the sum: at least {wrong} of them are wrong, or a site of the set "
         "encrypted under another key than it dealt"
     )
-    raise ClosedSumError(msg)
+    raise UnfitSharesError(msg)
 
 
 def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], threshold: int) -> bool:

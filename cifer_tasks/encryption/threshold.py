@@ -24,7 +24,8 @@ and at most half of the others lie; more who conspire can have honest ones named
 What it rests on: ring-LWE at these parameters, also when the sum of two honest sites' keys and errors is revealed (Hint-RLWE, Kim et al.
 2023); at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are dishonest; t >
 2K/3. A site that deals bad shares to more than K - t holders keeps a round from opening, and each of them names it; it cannot make the sum
-open to something else. One that deals shares of another key than it encrypts under keeps a round from opening too, and nobody can name it.
+open to something else. One that deals shares of another key than it encrypts under keeps a round from opening too. No single round shows
+which site that was; several do that are each without some of the suspects: see suspects.py.
 """
 
 from __future__ import annotations

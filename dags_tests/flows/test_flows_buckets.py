@@ -9,8 +9,11 @@ import pytest
 
 from cifer_tasks import planning
 from cifer_tasks.aggregation import plan as plans
+from cifer_tasks.disputes import closed_sums
+from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import ConfigError, IntegrityError
 from cifer_tasks.workspace import Workspace
+from dags_tests.flows.test_flows_threshold import dealing_another_key
 from ledger import PartitionRound
 
 SITES = tuple(f"site-{letter}" for letter in "abcdef")
@@ -81,3 +84,16 @@ def test_too_few_sites_for_two_buckets_are_refused(trainer: Any) -> None:
         with pytest.raises(ConfigError, match=message):
             settings_of(trainer, **changes)
     assert len(plans.bucketed(SITES, 3, bytes(32)).parts) == 2
+
+
+def test_closed_buckets_narrow_suspects_down_with_nobody_left_out(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site encrypts under another key than it deals: its bucket stays closed, the other opens, and the next round deals them anew."""
+    monkeypatch.setattr(ThresholdScheme, "_dealt", dealing_another_key(SITES[2], range(1, 3)))
+    ref = trainer.train_all(settings_of(trainer, training__rounds=2, compute={"fused": True}))
+    rounds = trainer.history(ref.run).rounds
+    assert [(item.outcome.accepted, item.sealed_sites) for item in rounds] == [(False, SITES)] * 2
+    mine = [frozenset(part) for item in rounds for part in item.partition.parts if SITES[2] in part]
+    with trainer.here():
+        workspace = Workspace.of(ref)
+        assert [(item.round, item.sites, item.within) for item in closed_sums(workspace, 3)] == [(1, mine[0], True), (2, mine[1], True)]
+        Workspace.close_all()

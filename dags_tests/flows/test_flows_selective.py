@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from cifer_tasks import tasks
+from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import ConfigError, IntegrityError, TooFewSitesError
 from cifer_tasks.records import Candidate
 from cifer_tasks.replay import replay
-from cifer_tasks.selecting import REASON
+from cifer_tasks.run_record import RunRecord
+from cifer_tasks.selecting import REASON, mask_for
 from cifer_tasks.workspace import Workspace
+from dags_tests.flows.test_flows_threshold import dealing_another_key, verified
+from dags_tests.flows.test_flows_threshold import settings_of as four_sites
 from ledger.provenance import genesis_from_json, read_bundle, verify_bundle
 
 SETTINGS: dict[str, Any] = {"encryption__selective": 0.3, "training__rounds": 2, "gate__margin": 1.0, "privacy__clip_norm": 0.5}
@@ -90,3 +94,25 @@ def test_a_planning_round_recorded_with_another_sum_plans_nothing(trainer: Any, 
     monkeypatch.setattr(tasks, "open_aggregate", lying)
     with pytest.raises(IntegrityError, match="was recorded with another sum than what its releases open"):
         trainer.run(encryption__scheme="threshold", **SETTINGS)
+
+
+def test_a_planning_round_that_stays_closed_is_made_up_for(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next round plans, without one of the suspects, and the third trains; from the bundle all of it is made again. No site sends its
+    sensitivities twice where a coordinator says closed of a sum that opens."""
+    monkeypatch.setattr(ThresholdScheme, "_dealt", dealing_another_key("north", range(1, 2)))
+    ref = trainer.train_all(four_sites(trainer, "threshold", compute={"fused": True}, **SETTINGS))
+    rounds = trainer.history(ref.run).rounds
+    assert [len(item.sealed_sites) for item in rounds] == [4, 3, 3]
+    assert [item.outcome.accepted for item in rounds] == [False, False, True] and rounds[1].outcome.reason == REASON
+    assert [(item["accepted"], bool(item["closed"])) for item in verified(trainer, "planned")] == [
+        (False, True),
+        (False, False),
+        (True, False),
+    ]
+    with trainer.here():
+        workspace = Workspace.of(ref)
+        assert mask_for(workspace, 2).all() and not mask_for(workspace, 3).all()
+        monkeypatch.setattr(RunRecord, "stayed_closed", lambda record, number: number < 3)
+        with pytest.raises(IntegrityError, match="round 2 is on record as closed, and what was released opens it"):
+            mask_for(workspace, 3)
+        Workspace.close_all()

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cifer_tasks import disputes, tasks
+from cifer_tasks import selecting, tasks
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.encryption import sharing
@@ -23,6 +23,7 @@ from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
 from cifer_tasks.records import SealedSet, Submission
 from cifer_tasks.run_record import RunRecord
+from cifer_tasks.suspects import search
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from flows import away
 from ledger import Author, RegisterKey, SubmitUpdate
@@ -227,7 +228,7 @@ def test_a_round_waits_for_all_sites_before_it_stays_closed(
         total = workspace.store.find("aggregate", workspace.record.round(1).outcome.aggregate.hex())
         found = away.Away().release(ref, 1, sealed_set(workspace), total, SITES)
         assert calls == asked and [item.site for item in found] == list(SITES[: 4 if disputing else 3])
-        assert not disputes.stays_closed(workspace, 1, total, found)
+        assert not selecting.stays_closed(workspace, 1, total, found)
         Workspace.close_all()
 
 
@@ -263,6 +264,16 @@ def test_one_site_is_told_before_anything_starts(trainer: Any) -> None:
     assert said.code == 2 and "needs at least 2 sites, and the scenario has 1" in said.err
 
 
+def verified(lab: Any, name: str) -> list[dict[str, Any]]:
+    """What a replay of a bundle of the first model of a laboratory says of each round."""
+    bundle, genesis = lab.home.parent / f"{name}.cifer", lab.home.parent / "genesis.json"
+    assert lab.cifer("export", "lab@1", "-o", bundle, "--with-artifacts").code == 0
+    genesis.write_text(lab.cifer("ledger", "genesis").out)
+    said = lab.cifer("verify", bundle, "--genesis", genesis, "--replay", "--json")
+    rounds: list[dict[str, Any]] = json.loads(said.out)["replay"]["rounds"]
+    return rounds
+
+
 def dealing_badly(dealer: str, victims: dict[int, set[str]]) -> Callable[..., bytes]:
     """What seals shares at a site that gives some holders of some rounds a share that is none."""
     seal = sharing.seal_share
@@ -279,7 +290,7 @@ def test_a_bad_dealer_is_named_costs_one_round_and_is_left_out(trainer: Any, mon
     without north. Others make every round again from a bundle, the closed one too."""
     victims = {1: {"west"}, 2: {"east", "west"}, 3: {"east", "west"}}
     monkeypatch.setattr(sharing, "seal_share", dealing_badly("north", victims))
-    ref = trainer.train_all(settings_of(trainer, "threshold", training__rounds=3, gate__margin=1.0))
+    ref = trainer.train_all(settings_of(trainer, "threshold", training__rounds=3, gate__margin=1.0, compute={"fused": True}))
 
     first, second, third = trainer.history(ref.run).rounds
     told = [(item.round, item.site, item.detail) for item in trainer.progress if isinstance(item, SiteFailed)]
@@ -295,12 +306,7 @@ def test_a_bad_dealer_is_named_costs_one_round_and_is_left_out(trainer: Any, mon
     ]
     assert third.outcome.accepted and third.sealed_sites == ("east", "south", "west") and len(third.releases) == 4
 
-    bundle = trainer.home.parent / "disputed.cifer"
-    assert trainer.cifer("export", "lab@1", "-o", bundle, "--with-artifacts").code == 0
-    genesis = trainer.home.parent / "genesis.json"
-    genesis.write_text(trainer.cifer("ledger", "genesis").out)
-    said = trainer.cifer("verify", bundle, "--genesis", genesis, "--replay", "--json")
-    replayed = json.loads(said.out)["replay"]["rounds"]
+    replayed = verified(trainer, "disputed")
     assert [(item["accepted"], item["opened"], bool(item["closed"])) for item in replayed] == [
         (True, True, False),
         (False, False, True),
@@ -328,3 +334,67 @@ def test_a_ciphertext_is_on_the_disk_before_the_ledger_hears_of_it(trainer: Any,
     submitted = [digest for what, digest in order if what == "submitted"]
     assert len(submitted) == len(SITES)
     assert all(order.index(("flushed", it)) < order.index(("submitted", it)) for it in submitted)
+
+
+def dealing_another_key(culprit: str, rounds: range) -> Callable[..., Any]:
+    """What deals shares at sites, one of which deals those of another key than it encrypts under: every one of them fits."""
+    deal = ThresholdScheme._dealt
+
+    def dealt(self: Any, secret: Any, binding: Any, public: Any, sender: str) -> Any:
+        return deal(self, -secret if sender == culprit and binding.round in rounds else secret, binding, public, sender)
+
+    return dealt
+
+
+def left_aside_in_turn(run: str) -> tuple[list[str], str]:
+    """Whom each round of a run is without while all of them stay closed, and the last suspect."""
+    closed, aside = [(1, frozenset(SITES))], list[str]()
+    while not (found := search(closed, ())).named:
+        aside += found.aside(run, [], b"", 1)
+        closed.append((len(closed) + 1, frozenset(SITES) - {aside[-1]}))
+    return aside, min(found.named)
+
+
+def test_who_encrypts_under_another_key_than_it_deals_is_named(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four sites one keeps every sum closed that it is in. Three rounds are without one other each; it is the last suspect, and out: the
+    fifth makes a step. Who was left out on the way loses no reputation. Others make every round again from a bundle."""
+    settings = settings_of(trainer, "threshold", training__rounds=5, gate__margin=1.0, compute={"fused": True})
+    ref = trainer.open(settings)
+    aside, culprit = left_aside_in_turn(ref.run)
+    monkeypatch.setattr(ThresholdScheme, "_dealt", dealing_another_key(culprit, range(1, 6)))
+    trainer.train(ref)
+
+    rounds = trainer.history(ref.run).rounds
+    assert [item.outcome.accepted for item in rounds] == [False, False, False, False, True]
+    assert all("encrypted under another key than it dealt" in item.outcome.reason for item in rounds[:4])
+    left_out = [[(found.site, found.step) for found in item.exclusions] for item in rounds]
+    assert left_out == [[], *([(site, "search")] for site in aside), [(culprit, "suspect")]]
+    assert rounds[1].exclusions[0].reason == "one of east, north, south, west kept round 1 closed; each is left out in turn"
+    assert rounds[4].exclusions[0].reason == "nobody else was in every sum that stayed closed, of round 1, 2, 3, 4"
+    scores = {site: trainer.state().reputation(site).score for site in SITES}
+    assert scores == {site: 550 if site == culprit else 610 for site in SITES}
+    replayed = verified(trainer, "closed")
+    assert [(item["accepted"], item["opened"], bool(item["closed"])) for item in replayed] == [
+        *([(False, False, True)] * 4),
+        (True, True, False),
+    ]
+
+
+def test_nobody_is_left_out_of_a_model_that_a_sum_was_opened_of(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate is rejected, and the next sum to the same model stays closed: the third round is with everybody all the same."""
+    settings = settings_of(trainer, "threshold", training__rounds=3, compute={"fused": True})
+    verdicts = iter(["no better", ""])
+    monkeypatch.setattr("cifer_tasks.learning.gate.judge", lambda *given, **named: next(verdicts))
+    monkeypatch.setattr(ThresholdScheme, "_dealt", dealing_another_key("north", range(2, 3)))
+    rounds = trainer.history(trainer.train_all(settings).run).rounds
+    assert [item.outcome.accepted for item in rounds] == [False, False, True]
+    assert [len(item.sealed_sites) for item in rounds] == [4, 4, 4]
+
+
+def test_of_three_sites_nobody_is_suspected(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With t = K any holder can keep a sum closed that it is not in: nobody is left out, and the next round makes its step."""
+    monkeypatch.setattr(ThresholdScheme, "_dealt", dealing_another_key("north", range(1, 2)))
+    changes: dict[str, Any] = {"training__rounds": 2, "gate__margin": 1.0, "compute": {"fused": True}}
+    ref = trainer.train_all(trainer.settings(encryption={"scheme": "threshold"}, sites={"minimum": 2}, **changes))
+    rounds = trainer.history(ref.run).rounds
+    assert [item.outcome.accepted for item in rounds] == [False, True] and [len(item.sealed_sites) for item in rounds] == [3, 3]

@@ -50,6 +50,8 @@ _PRECISION: Final = 1_000_000
 
 NOT_DRAWN: Final = "sampling"
 """The step at which a site is excluded that was not drawn for a round: not its own doing."""
+SEARCH: Final = "search"
+"""The step at which sites are excluded in turn to find out which of them spoils sums: not all of them do."""
 
 INITIAL: Final = "initial"
 TRUSTED: Final = "trusted"
@@ -61,7 +63,7 @@ UNRELIABLE: Final = "unreliable"
 class Evidence:
     """What the ledger holds on one site of a round. quality: 0 to 1000, or `UNMEASURED`.
 
-    excused: it excluded itself, was not drawn, or may not submit, having taken its consent back.
+    excused: it excluded itself, was not drawn or searched for, or may not submit, having taken its consent back.
 
     at_work: it submitted nothing, and an update that it began in an earlier round of those that the run takes may still come.
     """
@@ -138,7 +140,7 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
             submitted=state.read(Submission, *key, site) is not None,
             sealed=site in round_.sealed_sites,
             released=site in released,
-            excused=(exclusion is not None and (exclusion.by == site or exclusion.step == NOT_DRAWN))
+            excused=(exclusion is not None and (exclusion.by == site or exclusion.step in (NOT_DRAWN, SEARCH)))
             or _gone(state, run, round_, tables[site]),
             quality=quality.get(site, UNMEASURED),
             at_work=_at_work(state, run, round_, site),

@@ -131,9 +131,12 @@ def test_weights_that_no_key_holder_stood_up_for_are_no_evidence() -> None:
     assert (stood_up_for.round, stood_up_for.event, stood_up_for.quality) == (1, "poor", 0)
 
 
-@pytest.mark.parametrize(("step", "event", "score"), [("sampling", "left", NEW_SCORE), ("submit", "absent", NEW_SCORE - reputation.ABSENT)])
+@pytest.mark.parametrize(
+    ("step", "event", "score"),
+    [("sampling", "left", NEW_SCORE), ("search", "left", NEW_SCORE), ("submit", "absent", NEW_SCORE - reputation.ABSENT)],
+)
 def test_who_was_not_drawn_loses_nothing(step: str, event: str, score: int) -> None:
-    """Y5, Y7: a round that a site was not drawn for is not its absence; any other exclusion by the coordinator is."""
+    """Y5, Y7: a round that a site was not drawn for, or misses as one of several suspects, is not its absence; other exclusions are."""
     now = base()
     for who, body in VECTORS["poisoned_rounds"]("run-u", "site-c", 1):
         if who == "site-c" and isinstance(body, SubmitUpdate):
