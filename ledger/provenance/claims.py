@@ -39,6 +39,7 @@ from ledger.state.entries import (
 )
 from ledger.types import (
     AcceptInvitation,
+    AdmitSite,
     AppendLineage,
     ApproveModel,
     ChangeValidator,
@@ -119,6 +120,9 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
             yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
             if entry.closed is not None:
                 yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
+            for one in entry.joined:
+                given = {"run": entry.run, "site": one.site, "dataset": one.dataset, "since": one.since}
+                yield Claim(entry, one.origin, (AdmitSite,), entry.coordinator, given)
         case Model() | Alias():
             head = entries.read(ModelName, entry.name)
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
@@ -217,7 +221,7 @@ def belongs(said: Transaction, run: Run) -> bool:
     """
     body = said.body
     if isinstance(body, GrantConsent | WithdrawConsent):
-        return body.purpose == run.purpose and any(use.dataset == body.dataset for use in run.datasets)
+        return body.purpose == run.purpose and any(use.dataset == body.dataset for use in run.places)
     return isinstance(body, RegisterKey)
 
 
@@ -262,7 +266,7 @@ class _Walk:
         self.take(Identity, run.coordinator)
         if self.take(ApprovalRequired, run.run) is not None:
             self.take(Approval, run.run, model.model)
-        for use in run.datasets:
+        for use in run.places:
             self.take(Identity, use.site)
             self.take(EncryptionKey, use.site)
             self.take(Dataset, use.dataset)
@@ -272,7 +276,7 @@ class _Walk:
                 for kind in OF_A_ROUND:
                     self.take(kind, run.run, number)
                 for kind in OF_A_SITE_IN_A_ROUND:
-                    for use in run.datasets:
+                    for use in run.places_in(number):
                         self.take(kind, run.run, number, use.site)
             count = self.take(LineageCount, run.run, number)
             for batch in range(count.batches if count is not None else 0):
