@@ -83,6 +83,7 @@ class Runner:
         """The site's work pool, and its deployments there."""
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=self.site.pool, type="process", description=f"{self.site.name}: beside its data"))
+        client.send_worker_heartbeat(self.site.pool, self.site.name, heartbeat_interval_seconds=BEAT_SECONDS)
         for flow in FLOWS.values():
             identity = client.create_flow(flow)
             self.flows[identity] = flow.name

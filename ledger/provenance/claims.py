@@ -117,12 +117,7 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
             if entry.withdrawn is not None:
                 yield _claim(entry, entry.withdrawn, owner, WithdrawConsent)
         case Run():
-            yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
-            if entry.closed is not None:
-                yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
-            for one in entry.joined:
-                given = {"run": entry.run, "site": one.site, "dataset": one.dataset, "since": one.since}
-                yield Claim(entry, one.origin, (AdmitSite,), entry.coordinator, given)
+            yield from _run_claims(entry)
         case Model() | Alias():
             head = entries.read(ModelName, entry.name)
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
@@ -177,6 +172,15 @@ def _revoked(entry: Entry, origin: Origin, name: str, key: dict[str, Any], entri
     account = entries.read(Account, entries.transaction(origin).author)
     by = name if account is not None and account.name == name else None
     return Claim(entry, origin, (RevokeIdentity,), by, {"name": name, **key})
+
+
+def _run_claims(entry: Run) -> Iterator[Claim]:
+    yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
+    if entry.closed is not None:
+        yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
+    for one in entry.joined:
+        given = {"run": entry.run, "site": one.site, "dataset": one.dataset, "since": one.since}
+        yield Claim(entry, one.origin, (AdmitSite,), entry.coordinator, given)
 
 
 def _round_claims(entry: Round | Weighing | Partition, run: Run | None) -> Iterator[Claim]:

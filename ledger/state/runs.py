@@ -37,7 +37,9 @@ def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> Stat
         checks.refuse("R7", FieldError, f"{where}: minimum_sites is {body.minimum_sites}; with {sites} sites use 1 to {sites}")
     if 0 < body.maximum_sites < len(body.datasets):
         sites = len(body.datasets)
-        checks.refuse("R14", FieldError, f"{where}: maximum_sites is {body.maximum_sites}, and it names {sites}; use 0, or {sites} and more")
+        checks.refuse(
+            "R14", FieldError, f"{where}: maximum_sites is {body.maximum_sites}, and it names {sites}; use 0, or {sites} and more"
+        )
     return state.put(
         Run(
             run=body.run,

@@ -333,9 +333,13 @@ def joining_steps() -> dict[str, list[Any]]:
     outcome = CommitRound("run-1", 1, digest("sum"), digest("opened"), digest("m1"), True, "", ())
     return {
         "people": [[("administrator", RegisterIdentity(name, role, key(name).public)) for name, role in people]],
-        "table": [[(site_a, RegisterDataset("table", table_a, "md5:a", 100, digest("schema"))), (site_a, GrantConsent(table_a, "breast-cancer"))]],
+        "table": [
+            [(site_a, RegisterDataset("table", table_a, "md5:a", 100, digest("schema"))), (site_a, GrantConsent(table_a, "breast-cancer"))]
+        ],
         "run": [[(lead, opened), (lead, OpenRound("run-1", 1, digest("m0"), digest("context")))]],
-        "other": [[(site_b, RegisterDataset("table", table_b, "md5:b", 50, digest("schema"))), (site_b, GrantConsent(table_b, "breast-cancer"))]],
+        "other": [
+            [(site_b, RegisterDataset("table", table_b, "md5:b", 50, digest("schema"))), (site_b, GrantConsent(table_b, "breast-cancer"))]
+        ],
         "admit": [[(lead, AdmitSite("run-1", site_b, table_b, 2))]],
         "submit": [[(site_a, SubmitUpdate("run-1", 1, table_a, 100, digest("ciphertext"), 10))]],
         "seal": [[(lead, SealRound("run-1", 1, (site_a,)))]],
@@ -356,7 +360,7 @@ def joining_steps() -> dict[str, list[Any]]:
 
 
 def joined(**changes: Any) -> Chain:
-    """One validator, a run of one site, to which another is admitted during the first round: the second is of both. changes: as in `tiny`."""
+    """One validator, a run of one site, to which another is admitted during the first round: the second is of both. changes: see `tiny`."""
     chain = Chain("tiny", 1)
     for label in ("settings", "m0", "context", "ciphertext", "ciphertext b", "sum", "opening", "opened", "m1", "m2"):
         chain.named(label)

@@ -583,7 +583,10 @@ JOINED_CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
             "admit": [],
         },
     ),
-    "a_site_admitted_to_a_run_without_room": ("Z14", {"run": _opened(maximum_sites=0), "admit": [_by("coordinator", _ADMIT, without="R16")]}),
+    "a_site_admitted_to_a_run_without_room": (
+        "Z14",
+        {"run": _opened(maximum_sites=0), "admit": [_by("coordinator", _ADMIT, without="R16")]},
+    ),
     "a_site_admitted_twice": (
         "Z14",
         {"run": _opened(maximum_sites=3), "admit": [_by("coordinator", _ADMIT), _by("coordinator", _ADMIT, without="R15")]},
