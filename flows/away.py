@@ -303,7 +303,7 @@ def _newcomers(workspace: Workspace) -> list[str]:
             identity = workspace.record.state.identity(site)
             if identity is None or identity.role != SITE:
                 continue
-            if any(worker.status == WORKING for worker in client.read_workers_for_work_pool(pool_of(site))):
+            if any(worker.status == WORKING for worker in client.read_workers_for_work_pool(pool_of(site), limit=MOST_RUNS, offset=0)):
                 found.append(site)
     return found
 
