@@ -14,7 +14,9 @@ from cifer_tasks import tasks
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.errors import IntegrityError, UsageError
 from cifer_tasks.network import author
+from cifer_tasks.site_home import Offer, SiteHome
 from cifer_tasks.workspace import SiteFailed, SiteJoined, StepStarted, Workspace
+from flows.station import missed
 from ledger import GrantConsent, WithdrawConsent
 from ledger.provenance import genesis_from_json, read_bundle, verify_bundle
 
@@ -130,10 +132,23 @@ def test_a_site_that_joins_takes_part_from_the_next_round_under_every_scheme(tra
 
 
 def test_beyond_the_room_a_site_is_turned_away_by_name(trainer: Any) -> None:
-    """Without `rounds.max_sites` nobody joins: who gets ready is named, once, with what to do, and the run goes on as it was."""
+    """Without `rounds.max_sites` nobody joins: who gets ready is named, once, with what to do, and the run goes on as it was. A site in a
+    place of its own hears the same when it starts.
+    """
     ref = away(trainer, trainer.settings(training__rounds=3))
+    heard: list[tuple[str, ...]] = []
+
+    def start() -> None:
+        state = Workspace.of(ref).record.state
+        homes = (
+            SiteHome(site, "/", offers=(Offer(purpose, ""),)) for site, purpose in (("west", "lab"), ("east", "lab"), ("west", "wine"))
+        )
+        heard.extend(missed(state, home) for home in homes)
+
     trainer.progress.clear()
-    trainer.train(ref, [joins(ref)])
+    trainer.train(ref, [joins(ref), at(ref, "seal", 2, start)])
+    places = "with places for 2 sites, all taken (rounds.max_sites=0); west may take part in the next run"
+    assert heard == [(f"run {ref.run} for lab is under way without west, {places}",), (), ()]
     said = [item.detail for item in trainer.progress if isinstance(item, SiteFailed)]
     reason = "stays with the sites of its start (rounds.max_sites=0); west may take part in the next run"
     assert said == [f"west does not join: run {ref.run} {reason}"]

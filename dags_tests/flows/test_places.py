@@ -353,7 +353,8 @@ def test_the_model_is_the_one_that_one_process_makes(production: Production, tab
     for site in SITES:
         shutil.copy(production.folder(site) / ".cifer" / "data" / "wine" / f"{site}.csv", study / "data" / f"{site}.csv")
     shutil.copy(production.folder("coordinator") / ".cifer" / "data" / "wine" / "holdout.csv", study / "data" / "holdout.csv")
-    chosen = [f"training.rounds={ROUNDS}", "rounds.max_sites=3", "baselines=false", "data.standardize=false"]
+    chosen = [f"training.rounds={ROUNDS}", "rounds.max_sites=3", "baselines=false"]
+    chosen += ["data.standardize=false", "checks.ranges={}"]  # the tables are standardised already
     settings, lab = load(study / "scenario.yaml", chosen), shared_trainer
     ref = lab.open(settings, study)
 
