@@ -139,8 +139,8 @@ class Station:
 def missed(state: State, site: SiteHome) -> tuple[str, ...]:
     """Of each run under way for a purpose that `site` offers and that has no place left for it, a sentence that says so."""
     return tuple(
-        f"run {run.run} for {run.purpose} is under way without {site.name}, with places for {max(run.maximum_sites, len(run.places))} sites, "
-        f"all taken (rounds.max_sites={run.maximum_sites}); {site.name} may take part in the next run"
+        f"run {run.run} for {run.purpose} is under way without {site.name}, with places for {max(run.maximum_sites, len(run.places))} "
+        f"sites, all taken (rounds.max_sites={run.maximum_sites}); {site.name} may take part in the next run"
         for run in sorted(state.all(Run), key=lambda run: run.run)
         if run.status == "open"
         and site.offered(run.purpose) is not None
