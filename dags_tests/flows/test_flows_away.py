@@ -104,7 +104,7 @@ def test_sites_at_work_without_a_place_are_asked_to_join_and_a_silent_one_holds_
     from ledger import RegisterIdentity
 
     ref, _ = opened(rounds={"max_sites": 4})
-    workspace, said = Workspace.of(ref), []
+    workspace, said = Workspace.of(ref), list[Any]()
     workspace.author(ADMINISTRATOR).send(RegisterIdentity("south", SITE, workspace.author("south").public))
     for site in ("south", "stranger", "west"):
         deploy(site)

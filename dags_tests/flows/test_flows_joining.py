@@ -34,7 +34,8 @@ def away(trainer: Any, settings: Any) -> Any:
         plain = {name: getattr(tasks, name).fn for name in ("prepare", "enrol")}
         workspace = Workspace.of(ref)
         plain["enrol"](ref, plain["prepare"](ref))
-        if workspace.record.state.consent(bytes.fromhex(workspace.dataset("west").sha256), "lab").live:
+        consent = workspace.record.state.consent(bytes.fromhex(workspace.dataset("west").sha256), "lab")
+        if consent is not None and consent.live:
             decide(ref, WithdrawConsent, "not yet")
         Workspace.close_all()
     return ref
@@ -110,7 +111,7 @@ def test_a_site_that_joins_takes_part_from_the_next_round_under_every_scheme(tra
     assert "west joined" in trainer.cifer("audit", "run", ref.run).out
 
     verified, file = bundles["threshold"]
-    holders = [json.loads(file.artifact(found.public_context))["holders"] for found in verified.history.run.rounds]
+    holders = [json.loads(file.artifact(found.public_context) or b"")["holders"] for found in verified.history.run.rounds]
     assert [[name for name, _ in found] for found in holders] == [TWO, ALL]
     grown = Encoding.joined_by
     mutants: list[tuple[str, Any, str, Any, str]] = [
