@@ -205,17 +205,17 @@ class SiteFolder:
             raise IntegrityError(msg)
         return content
 
-    def latest(self, pattern: str, before: int) -> bytes | None:
-        """What the file ``pattern.format(number)`` with the largest number from 1 below `before` holds; None when there is none.
+    def latest(self, pattern: str, before: int) -> tuple[int, bytes] | None:
+        """The largest number from 1 below `before` of which there is a file ``pattern.format(number)``, and what that holds; None without.
 
         Those with smaller numbers are removed. Raises `StorageError`.
         """
-        paths = (self.folder / _checked(pattern.format(number)) for number in range(before - 1, 0, -1))
-        there = (path for path in paths if path.exists())
+        paths = ((number, self.folder / _checked(pattern.format(number))) for number in range(before - 1, 0, -1))
+        there = ((number, path) for number, path in paths if path.exists())
         newest = next(there, None)
-        for path in there:
+        for _, path in there:
             path.unlink(missing_ok=True)
-        return None if newest is None else _read_file(newest)
+        return None if newest is None else (newest[0], _read_file(newest[1]))
 
     def discard(self, file: SiteFile) -> None:
         """Remove a file that is no longer needed; absent is fine.

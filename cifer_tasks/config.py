@@ -267,6 +267,9 @@ class Settings(_Section):
         if 0 < self.rounds.buffer < self.sites.minimum:
             msg = f"rounds.buffer={self.rounds.buffer} closes a round below sites.minimum={self.sites.minimum}; raise it, or lower that"
             raise ValueError(msg)
+        if 0 < self.rounds.max_sites < self.sites.minimum:
+            msg = f"rounds.max_sites={self.rounds.max_sites} is below sites.minimum={self.sites.minimum}; raise it, or leave it out"
+            raise ValueError(msg)
         known = {OTHERS, *self.data.files}
         if self.data.files and (strange := sorted(self.simulation.delays.keys() - known)):
             msg = f"simulation.delays: {strange[0]} is no site of data.files; name one of {', '.join(sorted(known))}"

@@ -24,12 +24,15 @@ class Rounds(_Section):
     at `sites.deadline_seconds`, and end the run if fewer than `sites.minimum` are in by then.
     late: `refuse` an update that comes after its round closed, or `carry` it into the round that is open then, encrypted anew for that one
     and counting less (FedBuff, Nguyen et al. 2022).  max_staleness: how many rounds later that may be; older ones are given up.
+    max_sites: how many sites the run may come to have: who gets ready while it is under way joins with the next round, as long as there is
+    room; 0: it stays with those of its start.
     """
 
     mode: Literal["synchronous", "buffered"] = "synchronous"
     buffer: int = Field(default=0, ge=0)
     late: Literal["refuse", "carry"] = "refuse"
     max_staleness: int = Field(default=4, ge=1, le=100)
+    max_sites: int = Field(default=0, ge=0, le=1000)
 
     @model_validator(mode="after")
     def _buffer_fits(self) -> Rounds:

@@ -32,7 +32,7 @@ def spoilt(workspace: Workspace, site: str, sealed: SealedSet) -> dict[str, str]
 def _inspected(workspace: Workspace, site: str, sealed: SealedSet, names: set[str]) -> dict[str, str]:
     if not isinstance(workspace.scheme, SharedKeyScheme):
         return {}
-    encoding, chosen = workspace.encoding(), [item for item in sealed.submissions if item.site in names]
+    encoding, chosen = workspace.encoding(sealed.round), [item for item in sealed.submissions if item.site in names]
     counted = workspace.record.counted_rows(sealed)
     limits = {item.site: encoding.site_bound(counted[item.site]) for item in chosen}
     submissions = workspace.submissions(sealed)
@@ -58,7 +58,7 @@ def without_spoilt(workspace: Workspace, number: int, sealed: SealedSet) -> Deci
     """The mean of a sealed set without those that the first key holder named. Raises `TooFewSitesError` below the run's minimum."""
     faults = {item.site: item.fault for item in workspace.record.round(number).statistics[0].statistics}
     kept = [item for item in sealed.submissions if not faults[item.site]]
-    least = max(workspace.record.declared.minimum_sites, FEWEST_WEIGHTED)
+    least = max(workspace.fewest(number), FEWEST_WEIGHTED)
     if len(kept) < least:
         named = "; ".join(f"{name}: {reason}" for name, reason in faults.items() if reason)
         msg = f"round {number} keeps {len(kept)} submissions and needs {least}; at fault: {named}"

@@ -153,7 +153,7 @@ def plan_of(workspace: Workspace, number: int, sealed: SealedSet) -> Plan:
 def query_of(workspace: Workspace, number: int, reference: ArtifactRef) -> Query:
     """What is asked about each submission of a round."""
     direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)[:]
-    return Query(as_reference(direction), workspace.sealed_seed(number), longest_of(workspace.encoding().levels))
+    return Query(as_reference(direction), workspace.sealed_seed(number), longest_of(workspace.encoding(number).levels))
 
 
 def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
@@ -164,7 +164,7 @@ def _decision(workspace: Workspace, number: int, sealed: SealedSet) -> Decision:
     reference = workspace.store.find("reference", first.reference.hex())
     direction = floats_from_bytes(workspace.store.get(reference), workspace.record.declared.parameters)[:]
     length = math.sqrt(math.fsum(np.square(direction.astype(np.float64))))
-    encoding = workspace.encoding()
+    encoding = workspace.encoding(number)
     return decide(
         workspace.rule,
         {item.site: Measurement(item.square, item.inner, item.fault) for item in first.statistics},

@@ -104,8 +104,6 @@ class _Replaying:
     def __init__(self, verified: VerifiedBundle, settings: Settings, get: Callable[[bytes, str], bytes]) -> None:
         self._run, self._settings, self._get = verified.history.run, settings, get
         self._scheme = scheme_for(settings.encryption)
-        encoding = Encoding.parse(self._run.encoding)
-        self._encoding = in_parts(encoding) if self._run.max_staleness else encoding
         self._network = verified.network.hex()
         self._blocks = {header.height: header_digest(header) for header in verified.headers}
         self._names = {entry.public_key: entry.name for entry in verified.entries if isinstance(entry, Account)}
@@ -173,16 +171,22 @@ class _Replaying:
 
     def _step(self, found: RoundHistory, plan: Plan, ciphertexts: Mapping[str, Ciphertext], integers: list[IntVector]) -> FloatVector:
         """What the run's rule makes of the opened sums, or of submissions in the clear."""
-        rule = rule_for(self._settings)
+        rule, encoding = rule_for(self._settings), self._encoding(found)
         rows = {item.site: self._counted(found, item) for item in found.submissions if item.site in ciphertexts}
         if found.partition is not None:
-            return bucket_update(rule, integers, [{site: rows[site] for site in part.sites} for part in plan.parts], self._encoding)
+            return bucket_update(rule, integers, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)
         if rule.family == "vectors":
             encoded = {site: read_submission(ciphertexts[site]) for site in plan.parts[0].sites}
-            return combined_update(rule, encoded, self._encoding, {site: rows[site] for site in encoded})
+            return combined_update(rule, encoded, encoding, {site: rows[site] for site in encoded})
         if found.weighing is not None:
-            return weighted_update(integers[0], self._encoding, plan.divisor)
-        return mean_update(integers[0], self._encoding, rows)
+            return weighted_update(integers[0], encoding, plan.divisor)
+        return mean_update(integers[0], encoding, rows)
+
+    def _encoding(self, found: RoundHistory) -> Encoding:
+        """Of the run's declaration, and the rows of those who joined up to this round."""
+        joined = [site.rows for site in self._run.sites if site.admitted is not None and site.since <= found.round]
+        encoding = Encoding.parse(self._run.encoding).joined_by(joined)
+        return in_parts(encoding) if self._run.max_staleness else encoding
 
     def _counted(self, found: RoundHistory, submission: Submission) -> int:
         """What the rows behind a submission count: less for every model that was accepted since the one that it was trained from."""
@@ -201,7 +205,7 @@ class _Replaying:
 
     def _binding(self, found: RoundHistory) -> Binding:
         opened = fixed_by(ROUND_OPENING, found.opened.transaction, self._blocks[found.opened.height]).hex()
-        return Binding(self._network, self._run.run, found.round, self._run.parameters, self._encoding.bound, opened)
+        return Binding(self._network, self._run.run, found.round, self._run.parameters, self._encoding(found).bound, opened)
 
     def _context(self, found: RoundHistory) -> PublicContext:
         """The round's public context; of a family with a key per site, made again from the keys that stood on the ledger."""
@@ -226,7 +230,7 @@ class _Replaying:
         return public
 
     def _members(self, found: RoundHistory) -> set[str]:
-        """The sites whose consent stood below the block that opened the round."""
+        """The sites of the round whose consent stood below the block that opened it."""
         standing: set[bytes] = set()
         for item in self._consents:
             if item.position.height < found.opened.height:
@@ -235,7 +239,7 @@ class _Replaying:
                         standing.add(dataset)
                     case WithdrawConsent(dataset, purpose) if purpose == self._run.purpose:
                         standing.discard(dataset)
-        return {site.site for site in self._run.sites if site.dataset in standing}
+        return {site.site for site in self._run.sites if site.since <= found.round and site.dataset in standing}
 
     def _ciphertext(self, digest: bytes, site: str, number: int, binding: Binding) -> Ciphertext:
         return Ciphertext.from_bytes(self._get(digest, f"the ciphertext of {site} in round {number}"), self._scheme.name, binding)

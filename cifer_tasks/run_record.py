@@ -67,18 +67,27 @@ class RunRecord:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites that have a place in the run, ascending."""
-        return tuple(sorted(use.site for use in self.declared.datasets))
+        """The sites that have a place in the run, in some round at least, ascending."""
+        return tuple(sorted(use.site for use in self.declared.places))
+
+    def sites_in(self, number: int) -> tuple[str, ...]:
+        """The sites that have a place in round `number`, ascending."""
+        return tuple(sorted(use.site for use in self.declared.places_in(number)))
+
+    def rows_joined(self, number: int) -> tuple[int, ...]:
+        """The registered rows of each site of round `number` that joined the run after its start."""
+        places = (self.state.dataset(one.dataset) for one in self.declared.joined if one.since <= number)
+        return tuple(table.rows for table in places if table is not None)
 
     def members(self, number: int) -> tuple[str, ...]:
-        """The sites of the run that take part in round `number`, ascending: whose consent stood below the block that opened it.
+        """The sites of round `number` that take part in it, ascending: whose consent stood below the block that opened it.
 
         Of a round that is not open yet, whose consent stands now. A site leaves a run by withdrawing its consent.
         """
         found = self.state.read(Round, self.run, number)
         height = self.state.height if found is None else found.opened.height - 1
         declared = self.declared
-        consents = ((use.site, self.state.consent(use.dataset, declared.purpose)) for use in declared.datasets)
+        consents = ((use.site, self.state.consent(use.dataset, declared.purpose)) for use in declared.places_in(number))
         return tuple(
             sorted(
                 site

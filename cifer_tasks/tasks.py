@@ -26,6 +26,7 @@ from cifer_tasks.errors import (
     ModelDeclinedError,
     SpoiltSumError,
     TooFewSitesError,
+    UsageError,
 )
 from cifer_tasks.inspection import check_named, name_spoilt, spoilt
 from cifer_tasks.learning import baselines, gate, training
@@ -129,6 +130,9 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     if (buffer := settings.rounds.buffer) and not minimum <= buffer <= len(taking_part):
         msg = f"rounds.buffer={buffer}: a round gets one update of each of {len(taking_part)} sites and needs {minimum}; choose between"
         raise TooFewSitesError(msg)
+    if 0 < (most := settings.rounds.max_sites) < len(taking_part):
+        msg = f"rounds.max_sites={most}, and {len(taking_part)} sites can take part from the start; raise it, or leave it out"
+        raise UsageError(msg)
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
     if settings.rounds.staleness:
         in_parts(encoding)  # refuses a run with too many rows for that now, and not in its first round
@@ -147,6 +151,7 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
             rounds=settings.recorded_rounds,
             datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
             max_staleness=settings.rounds.staleness,
+            maximum_sites=settings.rounds.max_sites,
         )
     )
     _require_approval(workspace)
@@ -188,9 +193,9 @@ def open_round(run: RunRef, number: int) -> Opening:
 def _enough_left(workspace: Workspace, number: int) -> None:
     """Raise `TooFewSitesError` when so many sites have left the run that no round can be sealed."""
     record, members = workspace.record, workspace.record.members(number)
-    if len(members) < record.declared.minimum_sites:
-        gone = "; ".join(record.consent_refusal(site) for site in record.sites if site not in members)
-        msg = f"round {number}: {len(members)} sites are left, and a round needs {record.declared.minimum_sites}: {gone}"
+    if len(members) < (fewest := workspace.fewest(number)):
+        gone = "; ".join(record.consent_refusal(site) for site in record.sites_in(number) if site not in members)
+        msg = f"round {number}: {len(members)} sites are left, and a round needs {fewest}: {gone}"
         raise TooFewSitesError(msg)
 
 
@@ -200,7 +205,7 @@ def _leave_absent(workspace: Workspace, opening: Opening) -> None:
     aside = left_aside(workspace, number, [site for site in opening.sites if not record.suspension(site)])
     undrawn = f"not drawn: sites.fraction={workspace.settings.sites.fraction}, seed={workspace.settings.seed}"
     absent = []
-    for site in record.sites:
+    for site in record.sites_in(number):
         if record.submission(number, site) is not None or record.exclusion(number, site) is not None:
             continue
         if site not in drawn and (refusal := record.consent_refusal(site)):
@@ -255,11 +260,14 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
     residual = None
     if workspace.settings.encryption.error_feedback and not plans(workspace, number):
         # By round: protecting a round again starts from what it started from before.
-        carried = folder.latest("round-{}.residual", before=number)
-        residual = np.zeros(plain.size, np.float32) if carried is None else np.array(floats_from_bytes(carried, plain.size)[:])
+        kept = folder.latest("round-{}.residual", before=number)
+        residual = np.zeros(plain.size, np.float32)
+        if kept is not None:
+            began, content = kept
+            residual = workspace.encoding(number).carried(floats_from_bytes(content, plain.size)[:], workspace.encoding(began))
     lag = number - update.round
     counted = workspace.record.counted(number, lag, update.rows)
-    encoded, norm, clipped = workspace.encoding().encode_pieces(plain, counted, seed, residual)
+    encoded, norm, clipped = workspace.encoding(number).encode_pieces(plain, counted, seed, residual)
     protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
     if residual is not None:
         folder.put(f"round-{number}.residual", floats_to_bytes(residual))
@@ -326,7 +334,7 @@ def seal(run: RunRef, number: int, submissions: tuple[Submission, ...], exclusio
         for site, reason in refusals.items():
             workspace.announce(SiteFailed(number, site, f"{site}, round {number}, seal: {reason}"))
         inside = sorted(item.site for item in submissions if item.site not in refusals)
-        minimum = workspace.record.declared.minimum_sites
+        minimum = workspace.fewest(number)
         if len(inside) < minimum:
             gone = {**{item.site: f"{item.step}: {item.reason}" for item in exclusions}, **refusals}
             reasons = "; ".join(f"{site} ({reason})" for site, reason in gone.items())
@@ -466,7 +474,7 @@ def _vectors(workspace: Workspace, opened: ArtifactRef, sums: int) -> list[Vecto
 
 def _step_of(workspace: Workspace, number: int, sealed: SealedSet, opened: list[Vector]) -> FloatVector:
     """What the run's rule makes of the opened sums: the mean, a weighted sum, a rule across buckets or on submissions in the clear."""
-    rows, rule, encoding = workspace.record.counted_rows(sealed), workspace.rule, workspace.encoding()
+    rows, rule, encoding = workspace.record.counted_rows(sealed), workspace.rule, workspace.encoding(number)
     plan = plan_of(workspace, number, sealed)
     if workspace.plan_kind == "buckets":
         return bucket_update(rule, opened, [{site: rows[site] for site in part.sites} for part in plan.parts], encoding)

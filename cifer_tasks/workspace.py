@@ -101,6 +101,14 @@ class SiteFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteJoined:
+    """Progress: a site has a place in the run from `round` on."""
+
+    round: int
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerAway:
     """Progress: `step` found no quorum of validators, and tries again for `seconds_left`."""
 
@@ -108,7 +116,7 @@ class LedgerAway:
     seconds_left: float
 
 
-Progress = StepStarted | SiteFailed | LedgerAway | Enrolment | RoundResult | RegisteredModel | Awaiting | Comparison
+Progress = StepStarted | SiteFailed | SiteJoined | LedgerAway | Enrolment | RoundResult | RegisteredModel | Awaiting | Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,7 @@ class Workspace:
         self.folder = self.home / "runs" / ref.run
         self.listeners: list[Callable[[Progress], None]] = []
         self._lock = threading.RLock()
+        self.turned_away: dict[str, str] = {}  # by site, why it could not join when it was looked at last
         self.masks: dict[bytes, Mask] = {}  # by the digest of the sum that each was made of
         self.closed: dict[int, tuple[Closed, ...]] = {}  # by round, once it is committed
         self._authors: dict[str, Author] = {}
@@ -385,21 +394,27 @@ class Workspace:
     def _members(self, number: int) -> tuple[str, ...]:
         return self.record.members(number)
 
-    def encoding(self) -> Encoding:
-        """The integer encoding of updates, as the ledger fixed it for the whole run; rows in parts where late updates count less."""
-        declared = self.record.declared
-        encoding = Encoding.parse(declared.encoding)
-        return in_parts(encoding) if declared.max_staleness else encoding
+    def encoding(self, number: int) -> Encoding:
+        """The integer encoding of updates in round `number`, of the run's declaration and who joined since, as the ledger has both.
+
+        Rows count in parts where late updates count less.
+        """
+        record = self.record
+        encoding = Encoding.parse(record.declared.encoding).joined_by(record.rows_joined(number))
+        return in_parts(encoding) if record.declared.max_staleness else encoding
 
     def binding(self, number: int) -> Binding:
         """What the ciphertexts of round `number` are bound to. It follows from the round's opening, which does not change."""
         held = self._bindings.get(number)
         if held is None:
-            declared = self.record.declared
-            bound = Encoding.parse(declared.encoding).bound
-            held = Binding(self.ledger.network.hex(), self.ref.run, number, declared.parameters, bound, self._opened(number))
+            parameters, bound = self.record.declared.parameters, self.encoding(number).bound
+            held = Binding(self.ledger.network.hex(), self.ref.run, number, parameters, bound, self._opened(number))
             self._bindings = {number: held}  # few rounds are looked at at a time, and a run may have many
         return held
+
+    def fewest(self, number: int) -> int:
+        """How many submissions round `number` needs at least: as declared, or as many as its key holders open the sum of."""
+        return max(self.record.declared.minimum_sites, self.scheme.smallest_set(len(self.record.members(number))))
 
     @property
     def plan_kind(self) -> Literal["sum", "weighted", "buckets"]:

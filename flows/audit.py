@@ -213,8 +213,10 @@ def _site_lines(site: SiteHistory) -> list[str]:
     if site.withdrawn is not None:
         consent += f", WITHDRAWN {_where(site.withdrawn)}: {site.withdrawal_reason}"
     key = f"signs with {site.public_key.hex()[:16]} since" if site.public_key else "its key was revoked,"
+    joined = [f"             {site.site} joined with round {site.since}, {_where(site.admitted)}"] if site.admitted is not None else []
     return [
         f"         {site.site}: {site.rows} rows, sha256 {site.dataset.hex()}",
+        *joined,
         f"             {site.dvc_hash}, registered {_where(site.registered)}, {consent}",
         f"             {key} {_where(site.keyed)}",
     ]

@@ -8,17 +8,17 @@ the ledger, surveys as statements that the site signed. So a Prefect server that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from cifer_tasks import data, statements, tasks
+from cifer_tasks import data, joining, statements, tasks
 from cifer_tasks.data import federated
 from cifer_tasks.data.federated import Preparation, Spread, Survey
 from cifer_tasks.errors import IntegrityError, SiteStepError
 from cifer_tasks.lineage import flows_around
-from cifer_tasks.network import COORDINATOR, admit_coordinator, key_of, require_minimum
+from cifer_tasks.network import COORDINATOR, SITE, admit_coordinator, key_of, require_minimum
 from cifer_tasks.records import (
     ArtifactRef,
     Dataset,
@@ -34,6 +34,7 @@ from cifer_tasks.records import (
 )
 from cifer_tasks.sampling import LATE
 from cifer_tasks.selecting import stays_closed
+from cifer_tasks.site_home import pool_of
 from cifer_tasks.statements import Order
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from ledger import RoundStateError
@@ -44,6 +45,9 @@ RELEASE: Final = "site-release"
 """The step at which a site is left out of a round that has not submitted in time."""
 LOOK_SECONDS: Final = 0.2
 MOST_RUNS: Final = 200
+WORKING: Final = "ONLINE"
+WELCOME_SECONDS: Final = 15.0
+"""How long a round that is to be opened waits for sites that could join."""
 GRACE_SECONDS: Final = 2.0
 """How much longer than for enough releases a round waits for the rest: they are what a wrong one among the first is told by."""
 _PREFIX: Final = "Flow run encountered an exception: "
@@ -75,6 +79,20 @@ class Away:
         workspace.announce(enrolment)
         require_minimum(workspace.settings, enrolment)
         return scenario, enrolment
+
+    def admit(self, run: RunRef, number: int) -> None:
+        """See `flows.places.Places`. While the run has room, sites at work without a place in it are asked to prepare a table as the run's
+        were, if they offer one, within `WELCOME_SECONDS`; before the next round again.
+        """
+        workspace = Workspace.of(run)
+        if workspace.record.has_round(number) or not joining.has_room(workspace):
+            return
+        if newcomers := _newcomers(workspace):
+            preparing = _Preparing(run, workspace, number)
+            if tables := preparing.joining(newcomers):
+                joining.admit(run, number, tables)
+            for site, reason in preparing.left_out.items():
+                joining.turn_away(workspace, number, site, reason)
 
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
         """See `flows.places.Places`. Who has not submitted when the round closes is left out, and the ledger says why; of a buffered round,
@@ -118,8 +136,9 @@ def _released(workspace: Workspace, number: int, openers: Sequence[str]) -> tupl
 class _Preparing:
     """The stages of preparing one run; who fails at one is left out of the rest, with the reason."""
 
-    def __init__(self, run: RunRef, workspace: Workspace) -> None:
-        self.run, self.workspace, self.settings = run, workspace, workspace.settings
+    def __init__(self, run: RunRef, workspace: Workspace, number: int = 0) -> None:
+        """number: the round before which sites are to join; 0: the run itself is prepared."""
+        self.run, self.workspace, self.settings, self.number = run, workspace, workspace.settings, number
         self.store, self.left_out = workspace.store, dict[str, str]()
         self.ready: list[str] = []
         self.published = self.store.put("settings", self.settings.canonical())
@@ -152,10 +171,27 @@ class _Preparing:
         self.ready = [table.site for table in tables]
         return federated.write_scenario(settings, workspace.home, given, tuple(tables))
 
+    def joining(self, newcomers: Sequence[str]) -> tuple[Dataset, ...]:
+        """The tables of those newcomers that prepare one as the run's were; they are part of the scenario from then on."""
+        scenario = self.workspace.scenario
+        if self.settings.data.table:
+            known = {item.site: item for item in scenario.datasets}
+            kept = self.ask("settle", [site for site in newcomers if site in known], None)
+            return tuple(known[site] for site in sorted(kept) if self.registered(site, kept[site], known[site].sha256))
+        given = federated.prepared(self.settings, self.workspace.home, scenario)
+        kept = self.ask("settle", newcomers, self.say(given))
+        tables = tuple(table for site, sha256 in sorted(kept.items()) if (table := self.told(site, sha256, given)) is not None)
+        others = tuple(table for table in scenario.datasets if table.site not in kept)
+        merged = tuple(sorted((*others, *tables), key=lambda table: table.site))
+        self.workspace.scenario = federated.write_scenario(self.settings, self.workspace.home, given, merged)
+        return tables
+
     def ask(self, stage: str, sites: Iterable[str], given: ArtifactRef | None) -> dict[str, str]:
         """Order one stage of these sites; what each that did it says. The others are left out."""
         order = self.say(Order(self.run.run, stage, self.published, given))
-        replies = _ask(self.workspace, PREPARE, list(sites), {"run": self.run.run, "order": order.digest}, 0)
+        given_ = {"run": self.run.run, "order": order.digest}
+        seconds = min(WELCOME_SECONDS, self.settings.sites.deadline_seconds) if self.number else None
+        replies = _ask(self.workspace, PREPARE, list(sites), given_, self.number, seconds=seconds)
         self.left_out |= {site: reply.text for site, reply in replies.items() if not reply.done}
         return {site: reply.text for site, reply in replies.items() if reply.done}
 
@@ -227,11 +263,12 @@ def _ask(
     enough: int | None = None,
     grace: float = GRACE_SECONDS,
     leave: bool = False,
+    seconds: float | None = None,
 ) -> dict[str, Reply]:
     """Have every site run one of its deployments at the same time; how each ended, by site.
 
-    Waits for all of them up to the deadline, or, with `enough`, for that many and `grace` seconds longer. A run that did not end is
-    cancelled, unless it is to `leave` going. Called in a flow, it shows each site's run as a part of it.
+    Waits for all of them up to the deadline, or for so many `seconds`, or, with `enough`, for that many and `grace` seconds longer. A run
+    that did not end is cancelled, unless it is to `leave` going. Called in a flow, it shows each site's run as a part of it.
     """
     from prefect.client.orchestration import get_client
 
@@ -247,13 +284,37 @@ def _ask(
         else:
             started[identity] = site
     with get_client(sync_client=True) as client:
-        deadline = workspace.settings.sites.deadline_seconds
+        deadline = workspace.settings.sites.deadline_seconds if seconds is None else seconds
         late = _wait(client, started, replies, deadline, len(sites) if enough is None else enough, grace)
         for identity, site in late.items():
             replies[site] = Reply(site, False, f"{site} did not finish {flow} within {deadline:g} s")
             if not leave:
                 _cancel(client, identity)
     return replies
+
+
+def _newcomers(workspace: Workspace) -> list[str]:
+    """The sites of the network that are at work in places of their own and have no place in the run, ascending."""
+    from prefect.client.orchestration import get_client
+
+    found = []
+    with get_client(sync_client=True) as client:
+        for site in sorted(set(_served(client)) - set(workspace.record.sites)):
+            identity = workspace.record.state.identity(site)
+            if identity is None or identity.role != SITE:
+                continue
+            if any(worker.status == WORKING for worker in client.read_workers_for_work_pool(pool_of(site), limit=MOST_RUNS, offset=0)):
+                found.append(site)
+    return found
+
+
+def _served(client: Any) -> Iterator[str]:
+    """The sites that have ever had a work pool."""
+    for start in range(0, MOST_RUNS * MOST_RUNS, MOST_RUNS):
+        pools = client.read_work_pools(limit=MOST_RUNS, offset=start)
+        yield from (pool.name.removeprefix(pool_of("")) for pool in pools if pool.name.startswith(pool_of("")))
+        if len(pools) < MOST_RUNS:
+            return
 
 
 def _start(flow: str, site: str, given: Mapping[str, object]) -> UUID | None:

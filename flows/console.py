@@ -13,7 +13,7 @@ from rich.markup import escape
 from cifer_tasks import logs
 from cifer_tasks.records import Awaiting, Comparison, Enrolment, Measured, RegisteredModel, RoundResult
 from cifer_tasks.sampling import SUSPENDED
-from cifer_tasks.workspace import LedgerAway, Progress, SiteFailed, StepStarted, Workspace
+from cifer_tasks.workspace import LedgerAway, Progress, SiteFailed, SiteJoined, StepStarted, Workspace
 
 COLUMNS = (("round", 5), ("accuracy", 9), ("loss", 8), ("sites", 6), ("update bytes", 13), ("block", 7), ("seconds", 8))
 
@@ -69,6 +69,8 @@ class RunView:
             case SiteFailed(number, site, detail):
                 self._told.add((number, site))
                 self.console.print(f"[yellow]left out[/]  {escape(detail)}")
+            case SiteJoined(number, site):
+                self.console.print(f"joins  {site}, from round {number} on")
             case RoundResult():
                 self._row(progress)
             case Comparison():
@@ -112,6 +114,8 @@ def log_progress(progress: Progress) -> None:
             logs.said(logging.INFO, "sites enrolled", sites=list(sites), left_out=dict(left_out))
         case SiteFailed(number, site, _):
             logs.said(logging.WARNING, "site failed", round=number, site=site)
+        case SiteJoined(number, site):
+            logs.said(logging.INFO, "site joined", round=number, site=site)
         case RoundResult():
             fields = {
                 "round": progress.round,

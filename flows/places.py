@@ -1,11 +1,11 @@
-"""Where the sites of a run are: in this process, or each in a place of its own. A round asks for the same four things either way."""
+"""Where the sites of a run are: in this process, or each in a place of its own. A round asks for the same things either way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from cifer_tasks import tasks
+from cifer_tasks import joining, tasks
 from cifer_tasks.errors import SiteStepError
 from cifer_tasks.records import ArtifactRef, Enrolment, Exclusion, Opening, Release, RunRef, Scenario, SealedSet, Submission
 from cifer_tasks.sampling import LATE
@@ -19,6 +19,9 @@ class Places(Protocol):
 
     def enrol(self, run: RunRef) -> tuple[Scenario, Enrolment]:
         """Have every site's table prepared, and registered under its consent."""
+
+    def admit(self, run: RunRef, number: int) -> None:
+        """Before round `number` is opened, give who got ready since a place in the run: see `cifer_tasks.joining`."""
 
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
         """Every site's part in a round, or why it has none: in the order of `opening.sites`."""
@@ -34,6 +37,16 @@ class Here:
         """See `Places`."""
         scenario = tasks.prepare(run)
         return scenario, tasks.enrol(run, scenario)
+
+    def admit(self, run: RunRef, number: int) -> None:
+        """See `Places`. Who has a table in the scenario and no place is ready once the ledger has its table, and its consent stands."""
+        workspace = Workspace.of(run)
+        record = workspace.record
+        if record.has_round(number) or len(record.sites) == len(workspace.scenario.datasets):
+            return
+        ready = (table for table in workspace.scenario.datasets if joining.is_ready(workspace, table))
+        if tables := tuple(table for table in ready if table.site not in workspace.turned_away):
+            joining.admit(run, number, tables)
 
     def contribute(self, run: RunRef, number: int, opening: Opening) -> list[Submission | Exclusion]:
         """See `Places`. Who is in when the round closes follows from `simulation.delays`; who is not submits nothing to it."""

@@ -13,8 +13,9 @@ from flows.ui import hold_round
 
 @flow("round")
 def federated_round(run: RunRef, number: int) -> RoundResult:
-    """Open, let every site contribute, seal who did, plan what is opened, aggregate, open it, judge the candidate, commit the outcome."""
+    """Admit who joins, open, let every site contribute, seal who did, plan what is opened, aggregate, open it, judge and commit."""
     sites = places(run)
+    sites.admit(run, number)
     opening = tasks.open_round(run, number)
     begin_held(run)
 

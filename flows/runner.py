@@ -32,7 +32,7 @@ from cifer_tasks import logs
 from cifer_tasks.site_home import SiteHome
 from flows.away import RELEASE, ROUND
 from flows.mirror import Mirror
-from flows.station import FLOWS, Station
+from flows.station import FLOWS, Station, missed
 
 LOOK_SECONDS: Final = 0.25
 BEAT_SECONDS: Final = 10.0
@@ -56,7 +56,9 @@ class Runner:
         """Serve until `stop`, or SIGTERM or Ctrl-C: then finish the run that is under way. A server that is away is waited for."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        Station.open().ledger.state()  # a damaged or foreign folder is named before anybody asks
+        state = Station.open().ledger.state()  # a damaged or foreign folder is named before anybody asks
+        for sentence in missed(state, self.site):
+            self.say(sentence)
         threading.Thread(target=self._beat, daemon=True).start()
         self.mirror.start()
         waited = LOOK_SECONDS
@@ -83,6 +85,7 @@ class Runner:
         """The site's work pool, and its deployments there."""
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=self.site.pool, type="process", description=f"{self.site.name}: beside its data"))
+        client.send_worker_heartbeat(self.site.pool, self.site.name, heartbeat_interval_seconds=BEAT_SECONDS)
         for flow in FLOWS.values():
             identity = client.create_flow(flow)
             self.flows[identity] = flow.name

@@ -43,6 +43,7 @@ from flows.away import PREPARE, RELEASE, ROUND
 from flows.site import site_releases, site_rounds
 from ledger import Ledger, LedgerError, State
 from ledger.backends.network import read_genesis
+from ledger.state.entries import Run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,6 +134,19 @@ class Station:
             raise IntegrityError(msg)
         content = self.store.get(self.store.find("statement", digest))
         return statements.read(content, self.ledger.state(), COORDINATOR, run, kind)
+
+
+def missed(state: State, site: SiteHome) -> tuple[str, ...]:
+    """Of each run under way for a purpose that `site` offers and that has no place left for it, a sentence that says so."""
+    return tuple(
+        f"run {run.run} for {run.purpose} is under way without {site.name}, with places for {max(run.maximum_sites, len(run.places))} "
+        f"sites, all taken (rounds.max_sites={run.maximum_sites}); {site.name} may take part in the next run"
+        for run in sorted(state.all(Run), key=lambda run: run.run)
+        if run.status == "open"
+        and site.offered(run.purpose) is not None
+        and run.dataset_of(site.name) is None
+        and len(run.places) >= run.maximum_sites
+    )
 
 
 def discreet(function: Callable[P, str]) -> Callable[P, Any]:

@@ -90,7 +90,7 @@ def _shown(found: Report) -> RenderableType:
 
 def _row(state: State, run: Run) -> dict[str, Any]:
     view = state.round(run.run, run.rounds_opened) if run.rounds_opened else None
-    sites = sorted(use.site for use in run.datasets)
+    sites = sorted(use.site for use in run.places_in(run.rounds_opened))
     done = set() if view is None else {item.site for item in view.submissions} | {item.site for item in view.exclusions}
     gathering = run.status == "open" and view is not None and view.status == "open"
     return {
@@ -112,7 +112,7 @@ def _step(run: Run, view: RoundView | None) -> str:
         return "declared"
     match view.status:
         case "open":
-            return f"{len(view.submissions)} of {len(run.datasets)} submitted"
+            return f"{len(view.submissions)} of {len(run.places_in(view.round))} submitted"
         case "sealed":
             return f"{len(view.releases)} of {len(view.sealed_sites)} released"
         case _:

@@ -47,7 +47,7 @@ def _publish_round(run: RunRef, result: RoundResult, outcomes: Sequence[Submissi
         _publish_validation(run)
     record = Workspace.of(run).record
     create_markdown_artifact(
-        health_markdown(record.results()[: result.round], len(record.sites)),
+        health_markdown(record.results()[: result.round], len(record.sites_in(result.round))),
         key=_key(run, "health"),
         description=f"Round {result.round}: {_verdict(result)}. {_where(run, result)}",
     )

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ledger.state import RoundView, State, apply_block, apply_transaction, verify_entry, verify_no_entry
     from ledger.types import (
         AcceptInvitation,
+        AdmitSite,
         Anchor,
         AppendLineage,
         ApproveModel,
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbsentSubmissionError",
     "AcceptInvitation",
+    "AdmitSite",
     "Anchor",
     "AppendLineage",
     "ApprovalError",

@@ -127,6 +127,7 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     minimum_sites: a round with fewer submissions may not be sealed.
     max_staleness: how many rounds before the one it is submitted to the model of an update may be; 0: every update starts from the
     model of its own round.
+    maximum_sites: how many sites the run may come to have, those of `datasets` included; 0: it stays with those.
     """
 
     run: str
@@ -142,6 +143,16 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     rounds: int
     datasets: tuple[DatasetUse, ...]
     max_staleness: int = 0
+    maximum_sites: int = 0
+
+
+class AdmitSite(Record, frozen=True, tag="run.admit"):
+    """The coordinator gives one more site a place in an open run. since: the next round to be opened, the first that it is for."""
+
+    run: str
+    site: str
+    dataset: bytes
+    since: int
 
 
 class OpenRound(Record, frozen=True, tag="round.open"):
@@ -392,6 +403,7 @@ Body = (
     | GrantConsent
     | WithdrawConsent
     | OpenRun
+    | AdmitSite
     | OpenRound
     | SubmitUpdate
     | ExcludeSite

@@ -36,7 +36,7 @@ from cifer_tasks.data.prepare import (
     write_table,
 )
 from cifer_tasks.data.sources import Source, read_file, require_numeric, require_target
-from cifer_tasks.data.tables import PREPROCESSING, Preprocessing, schema_digest, write_if_changed
+from cifer_tasks.data.tables import PREPROCESSING, Preprocessing, read_preprocessing, schema_digest, write_if_changed
 from cifer_tasks.errors import DataError
 from cifer_tasks.records import Dataset, Record, Scenario
 
@@ -144,6 +144,13 @@ def conclude(
     return Preparation(common.columns, preprocessing.mean, preprocessing.scale, labels, tuple(sorted(surveys)), holdout)
 
 
+def prepared(settings: Settings, home: Path, scenario: Scenario) -> Preparation:
+    """At the coordinator: what `conclude` said of a scenario that is prepared, for a site that comes later. Raises `DataError`."""
+    known = read_preprocessing(home / "data" / settings.name)
+    sites = tuple(table.site for table in scenario.datasets)
+    return Preparation(known.features, known.mean, known.scale, known.labels, sites, scenario.holdout)
+
+
 def settle(settings: Settings, site: str, table: Path, home: Path, given: Preparation) -> Scenario:
     """At a site: write its own table as `given` says, and the manifest that a round reads. Returns the scenario with that one table."""
     folder = home / "data" / settings.name
@@ -195,7 +202,8 @@ def _rows(source: Source, target: str, columns: tuple[str, ...], labels: tuple[s
     place = {label: number for number, label in enumerate(labels)}
     values = label_values(source, target)
     if labels and (strange := sorted({str(value) for value in values if value is not None} - set(labels))):
-        msg = f"{source.where}: column {target!r} holds {json.dumps(strange[0])}, which it did not when it was surveyed; start a new run"
+        said = f"column {target!r} holds {json.dumps(strange[0])}"
+        msg = f"{source.where}: {said}, which no table did that the run was prepared from; start a new run"
         raise DataError(msg)
     return Rows(
         features=source.frame[list(columns)].to_numpy(dtype=np.float64, na_value=np.nan),

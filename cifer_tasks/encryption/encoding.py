@@ -1,7 +1,7 @@
 """Updates as bounded integer vectors whose sums are exact, and sums back as the row-weighted mean.
 
 Every encryption family adds integer vectors exactly; this module makes it impossible for such a sum to overflow. With clipping norm C,
-resolution b bits, L = 2^(b-1), n_i rows at site i, N rows over all K sites of the run:
+resolution b bits, L = 2^(b-1), n_i rows at site i, N rows over all K sites that have a place in the round:
 
     clip     x_i <- x_i min(1, C / ||x_i||)          so that |x_ij| <= C
     weight   v_i  = x_i (n_i / N) (L / C)            so that |v_ij| <= L n_i / N
@@ -9,8 +9,12 @@ resolution b bits, L = 2^(b-1), n_i rows at site i, N rows over all K sites of t
     sum      S    = sum over the sealed set          |S_j| <= L + K, whichever sites are in it, because sum n_i / N <= 1
     mean     S (C / L) N / sum of sealed n_i         the mean weighted by rows over the sealed set (McMahan et al. 2017)
 
+Sites may join a run: then N and K grow from one round to the next (`joined_by`), with them what a sum may come to, and each round is within
+its own bound whoever joined. N and K never shrink, so a site that leaves changes nothing.
+
 With error feedback (Seide et al. 2014) a site keeps r_i = v_i - m_i and adds it to its next v_i. Then what it sent over all rounds is what
 it wanted to send to within one unit an entry, and m_ij stays within the same bound: |r_ij| <= 1, and what the bound cuts off is carried on.
+A unit is C N / (L n_i) of an entry: where N grows to N', r_i N / N' is the same again (`carried`).
 
 Rounding is unbiased, so its error shrinks with the number of sites instead of adding up to a drift. u comes from a Philox stream
 (Salmon et al. 2011) seeded by SHA-256 over the run's seed, the round and the site, so a run can be repeated bit for bit. It is NOT a
@@ -24,8 +28,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Final
 
@@ -62,9 +66,9 @@ def micro_units(clip_norm: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a run turns updates into integers, fixed for all its rounds.
+    """How a round turns updates into integers: as the run declared it, and wider by the sites that joined since.
 
-    bits: resolution b.  clip_norm_micro: C in millionths.  total_rows: N, the training rows of all sites of the run.  sites: K.
+    bits: resolution b.  clip_norm_micro: C in millionths.  total_rows: N, the training rows of all sites of the round.  sites: K.
     Raises `ValueError` for values outside what the arithmetic is exact for.
     """
 
@@ -90,6 +94,14 @@ class Encoding:
         """The encoding of a run: settings `encryption.bits` and `privacy.clip_norm`, and the registered training rows by site."""
         return cls(bits=bits, clip_norm_micro=micro_units(clip_norm), total_rows=sum(rows.values()), sites=len(rows))
 
+    def joined_by(self, rows: Sequence[int]) -> Encoding:
+        """The encoding once sites of so many rows each have joined."""
+        return replace(self, total_rows=self.total_rows + sum(rows), sites=self.sites + len(rows))
+
+    def carried(self, residual: FloatVector, before: Encoding) -> FloatVector:
+        """The residual of error feedback that a site kept in units of `before`, in units of this one; float32 (d,)."""
+        return (residual.astype(np.float64) * (before.total_rows / self.total_rows)).astype(np.float32)
+
     @property
     def levels(self) -> int:
         """L: the integer that stands for an entry of magnitude C at a site with all the rows."""
@@ -102,7 +114,7 @@ class Encoding:
 
     @property
     def bound(self) -> int:
-        """L + K: the largest absolute value any entry of any sum can take; `Binding.bound` of the run."""
+        """L + K: the largest absolute value any entry of any sum can take; `Binding.bound` of the round."""
         return self.levels + self.sites
 
     def site_bound(self, rows: int) -> int:
@@ -176,7 +188,7 @@ class Encoding:
     def decode_mean(self, total: Vector, sealed_rows: int) -> FloatVector:
         """The mean update of a sealed set, weighted by rows: float32 (d,), computed as one float64 product per entry.
 
-        total: the opened sum, int32 (d,).  sealed_rows: rows over the sealed set, not over the run: left-out sites do not dilute the mean.
+        total: the opened sum, int32 (d,).  sealed_rows: rows over the sealed set, not the round: left-out sites do not dilute the mean.
         Raises `IntegrityError` for entries beyond `bound`, `ValueError` for rows outside 1..N.
         """
         self._check_rows(sealed_rows)
@@ -189,7 +201,7 @@ class Encoding:
 
     def _check_rows(self, rows: int) -> None:
         if not 1 <= rows <= self.total_rows:
-            msg = f"rows has to be from 1 to the run's {self.total_rows}, not {rows}"
+            msg = f"rows has to be from 1 to the round's {self.total_rows}, not {rows}"
             raise ValueError(msg)
 
 

@@ -245,7 +245,7 @@ def test_the_latest_of_numbered_files_is_found_and_older_ones_go(tmp_path: Path)
     assert folder.latest("round-{}.residual", before=5) is None
     for number in (1, 2, 4, 5):
         folder.put(f"round-{number}.residual", bytes([number]))
-    assert [folder.latest("round-{}.residual", before=5) for _ in range(2)] == [b"\4", b"\4"]
+    assert [folder.latest("round-{}.residual", before=5) for _ in range(2)] == [(4, b"\4"), (4, b"\4")]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["round-4.residual", "round-5.residual"]
     assert folder.latest("round-{}.residual", before=4) is None
 

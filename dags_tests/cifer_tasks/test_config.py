@@ -42,6 +42,7 @@ OTHER_VALUES: dict[str, Any] = {
     "rounds.mode": "buffered",
     "rounds.buffer": 2,
     "rounds.late": "carry",
+    "rounds.max_sites": 9,
     "simulation.delays": {"others": [1.0, 2.0]},
     "compute.engine": "dask",
     "compute.address": "tls://10.0.0.5:8786",

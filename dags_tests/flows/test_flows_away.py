@@ -11,7 +11,7 @@ import pytest
 from cifer_tasks import tasks
 from cifer_tasks.errors import SiteStepError
 from cifer_tasks.records import Exclusion, RunRef, Submission
-from cifer_tasks.workspace import Workspace
+from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from flows.away import ROUND, Away, Reply, _leave_out
 from ledger import SubmitUpdate
 
@@ -92,6 +92,31 @@ def test_under_abort_a_silent_site_ends_the_run(opened: Any) -> None:
     ref, opening = opened(sites__on_error="abort")
     with pytest.raises(SiteStepError, match="has never been here"):
         Away().contribute(ref, 1, opening)
+
+
+def test_sites_at_work_without_a_place_are_asked_to_join_and_a_silent_one_holds_no_round_up(opened: Any) -> None:
+    """Of all who have a work pool, those are asked that the ledger knows as sites and that have no place; who does not answer is told why
+    not once, is asked again before the next round, and in a run without room nobody is asked.
+    """
+    from cifer_tasks import joining
+    from cifer_tasks.network import ADMINISTRATOR, SITE
+    from flows.away import _newcomers
+    from ledger import RegisterIdentity
+
+    ref, _ = opened(rounds={"max_sites": 4})
+    workspace, said = Workspace.of(ref), list[Any]()
+    workspace.author(ADMINISTRATOR).send(RegisterIdentity("south", SITE, workspace.author("south").public))
+    for site in ("south", "stranger", "west"):
+        deploy(site)
+    workspace.listeners.append(said.append)
+    assert joining.has_room(workspace) and _newcomers(workspace) == ["south"]
+    for _ in range(2):
+        Away().admit(ref, 2)
+    silent = "south does not join: south did not finish site-prepare within 0.3 s"
+    assert [item.detail for item in said if isinstance(item, SiteFailed)] == [silent]
+    assert [item.site for item in said if isinstance(item, StepStarted)] == ["south", "south"] and not workspace.record.declared.joined
+    full, _ = opened()
+    assert not joining.has_room(Workspace.of(full))
 
 
 BUFFERED = {"mode": "buffered", "buffer": 2, "late": "carry"}

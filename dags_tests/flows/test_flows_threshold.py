@@ -171,7 +171,7 @@ def test_without_its_promise_a_site_would_open_a_second_set(finished: Any, monke
             return workspace.scheme.open(total, releases, public)
 
         update = opened(SITES) - opened(SITES[:3])
-        assert update.any() and int(np.abs(update).max()) <= workspace.encoding().site_bound(workspace.dataset("west").rows)
+        assert update.any() and int(np.abs(update).max()) <= workspace.encoding(1).site_bound(workspace.dataset("west").rows)
         Workspace.close_all()
 
 

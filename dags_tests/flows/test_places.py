@@ -1,5 +1,5 @@
 """The README's "From demo to production", executed: a coordinator, four validators, and three sites that are processes and users with
-folders of their own; one is killed in the middle of a round and comes back.
+folders of their own; one is killed in the middle of a round and comes back, one joins in the second round, one leaves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CIFER = [sys.executable, "-m", "flows.cli"]
 CANARIES = runpy.run_path(str(Path(__file__).with_name("test_canaries.py")), run_name="canaries")
 SITES = {"north": 60001, "south": 60002, "east": 60003}
 RARE = "0.48271653912"
-ROUNDS = 2
+ROUNDS = 3
 LONGEST_SECONDS = 400
 
 HELD = '''
@@ -46,9 +46,9 @@ _step, _put = Net.training_step, SiteFolder.put
 
 
 def waiting(self, batch, batch_index):
-    """Stop while there is a file `hold`, so that a test knows that training is under way."""
-    while Path("hold").exists():
-        Path("held").touch()
+    """Stop while there is a file `hold`, or `hold-2` after the first round, so that a test knows that training is under way."""
+    while Path("hold").exists() or (Path("hold-2").exists() and Path("captured/round-1.update").exists()):
+        Path("held" if Path("hold").exists() else "held-2").touch()
         time.sleep(0.02)
     return _step(self, batch, batch_index)
 
@@ -160,7 +160,7 @@ class Production:
         line = line.replace("--validators 4", f"--validators 4 --host 127.0.0.1 --port {self.ports[0]}")
         reached = f"--prefect http://127.0.0.1:{ports['prefect']} --artifacts cifer+https://127.0.0.1:{ports['artifacts']}"
         line = line.replace("site invite", f"site invite {reached}")
-        return line.replace("--set execution=sites", f"--set execution=sites --set training.rounds={ROUNDS}")
+        return line.replace("--set execution=sites", f"--set execution=sites --set training.rounds={ROUNDS} --set rounds.max_sites=3")
 
     def serve(self, site: str) -> None:
         """`cifer site start`, in the background as in the README."""
@@ -200,8 +200,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def production(tables: Path) -> Iterator[Production]:
-    """The README followed to the end of a run. While `north` trains in round 1, `south`, which has submitted, says that it takes no further
-    part, and `north` is killed and started again.
+    """The README followed to the end of a run that begins without `east`. While `north` trains in round 1, `east` starts, and `north` is
+    killed and started again; while it trains in round 2, `south`, which has submitted, says that it takes no further part.
     """
     root = Path(tempfile.mkdtemp(prefix="cifer-places-"))
     root.chmod(0o755)
@@ -235,21 +235,34 @@ def follow(made: Production, tables: Path) -> None:
             for handed in (table, coordinator / f"{site}.invitation"):
                 os.chown(handed, user, user)
         for line in (one.replace("north", site).replace(f"../coordinator/study/data/{site}.csv", f"{site}.csv") for one in joining):
-            made.serve(site) if line.endswith("&") else made.do(site, line)
+            if not line.endswith("&"):
+                made.do(site, line)
+            elif site != "east":
+                made.serve(site)
     # A run does without sites that are not there when it begins.
-    made.until(lambda: all("is ready" in made.log(site) for site in SITES), "a site's readiness")
+    made.until(lambda: all("is ready" in made.log(site) for site in ("north", "south")), "a site's readiness")
     north = made.folder("north")
     (north / "hold").touch()
     run = made.start("coordinator", made.here(running[0]))
     made.until((north / "held").exists, "training at north")
-    made.until(lambda: "submitted" in made.log("south"), "south's submission")
-    made.do("south", "cifer site leave wine --reason 'the study is over'")
+    made.serve("east")
+    made.until(lambda: "is ready" in made.log("east"), "east's readiness")
     os.killpg(made.running["north"].pid, signal.SIGKILL)
     made.running.pop("north").wait()
+    (north / "hold-2").touch()
     (north / "hold").unlink()
     made.serve("north")
+
+    def in_round_two() -> bool:
+        assert run.poll() is None, made.log("coordinator")
+        return (north / "held-2").exists()
+
+    made.until(in_round_two, "training at north in round 2")
+    made.until(lambda: made.log("south").count(": submitted") == 2, "south's second submission")
+    made.do("south", "cifer site leave wine --reason 'the study is over'")
+    (north / "hold-2").unlink()
     assert run.wait(LONGEST_SECONDS) == 0, "\n".join(made.log(who) for who in ("coordinator", *SITES))
-    taken_part = {site: 1 if site == "south" else ROUNDS for site in SITES}
+    taken_part = {"north": ROUNDS, "south": 2, "east": 2}
     made.until(lambda: all(made.log(site).count("lineage events of round") == rounds for site, rounds in taken_part.items()), "mirroring")
     for line in running[1:]:
         made.do("coordinator", line)
@@ -278,13 +291,23 @@ def test_a_killed_site_comes_back_and_one_that_leaves_is_not_asked_again(product
     assert (production.folder("north") / "held").exists()
     assert "taking up round-1 again" in (production.folder("north") / "log").read_text()
     assert len(history.rounds) == ROUNDS
-    first, second = history.rounds
-    assert (sorted(item.site for item in first.submissions), first.exclusions) == (sorted(SITES), ())
-    assert first.sealed_sites == second.sealed_sites == ("east", "north")
-    assert sorted(item.site for item in second.submissions) == ["east", "north"]
-    assert [(item.site, item.step, item.by) for item in second.exclusions] == [("south", "consent", "coordinator")]
-    assert "the study is over" in second.exclusions[0].reason
-    assert production.running["south"].poll() is None and production.log("south").count(": submitted") == 1
+    _, second, third = history.rounds
+    assert (sorted(item.site for item in second.submissions), second.exclusions) == (sorted(SITES), ())
+    assert second.sealed_sites == third.sealed_sites == ("east", "north")
+    assert sorted(item.site for item in third.submissions) == ["east", "north"]
+    assert [(item.site, item.step, item.by) for item in third.exclusions] == [("south", "consent", "coordinator")]
+    assert "the study is over" in third.exclusions[0].reason
+    assert production.running["south"].poll() is None and production.log("south").count(": submitted") == 2
+
+
+def test_a_site_that_starts_while_a_run_is_under_way_joins_it_with_the_next_round(production: Production, history: Any) -> None:
+    """East was invited before, and started in round 1: its table is prepared as the others' were, and it is admitted to round 2 by name."""
+    first, second, _ = history.rounds
+    assert first.sealed_sites == ("north", "south") == tuple(item.site for item in first.submissions)
+    assert {item.site: item.since for item in history.sites} == {"north": 1, "south": 1, "east": 2}
+    east = next(item for item in history.sites if item.site == "east")
+    assert first.opened.height < east.registered.height < east.admitted.height < second.opened.height
+    assert "joins  east, from round 2 on" in production.said["coordinator"]
 
 
 def test_each_site_says_what_it_did_in_its_own_name(production: Production, history: Any, tmp_path: Path) -> None:
@@ -296,6 +319,7 @@ def test_each_site_says_what_it_did_in_its_own_name(production: Production, hist
     from ledger.provenance.index import Index
 
     assert [sorted(batch.author for batch in found.lineage if batch.author in SITES) for found in history.rounds] == [
+        ["north", "south"],
         sorted(SITES),
         ["east", "north"],
     ]
@@ -316,24 +340,39 @@ def test_each_site_says_what_it_did_in_its_own_name(production: Production, hist
     assert set(steps) == done | {("site/north", "wine.train", "ABORT", "wine.round", "party/coordinator")}
 
 
-def test_the_model_is_the_one_that_one_process_makes(production: Production, tables: Path, shared_trainer: Any) -> None:
-    """The same settings, seed, tables and withdrawn consent in one process, with an embedded ledger: the same SHA-256."""
+def test_the_model_is_the_one_that_one_process_makes(production: Production, tables: Path, shared_trainer: Any, tmp_path: Path) -> None:
+    """The same settings, seed, prepared tables and consents, given and withdrawn, in one process: the same SHA-256."""
+    from cifer_tasks import tasks
     from cifer_tasks.config import load
     from cifer_tasks.network import author
     from cifer_tasks.workspace import StepStarted, Workspace
-    from ledger import WithdrawConsent
+    from ledger import GrantConsent, WithdrawConsent
 
-    settings = load(tables / "scenario.yaml", [f"training.rounds={ROUNDS}", "baselines=false"])
-    lab = shared_trainer
-    ref = lab.open(settings, tables)
+    study = tmp_path / "study"
+    shutil.copytree(tables, study)
+    for site in SITES:
+        shutil.copy(production.folder(site) / ".cifer" / "data" / "wine" / f"{site}.csv", study / "data" / f"{site}.csv")
+    shutil.copy(production.folder("coordinator") / ".cifer" / "data" / "wine" / "holdout.csv", study / "data" / "holdout.csv")
+    chosen = [f"training.rounds={ROUNDS}", "rounds.max_sites=3", "baselines=false"]
+    chosen += ["data.standardize=false", "checks.ranges={}"]  # the tables are standardised already
+    settings, lab = load(study / "scenario.yaml", chosen), shared_trainer
+    ref = lab.open(settings, study)
 
-    def leave(progress: Any) -> None:
+    def decide(site: str, kind: Any, *reason: str) -> None:
+        workspace = Workspace.of(ref)
+        author(site, workspace.ledger, workspace.keys).send(kind(bytes.fromhex(workspace.dataset(site).sha256), "wine", *reason))
+
+    def act(progress: Any) -> None:
         if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("seal", 1):
-            workspace = Workspace.of(ref)
-            body = WithdrawConsent(bytes.fromhex(workspace.dataset("south").sha256), "wine", "the study is over")
-            author("south", workspace.ledger, workspace.keys).send(body)
+            decide("east", GrantConsent)
+        if isinstance(progress, StepStarted) and (progress.step, progress.round) == ("seal", 2):
+            decide("south", WithdrawConsent, "the study is over")
 
-    here = lab.train(ref, [leave])
+    with lab.here():
+        tasks.enrol.fn(ref, tasks.prepare.fn(ref))  # type: ignore[attr-defined]
+        decide("east", WithdrawConsent, "not yet")
+        Workspace.close_all()
+    here = lab.train(ref, [act])
     assert f"sha256 {here.model.digest}" in production.said["coordinator"]
 
 

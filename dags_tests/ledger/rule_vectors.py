@@ -27,6 +27,7 @@ from ledger.state import State, apply_transaction
 from ledger.state.validators import operating
 from ledger.types import (
     AcceptInvitation,
+    AdmitSite,
     Anchor,
     AppendLineage,
     ApproveModel,
@@ -189,6 +190,7 @@ def exchange_key(number: int) -> RegisterKey:
     return RegisterKey(bindings.crypto_scalarmult_base(bytes((8 * (number + 1),)) + bytes(30) + b"\x40"))
 
 
+ADMIT = AdmitSite("run-joined", "site-c", digest("table of site-c"), 2)
 RELEASE = ReleaseOpening("run-1", 1, digest("sum"), digest("share of site-a"))
 APPROVE = ApproveModel("run-1", digest("model 1"), True, "reviewed with the hospitals")
 MEASURED = MeasureRound(
@@ -277,6 +279,8 @@ def scenario() -> Iterator[tuple[str, str, Body]]:
     yield "lineage-of-no-run", "site-b", lineage(EVENTS, 0, run="")
     for number, (who, body) in enumerate(late_rounds("run-late", 2, late=1)):
         yield f"late-{number}", who, body
+    for number, (who, body) in enumerate(joined_rounds()):
+        yield f"admitted-{number}", who, body
     yield "rotated", "site-d", rotate("site-d", "site-d 2", 1)
     yield "rotated-again", "site-d 2", rotate("site-d 2", "site-d 3", 2)
     yield "consent-site-d", "site-d 3", GrantConsent(digest("table of site-d"), "lung-cancer")
@@ -327,6 +331,55 @@ def late_rounds(run_: str, count: int, late: int) -> list[tuple[str, Body]]:
     return said
 
 
+def joined_rounds() -> list[tuple[str, Body]]:
+    """Who says what in a new run of two sites to which a third is admitted while the first round is open, and takes part in the second."""
+    run_, lead, two = "run-joined", "coordinator-a", SITES[:2]
+    return [
+        (lead, run(run_, datasets=run().datasets[:2], maximum_sites=3)),
+        (lead, open_round(1, "model 0", run_)),
+        (lead, ADMIT),
+        *((site, submit(site, 1, run_)) for site in two),
+        (lead, SealRound(run_, 1, two)),
+        (lead, commit(run=run_)),
+        (lead, open_round(2, "model 1", run_)),
+        *((site, submit(site, 2, run_)) for site in SITES),
+        (lead, SealRound(run_, 2, SITES)),
+        ("site-c", msgspec.structs.replace(RELEASE, run=run_, round=2)),
+        (lead, commit(2, run=run_)),
+    ]
+
+
+def refused_admissions() -> Iterator[Case]:
+    """Rules R14 to R17, and that a place counts from its first round on (U1, L2, S5, W1)."""
+    lead, start, said = "coordinator-a", "consent-site-c", joined_rounds()
+    replace = msgspec.structs.replace
+    two, opened = run("run-joined", datasets=run().datasets[:2]), said[:2]
+    yield "run_maximum_below_its_sites", "R14", start, [], lead, run(maximum_sites=2)
+    yield "run_maximum_too_many", "F4", start, [], lead, run(maximum_sites=4097)
+    yield "admit_unknown_run", "R8", start, [], lead, ADMIT
+    yield "admit_by_another", "R9", start, opened, "coordinator-b", ADMIT
+    yield "admit_by_the_site", "R9", start, opened, "site-c", ADMIT
+    yield "admit_to_closed_run", "R10", start, [*opened, (lead, replace(ABORT, run="run-joined"))], lead, ADMIT
+    yield "admit_a_declared_site", "R15", start, opened, lead, replace(ADMIT, site="site-a", dataset=digest("table of site-a"))
+    yield "admit_twice", "R15", start, [*opened, (lead, ADMIT)], lead, ADMIT
+    yield "admit_to_a_run_that_nobody_joins", "R16", start, [(lead, two), said[1]], lead, ADMIT
+    taken = ADMIT, replace(ADMIT, site="site-d", dataset=digest("table of site-d"))
+    yield "admit_beyond_the_maximum", "R16", start, [*opened, (lead, taken[0])], lead, taken[1]
+    last = [(lead, replace(two, rounds=1, maximum_sites=3)), said[1]]
+    yield "admit_after_the_last_round_opened", "R17", start, last, lead, ADMIT
+    yield "admit_to_a_round_that_is_open", "R17", start, opened, lead, replace(ADMIT, since=1)
+    yield "admit_to_a_later_round", "R17", start, said[:1], lead, ADMIT
+    yield "admit_unknown_dataset", "R4", start, opened, lead, replace(ADMIT, dataset=digest("nothing"))
+    yield "admit_dataset_of_another", "R5", start, opened, lead, replace(ADMIT, dataset=digest("table of site-b"))
+    yield "admit_without_consent", "R6", "consent-site-b", opened, lead, ADMIT
+    early = said[:3]
+    yield "submit_before_its_first_round", "U1", start, early, "site-c", submit("site-c", 1, "run-joined")
+    yield "exclude_before_its_first_round", "L2", start, early, lead, ExcludeSite("run-joined", 1, "site-c", "validate_data", "why")
+    sealed = said[:6]
+    yield "measure_before_its_first_round", "S5", start, sealed, "site-c", replace(MEASURED, run="run-joined")
+    yield "release_before_its_first_round", "W1", start, sealed, "site-c", replace(RELEASE, run="run-joined")
+
+
 def refused_reputation() -> Iterator[Case]:
     """Rules U7, Y2 to Y4, J10 to J13."""
     poisoned = poisoned_rounds("run-u", "site-c", 2)
@@ -352,6 +405,7 @@ def refused() -> Iterator[Case]:
     yield from refused_outcomes()
     yield from refused_validators()
     yield from refused_reputation()
+    yield from refused_admissions()
 
 
 def refused_validators() -> Iterator[Case]:

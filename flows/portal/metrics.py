@@ -191,7 +191,7 @@ class _Counted:
             out = sum((one.run, one.round) == last for one in self.exclusions)
             waiting = run.status == "open" and any((one.run, one.round) == last and one.status == "open" for one in self.rounds)
             found[purpose, "submitted"], found[purpose, "left_out"] = sent, out
-            found[purpose, "awaited"] = len(run.datasets) - sent - out if waiting else 0
+            found[purpose, "awaited"] = len(run.places_in(run.rounds_opened)) - sent - out if waiting else 0
         return found
 
 

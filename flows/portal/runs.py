@@ -25,7 +25,7 @@ def runs_of(state: State) -> list[Context]:
             "status": run.status,
             "committed": run.rounds_committed,
             "rounds": run.rounds,
-            "sites": len(run.datasets),
+            "sites": len(run.places),
             "scheme": run.scheme,
             "height": run.origin.height,
         }

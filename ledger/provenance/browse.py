@@ -20,6 +20,7 @@ DECISIONS: Final = (
     "consent.grant",
     "consent.withdraw",
     "run.open",
+    "run.admit",
     "round.commit",
     "run.close",
     "model.register",

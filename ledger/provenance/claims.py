@@ -39,6 +39,7 @@ from ledger.state.entries import (
 )
 from ledger.types import (
     AcceptInvitation,
+    AdmitSite,
     AppendLineage,
     ApproveModel,
     ChangeValidator,
@@ -116,9 +117,7 @@ def claims_of(entry: Entry, entries: Entries) -> Iterator[Claim]:
             if entry.withdrawn is not None:
                 yield _claim(entry, entry.withdrawn, owner, WithdrawConsent)
         case Run():
-            yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
-            if entry.closed is not None:
-                yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
+            yield from _run_claims(entry)
         case Model() | Alias():
             head = entries.read(ModelName, entry.name)
             yield _claim(entry, entry.origin, head.owner if head else "", RegisterModel)
@@ -175,6 +174,15 @@ def _revoked(entry: Entry, origin: Origin, name: str, key: dict[str, Any], entri
     return Claim(entry, origin, (RevokeIdentity,), by, {"name": name, **key})
 
 
+def _run_claims(entry: Run) -> Iterator[Claim]:
+    yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
+    if entry.closed is not None:
+        yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
+    for one in entry.joined:
+        given = {"run": entry.run, "site": one.site, "dataset": one.dataset, "since": one.since}
+        yield Claim(entry, one.origin, (AdmitSite,), entry.coordinator, given)
+
+
 def _round_claims(entry: Round | Weighing | Partition, run: Run | None) -> Iterator[Claim]:
     coordinator = run.coordinator if run else ""
     match entry:
@@ -217,7 +225,7 @@ def belongs(said: Transaction, run: Run) -> bool:
     """
     body = said.body
     if isinstance(body, GrantConsent | WithdrawConsent):
-        return body.purpose == run.purpose and any(use.dataset == body.dataset for use in run.datasets)
+        return body.purpose == run.purpose and any(use.dataset == body.dataset for use in run.places)
     return isinstance(body, RegisterKey)
 
 
@@ -262,7 +270,7 @@ class _Walk:
         self.take(Identity, run.coordinator)
         if self.take(ApprovalRequired, run.run) is not None:
             self.take(Approval, run.run, model.model)
-        for use in run.datasets:
+        for use in run.places:
             self.take(Identity, use.site)
             self.take(EncryptionKey, use.site)
             self.take(Dataset, use.dataset)
@@ -272,7 +280,7 @@ class _Walk:
                 for kind in OF_A_ROUND:
                     self.take(kind, run.run, number)
                 for kind in OF_A_SITE_IN_A_ROUND:
-                    for use in run.datasets:
+                    for use in run.places_in(number):
                         self.take(kind, run.run, number, use.site)
             count = self.take(LineageCount, run.run, number)
             for batch in range(count.batches if count is not None else 0):

@@ -100,7 +100,7 @@ class _Reading:
 
     def further(self, run: Run, head: int) -> list[Transaction]:
         """Consents and keys of the run's sites that no entry may name any more; the bundle shows them."""
-        sites, found = {use.site for use in run.datasets}, []
+        sites, found = {use.site for use in run.places}, []
         for committed in self.ledger.blocks(1, head + 1):
             for index, data in enumerate(committed.block.transactions):
                 said = decode(decode_transaction(data).payload, Transaction)

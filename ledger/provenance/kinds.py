@@ -9,6 +9,7 @@ from ledger.provenance.parts import CONTEXT, DATA, Edge, Known, Node, dataset_id
 from ledger.state.entries import SITE, VALIDATOR
 from ledger.types import (
     AcceptInvitation,
+    AdmitSite,
     Anchor,
     ApproveModel,
     Body,
@@ -52,6 +53,7 @@ class Slice:
         self.parties: dict[bytes, str] = {}
         self.versions: dict[bytes, str] = {}
         self.models: dict[str, str] = {}
+        self.purposes: dict[str, str] = {}
         self._known = known
 
     def party(self, public_key: bytes) -> str:
@@ -65,6 +67,10 @@ class Slice:
     def current(self, run: str) -> str:
         """The node of a run's current model; see `Known`."""
         return self.models.get(run) or self._known.current(run)
+
+    def purpose(self, run: str) -> str:
+        """What a run was declared for; see `Known`."""
+        return self.purposes.get(run) or self._known.purpose(run)
 
     def node(self, id_: str, kind: str, label: str, digest: bytes | None = None, **attributes: str | int | bool) -> str:
         """Add a node; returns its id."""
@@ -169,11 +175,18 @@ def _open_run(slice_: Slice, body: OpenRun) -> tuple[str, str]:
     slice_.link(run, "declares", *(dataset_id(use.dataset) for use in body.datasets))
     slice_.link(run, "under", *(_consent(use.dataset, body.purpose) for use in body.datasets))
     initial = slice_.node(f"{run}/initial", "weights", "initial model", body.initial_model, round=0)
-    slice_.models[body.run] = initial
+    slice_.models[body.run], slice_.purposes[body.run] = initial, body.purpose
     slice_.link(initial, "declared_by", run)
     if (version := slice_.version(body.initial_model)) is not None:
         slice_.link(initial, "starts_from", version, basis=DATA)
     return run, f"run {body.run} for {body.purpose} is declared: {len(body.datasets)} sites, {body.rounds} rounds, {body.scheme} encryption"
+
+
+def _admit(slice_: Slice, body: AdmitSite) -> tuple[str, str]:
+    run = slice_.node(run_id(body.run), "run", "", None)
+    slice_.link(run, "declares", dataset_id(body.dataset))
+    slice_.link(run, "under", _consent(body.dataset, slice_.purpose(body.run)))
+    return run, f"{body.site} is admitted to run {body.run}, from round {body.since} on"
 
 
 def _open_round(slice_: Slice, body: OpenRound) -> tuple[str, str]:
@@ -383,6 +396,7 @@ _RULES: Final[Mapping[type, Callable[[Slice, Any], tuple[str, str]]]] = {
     GrantConsent: _grant,
     WithdrawConsent: _withdraw,
     OpenRun: _open_run,
+    AdmitSite: _admit,
     OpenRound: _open_round,
     SubmitUpdate: _submit,
     ExcludeSite: _exclude,

@@ -228,7 +228,7 @@ def _check_nothing_else(bundle: Bundle, entries: _ShownEntries, named: set[bytes
         _refuse("Z8", f"the state holds no model {bundle.name} version {bundle.version}, or not its run")
     if extra := entries.state.unasked():
         _refuse("Z9", f"it shows {extra}, which is no part of the model's history")
-    sites = {use.site for use in run.datasets}
+    sites = {use.site for use in run.places}
     for item in entries.shown.values():
         account = entries.read(Account, item.said.author)
         if item.identity not in named and not (belongs(item.said, run) and account is not None and account.name in sites):

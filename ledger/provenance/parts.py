@@ -72,6 +72,9 @@ class Known(Protocol):
     def current(self, run: str) -> str:
         """The node of a run's current model: of the last accepted round, or the initial one."""
 
+    def purpose(self, run: str) -> str:
+        """What a run was declared for."""
+
 
 def party_id(name: str, role: str = "") -> str:
     """The node of somebody admitted: sites have a prefix of their own."""

@@ -35,6 +35,7 @@ class SiteHistory:
 
     public_key: its present one, empty when it was revoked.  keyed: what made it so.  dataset: SHA-256 of the table.  consented: the last
     grant for the run's purpose.  withdrawn: of that grant, if it was, with the reason.
+    since: the first round it has a place in.  admitted: what gave it that, None where the run was declared with it.
     """
 
     site: str
@@ -49,6 +50,8 @@ class SiteHistory:
     consented: Origin | None
     withdrawn: Origin | None
     withdrawal_reason: str
+    since: int = 1
+    admitted: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class RunHistory:
     """A run: what was declared, who took part, what each round came to. `lineage`: of the run as a whole.
 
     approval_required: where that was said, None when nobody has.  max_staleness: how many rounds old the model of an update may be.
+    maximum_sites: how many sites it may come to have, 0 for those it was declared with.
     """
 
     run: str
@@ -101,6 +105,7 @@ class RunHistory:
     lineage: tuple[Lineage, ...]
     approval_required: Origin | None = None
     max_staleness: int = 0
+    maximum_sites: int = 0
 
     def staleness(self, number: int, lag: int) -> int:
         """How many models were accepted since that which an update of round `number` was trained from, `lag` rounds before."""
@@ -188,19 +193,21 @@ def _run_history(state: State, run: Run, last_round: int) -> RunHistory:
         planned_rounds=run.rounds,
         opened=run.origin,
         closed=run.closed,
-        sites=tuple(_site_history(state, run.purpose, use) for use in run.datasets),
+        sites=tuple(_site_history(state, run, use) for use in run.places),
         rounds=tuple(_round_history(state, run.run, number) for number in range(1, last_round + 1)),
         lineage=state.lineage(run.run, 0),
         approval_required=required.origin if required else None,
         max_staleness=run.max_staleness,
+        maximum_sites=run.maximum_sites,
     )
 
 
-def _site_history(state: State, purpose: str, use: DatasetUse) -> SiteHistory:
+def _site_history(state: State, run: Run, use: DatasetUse) -> SiteHistory:
     identity, dataset = state.identity(use.site), state.dataset(use.dataset)
     if identity is None or dataset is None:
         raise NotOnRecordError(f"site {use.site!r} with dataset {use.dataset.hex()[:16]} is named by a run but not on this ledger")
-    consent = state.consent(use.dataset, purpose)
+    consent = state.consent(use.dataset, run.purpose)
+    joined = next((one for one in run.joined if one.site == use.site), None)
     return SiteHistory(
         site=use.site,
         public_key=identity.public_key,
@@ -214,6 +221,8 @@ def _site_history(state: State, purpose: str, use: DatasetUse) -> SiteHistory:
         consented=consent.granted if consent else None,
         withdrawn=consent.withdrawn if consent else None,
         withdrawal_reason=consent.reason if consent else "",
+        since=joined.since if joined else 1,
+        admitted=joined.origin if joined else None,
     )
 
 

@@ -28,6 +28,7 @@ from ledger.state.entries import (
     Exclusion,
     FormerKey,
     Identity,
+    Joined,
     Lineage,
     Model,
     ModelName,
@@ -201,10 +202,7 @@ def _check_rounds(record: _Record) -> None:
     """Z13 and Z14: everything in its order, every round from the model before it, and the model from the last."""
     run, model = record.run, record.model
     place, current = record.place(run.origin), run.initial_model
-    for use in run.datasets:
-        table = record.get(Dataset, use.dataset)
-        if table.owner != use.site or record.place(table.origin) >= place:
-            _refuse("Z14", f"the table of {use.site} is not its own, or was registered after the run was declared")
+    _check_places(record)
     for number in range(1, model.round + 1):
         found = record.get(Round, run.run, number)
         if found.base_model != current:
@@ -213,10 +211,39 @@ def _check_rounds(record: _Record) -> None:
         current = outcome.candidate if outcome.accepted else current
         if number == model.round and not (outcome.accepted and outcome.candidate == model.model):
             _refuse("Z14", f"the model is not the accepted candidate of round {number}")
+    for one in run.joined:
+        _check_joined(record, one)
     if record.place(model.origin) <= place:
         _refuse("Z13", "the model was registered before its round was committed")
     if record.get(ModelName, model.name).latest_version < model.version:
         _refuse("Z14", f"the latest version of {model.name} is below {model.version}")
+
+
+def _check_places(record: _Record) -> None:
+    """Z14: every table is its site's own and registered before the run had a place for it; no more sites than the run has places for."""
+    run = record.run
+    for use in run.places:
+        table = record.get(Dataset, use.dataset)
+        if table.owner != use.site or record.place(table.origin) >= _given(record, use.site):
+            _refuse("Z14", f"the table of {use.site} is not its own, or was registered after the run had a place for it")
+    if len({use.site for use in run.places}) < len(run.places) or len(run.places) > max(run.maximum_sites, len(run.datasets)):
+        _refuse("Z14", f"the run has places for {len(run.places)} sites, one of them twice or more than it was declared for")
+
+
+def _given(record: _Record, site: str) -> Position:
+    """Where a site got its place in the run: in its declaration, or later."""
+    run = record.run
+    return record.place(next((one.origin for one in run.joined if one.site == site), run.origin))
+
+
+def _check_joined(record: _Record, one: Joined) -> None:
+    """Z13: a site is admitted after the round before its first one was opened, and before its first one is."""
+    run, at = record.run, record.place(one.origin)
+    before = record.find(Round, run.run, one.since - 1)
+    first = record.find(Round, run.run, one.since)
+    after = record.place(run.origin if before is None else before.opened)
+    if one.since < 1 or at <= after or (first is not None and at >= record.place(first.opened)):
+        _refuse("Z13", f"{one.site} was not admitted between the openings of rounds {one.since - 1} and {one.since}, its first")
 
 
 def _check_approval(record: _Record) -> None:
@@ -241,7 +268,7 @@ def _check_round(record: _Record, found: Round, after: Position) -> tuple[Outcom
     opened, sealed, committed = (record.place(origin) for origin in (found.opened, found.sealed, found.outcome.origin))
     within: list[tuple[str, Position, Position, Position]] = [("the seal", opened, sealed, committed)]
     submitted = set()
-    for use in run.datasets:
+    for use in run.places_in(number):
         entry = record.find(Submission, run.run, number, use.site)
         left_out = record.find(Exclusion, run.run, number, use.site)
         if entry is not None:
@@ -271,7 +298,7 @@ def _decided(record: _Record, number: int, sealed: Position, committed: Position
     at = sealed if decided is None else record.place(decided.origin)
     if decided is not None:
         within.append(("the weights or the partition", sealed, at, committed))
-    for use in run.datasets:
+    for use in run.places_in(number):
         measured, released = record.find(Statistics, run.run, number, use.site), record.find(Release, run.run, number, use.site)
         if measured is not None:
             within.append((f"the statistics by {use.site}", sealed, record.place(measured.origin), committed))
@@ -281,9 +308,9 @@ def _decided(record: _Record, number: int, sealed: Position, committed: Position
 
 
 def _check_consents(record: _Record) -> None:
-    """Z15: what was granted and withdrawn, and that it stood when the run was declared, at each submission and at each seal."""
+    """Z15: what was granted and withdrawn, and that it stood when the site got its place, at each submission and at each seal."""
     run = record.run
-    for use in run.datasets:
+    for use in run.places:
         changes = _changes_of(record, use.dataset)
         entry = record.get(Consent, use.dataset, run.purpose)
         where = f"the consent of {use.site} for {run.purpose}"
@@ -293,8 +320,8 @@ def _check_consents(record: _Record) -> None:
         ends = entry.granted.transaction if entry.withdrawn is None else entry.withdrawn.transaction
         if not alternate or not grants or grants[-1] != entry.granted.transaction or last != ends:
             _refuse("Z15", f"{where}: the grants and withdrawals shown do not alternate up to the last one")
-        if not _standing(changes, record.place(run.origin)):
-            _refuse("Z15", f"{where} did not stand when the run was declared")
+        if not _standing(changes, _given(record, use.site)):
+            _refuse("Z15", f"{where} did not stand when the site got its place in the run")
         for number in range(1, record.model.round + 1):
             found = record.get(Round, run.run, number)
             submission = record.find(Submission, run.run, number, use.site)
@@ -326,7 +353,7 @@ def _check_lineage(record: _Record) -> tuple[int, Mapping[str, int]]:
     Returns how many there are, and by site how many lines of its batches are not its own by A7.
     """
     by_identity = {item.identity: item.said.body for item in record.shown}
-    sites = {use.site for use in record.run.datasets}
+    sites = {use.site for use in record.run.places}
     foreign: dict[str, int] = defaultdict(int)
     for entry in record.all(Lineage):
         where = f"lineage batch {entry.batch} of round {entry.round}"
@@ -351,13 +378,13 @@ def _check_lineage(record: _Record) -> tuple[int, Mapping[str, int]]:
 def _checked(record: _Record, events: int) -> tuple[str, ...]:
     run, model = record.run, record.model
     made = [len(record.all(kind)) for kind in (Submission, Exclusion, Release)]
-    places = model.round * len(run.datasets)
+    places = sum(len(run.places_in(number)) for number in range(1, model.round + 1))
     alias = [f"@{entry.alias} points to version {entry.version}" for entry in record.all(Alias)]
     return (
         f"{model.round} rounds of run {run.run} in unbroken order, each from the model before it, the last one's candidate is this model",
-        f"of {places} places of {len(run.datasets)} sites in these rounds: {made[0]} submissions, {made[1]} exclusions, "
+        f"of {places} places of {len(run.places)} sites in these rounds: {made[0]} submissions, {made[1]} exclusions, "
         f"{made[2]} releases; of all others the state shows that there is none",
-        f"every consent stood when the run was declared, at each submission and at each seal; now: {_consents(record)}",
+        f"every consent stood when its site got its place in the run, at each submission and at each seal; now: {_consents(record)}",
         f"{events} lineage events, the bytes of their digests",
         _approval(record),
         *([f"as of this block, {', '.join(sorted(alias))}"] if alias else []),
@@ -372,7 +399,7 @@ def _approval(record: _Record) -> str:
 
 
 def _consents(record: _Record) -> str:
-    found = [(use.site, record.get(Consent, use.dataset, record.run.purpose)) for use in record.run.datasets]
+    found = [(use.site, record.get(Consent, use.dataset, record.run.purpose)) for use in record.run.places]
     withdrawn = [f"{site} WITHDRAWN in block {entry.withdrawn.height}" for site, entry in found if entry.withdrawn is not None]
     return "; ".join(withdrawn) if withdrawn else f"all {len(found)} stand, none is withdrawn"
 
@@ -380,7 +407,7 @@ def _consents(record: _Record) -> str:
 def _unchecked(record: _Record, silent: Mapping[str, int], foreign: Mapping[str, int]) -> tuple[str, ...]:
     run = record.run
     beyond = [f"{site} ({count})" for site, count in foreign.items()]
-    sites = [f"{name} ({count})" for name, count in silent.items() if any(use.site == name for use in run.datasets)]
+    sites = [f"{name} ({count})" for name, count in silent.items() if any(use.site == name for use in run.places)]
     strange = [
         f"{entry.site} in round {entry.round}"
         for entry in record.all(Release)

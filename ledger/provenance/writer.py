@@ -139,6 +139,11 @@ class Writer:
             self._models[run] = found[0]
         return self._models[run]
 
+    def purpose(self, run: str) -> str:
+        """What a run was declared for; see `Known`."""
+        query = "SELECT json_extract(attributes, '$.purpose') FROM nodes WHERE name = ?"
+        return str(self._db.execute(query, (run_id(run),)).fetchone()[0])
+
     def extend(self, blocks: Blocks, last: int, progress: Callable[[int, int], None] | None) -> None:
         """Raises the driver's own errors; whole commits stay."""
         self._db.execute("BEGIN IMMEDIATE")

@@ -140,8 +140,20 @@ class Consent(Entry, frozen=True, tag="state.consent"):
         return self.withdrawn is None
 
 
+class Joined(Record, frozen=True):
+    """A place in a run that a site was given after it was declared. since: the first round it is for."""
+
+    site: str
+    dataset: bytes
+    since: int
+    origin: Origin
+
+
 class Run(Entry, frozen=True, tag="state.run"):
-    """A declared run and how far it is. status: ``open``, ``completed`` or ``aborted``. rounds_opened, rounds_committed: counts."""
+    """A declared run and how far it is. status: ``open``, ``completed`` or ``aborted``. rounds_opened, rounds_committed: counts.
+
+    datasets: the places it was declared with.  joined: those given later, in the order of admission.
+    """
 
     key_fields: ClassVar = ("run",)
     run: str
@@ -165,13 +177,25 @@ class Run(Entry, frozen=True, tag="state.run"):
     closed: Origin | None
     reason: str
     max_staleness: int = 0
+    maximum_sites: int = 0
+    joined: tuple[Joined, ...] = ()
+
+    @property
+    def places(self) -> tuple[DatasetUse, ...]:
+        """Every site that has a place in the run, in some round at least: the declared ones, then those that joined."""
+        return (*self.datasets, *(DatasetUse(one.site, one.dataset) for one in self.joined))
+
+    def places_in(self, number: int) -> tuple[DatasetUse, ...]:
+        """Every site that has a place in round `number`, in the order of `places`."""
+        return (*self.datasets, *(DatasetUse(one.site, one.dataset) for one in self.joined if one.since <= number))
 
     def dataset_of(self, site: str) -> bytes | None:
         """The digest of the table `site` trains on in this run; None when it has no place in it."""
-        for use in self.datasets:
-            if use.site == site:
-                return use.dataset
-        return None
+        return next((use.dataset for use in self.places if use.site == site), None)
+
+    def dataset_in(self, number: int, site: str) -> bytes | None:
+        """The same for round `number`."""
+        return next((use.dataset for use in self.places_in(number) if use.site == site), None)
 
 
 class Outcome(Record, frozen=True):

@@ -121,7 +121,7 @@ def evidence(state: State, run: Run, round_: Round) -> dict[str, Evidence]:
     Weights and statistics count where a sealed site has released after them: it has derived them again before it did.
     """
     key = run.run, round_.round
-    tables = {use.site: use.dataset for use in run.datasets}
+    tables = {use.site: use.dataset for use in run.places_in(round_.round)}
     sites = list(tables)
     released = {site for site in sites if state.read(Release, *key, site) is not None}
     weighing = state.read(Weighing, *key) if released else None

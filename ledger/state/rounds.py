@@ -56,9 +56,9 @@ def submit(state: State, author: Identity, origin: Origin, body: SubmitUpdate) -
     run = checks.run_of(state, body.run)
     checks.still_open(run)
     where = f"{_where(body)}: {author.name!r}"
-    planned = run.dataset_of(author.name)
+    planned = run.dataset_in(body.round, author.name)
     if planned is None:
-        checks.refuse("U1", UnknownSiteError, f"{where} has no place in this run; only its sites submit")
+        checks.refuse("U1", UnknownSiteError, f"{where} has no place in this round; only its sites submit")
     checks.not_sealed(checks.round_of(state, run, body.round))
     if state.read(Exclusion, body.run, body.round, author.name) is not None:
         checks.refuse("U2", ExcludedSiteError, f"{where} is left out of this round; take part in the next")
@@ -106,8 +106,8 @@ def exclude(state: State, author: Identity, origin: Origin, body: ExcludeSite) -
     where = f"{_where(body)}: site {body.site[:80]!r}"
     if author.name not in (run.coordinator, body.site):
         checks.refuse("L1", RoleError, f"{where} is left out by itself or by {run.coordinator!r}, not by {author.name!r}")
-    if run.dataset_of(body.site) is None:
-        checks.refuse("L2", UnknownSiteError, f"{where} has no place in this run; name one of its sites")
+    if run.dataset_in(body.round, body.site) is None:
+        checks.refuse("L2", UnknownSiteError, f"{where} has no place in this round; name one of its sites")
     checks.not_sealed(checks.round_of(state, run, body.round))
     if state.read(Exclusion, body.run, body.round, body.site) is not None:
         checks.refuse("L3", DuplicateError, f"{where} is already left out; the first reason stands")
@@ -145,8 +145,8 @@ def release(state: State, author: Identity, origin: Origin, body: ReleaseOpening
     run = checks.run_of(state, body.run)
     checks.still_open(run)
     where = f"{_where(body)}: {author.name!r}"
-    if run.dataset_of(author.name) is None:
-        checks.refuse("W1", UnknownSiteError, f"{where} has no place in this run; only its sites release")
+    if run.dataset_in(body.round, author.name) is None:
+        checks.refuse("W1", UnknownSiteError, f"{where} has no place in this round; only its sites release")
     round_ = checks.round_of(state, run, body.round)
     if round_.sealed is None:
         checks.refuse("W2", RoundStateError, f"{where} may not release before the round is sealed; wait for the seal")

@@ -1,4 +1,4 @@
-"""What will be trained on what: a coordinator declares a run and ends it. Rules R1-R13 of SPEC.md."""
+"""What will be trained on what: a coordinator declares a run, admits further sites to it and ends it. Rules R1-R17 of SPEC.md."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import msgspec
 
 from ledger.errors import DuplicateError, FieldError, RoleError, RoundStateError, SizeError, UnknownDatasetError
 from ledger.state import checks, consents
-from ledger.state.entries import COORDINATOR, Dataset, Identity, Origin, Run
+from ledger.state.entries import COORDINATOR, Dataset, Identity, Joined, Origin, Run
 from ledger.state.view import State
-from ledger.types import CloseRun, OpenRun
+from ledger.types import AdmitSite, CloseRun, DatasetUse, OpenRun
 
 MOST_SITES = 4096
 MOST_STALENESS = 1000
@@ -28,12 +28,18 @@ def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> Stat
     checks.integer(f"{where}: parameters", body.parameters, least=1)
     checks.integer(f"{where}: rounds", body.rounds, least=1)
     checks.integer(f"{where}: max_staleness", body.max_staleness, most=MOST_STALENESS)
+    checks.integer(f"{where}: maximum_sites", body.maximum_sites, most=MOST_SITES)
     if state.read(Run, body.run) is not None:
         checks.refuse("R2", DuplicateError, f"{where} is already on the ledger; choose another name")
     _datasets_may_be_used(state, where, body)
     if not 1 <= body.minimum_sites <= len(body.datasets):
         sites = len(body.datasets)
         checks.refuse("R7", FieldError, f"{where}: minimum_sites is {body.minimum_sites}; with {sites} sites use 1 to {sites}")
+    if 0 < body.maximum_sites < len(body.datasets):
+        sites = len(body.datasets)
+        checks.refuse(
+            "R14", FieldError, f"{where}: maximum_sites is {body.maximum_sites}, and it names {sites}; use 0, or {sites} and more"
+        )
     return state.put(
         Run(
             run=body.run,
@@ -57,8 +63,29 @@ def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> Stat
             closed=None,
             reason="",
             max_staleness=body.max_staleness,
+            maximum_sites=body.maximum_sites,
         )
     )
+
+
+def admit(state: State, author: Identity, origin: Origin, body: AdmitSite) -> State:
+    """Give one more site a place in an open run, from the next round on."""
+    run = checks.run_of(state, body.run)
+    checks.coordinated(run, author)
+    checks.still_open(run)
+    where = f"run {body.run!r}: site {body.site[:80]!r}"
+    if run.dataset_of(body.site) is not None:
+        checks.refuse("R15", DuplicateError, f"{where} has a place in it already; it trains on the table it has")
+    most = max(run.maximum_sites, len(run.datasets))
+    if len(run.places) >= most:
+        reason = f"{where} comes too late: it was declared with places for {most} sites, and all are taken; take part in the next run"
+        checks.refuse("R16", SizeError, reason)
+    if body.since != run.rounds_opened + 1 or body.since > run.rounds:
+        opened = f"{run.rounds_opened} of {run.rounds} rounds are opened"
+        checks.refuse("R17", RoundStateError, f"{where} is to take part from round {body.since} on, and {opened}; name the next, if any")
+    _may_be_used(state, f"run {body.run!r}", DatasetUse(body.site, body.dataset), run.purpose)
+    joined = Joined(body.site, body.dataset, body.since, origin)
+    return state.put(msgspec.structs.replace(run, joined=(*run.joined, joined)))
 
 
 def close(state: State, author: Identity, origin: Origin, body: CloseRun) -> State:
@@ -84,10 +111,14 @@ def _datasets_may_be_used(state: State, where: str, body: OpenRun) -> None:
     if len({use.site for use in body.datasets}) != len(body.datasets):
         checks.refuse("R3", DuplicateError, f"{where} names a site twice; give each site one dataset")
     for use in body.datasets:
-        dataset = state.read(Dataset, use.dataset)
-        named = f"{where}: dataset {use.dataset.hex()[:16]} of {use.site[:80]!r}"
-        if dataset is None:
-            checks.refuse("R4", UnknownDatasetError, f"{named} is not on the ledger; the site has to register it")
-        if dataset.owner != use.site:
-            checks.refuse("R5", UnknownDatasetError, f"{named} belongs to {dataset.owner!r}; name the site's own dataset")
-        consents.require_live(state, "R6", f"{where}: {use.site!r}", use.dataset, body.purpose)
+        _may_be_used(state, where, use, body.purpose)
+
+
+def _may_be_used(state: State, where: str, use: DatasetUse, purpose: str) -> None:
+    dataset = state.read(Dataset, use.dataset)
+    named = f"{where}: dataset {use.dataset.hex()[:16]} of {use.site[:80]!r}"
+    if dataset is None:
+        checks.refuse("R4", UnknownDatasetError, f"{named} is not on the ledger; the site has to register it")
+    if dataset.owner != use.site:
+        checks.refuse("R5", UnknownDatasetError, f"{named} belongs to {dataset.owner!r}; name the site's own dataset")
+    consents.require_live(state, "R6", f"{where}: {use.site!r}", use.dataset, purpose)

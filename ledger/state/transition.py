@@ -47,6 +47,7 @@ from ledger.state.entries import Account, Identity, Origin
 from ledger.state.view import State
 from ledger.types import (
     AcceptInvitation,
+    AdmitSite,
     Anchor,
     AppendLineage,
     ApproveModel,
@@ -96,6 +97,7 @@ _RULES: Final[Mapping[type, Rule]] = {
     GrantConsent: consents.grant,
     WithdrawConsent: consents.withdraw,
     OpenRun: runs.open_,
+    AdmitSite: runs.admit,
     OpenRound: rounds.open_,
     SubmitUpdate: rounds.submit,
     ExcludeSite: rounds.exclude,

@@ -150,7 +150,7 @@ class State:
         declared, leaf = self.run(run), self.read(Round, run, number)
         if declared is None or leaf is None:
             return None
-        sites = sorted(use.site for use in declared.datasets)
+        sites = sorted(use.site for use in declared.places_in(number))
         submissions = (self.submission(run, number, site) for site in sites)
         exclusions = (self.read(Exclusion, run, number, site) for site in sites)
         statistics = (self.read(Statistics, run, number, site) for site in sites)

@@ -25,8 +25,8 @@ def measure(state: State, author: Identity, origin: Origin, body: MeasureRound) 
     run = checks.run_of(state, body.run)
     checks.still_open(run)
     where = f"{_where(body)}: {author.name!r}"
-    if run.dataset_of(author.name) is None:
-        checks.refuse("S5", UnknownSiteError, f"{where} has no place in this run; only its sites open statistics")
+    if run.dataset_in(body.round, author.name) is None:
+        checks.refuse("S5", UnknownSiteError, f"{where} has no place in this round; only its sites open statistics")
     round_ = checks.round_of(state, run, body.round)
     _undecided(state, run, round_, where)
     if state.read(Statistics, body.run, body.round, author.name) is not None:
@@ -85,7 +85,7 @@ def _undecided(state: State, run: Run, round_: Round, where: str) -> None:
     """The set is sealed, nothing of it is released, and what will be is not fixed yet."""
     if round_.sealed is None:
         checks.refuse("S6", RoundStateError, f"{where}: the round is not sealed; seal it before it is measured, weighed or partitioned")
-    released = any(state.read(Release, round_.run, round_.round, use.site) is not None for use in run.datasets)
+    released = any(state.read(Release, round_.run, round_.round, use.site) is not None for use in run.places_in(round_.round))
     if released or round_.outcome is not None:
         checks.refuse("S7", RoundStateError, f"{where}: too late, the set is being opened as it was sealed; go on to the next round")
     if any(state.read(kind, round_.run, round_.round) is not None for kind in (Weighing, Partition)):

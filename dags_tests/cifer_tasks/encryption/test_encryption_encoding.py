@@ -54,6 +54,43 @@ def test_extreme_updates_never_leave_their_bounds(bits: int, clip_micro: int, ro
     assert abs(total) <= encoding.bound
 
 
+def most_of(encoding: Encoding, rows: list[int]) -> int:
+    """What the first entry of a sum comes to when every site puts its whole norm into it."""
+    update = np.array([encoding.clip_norm, 0.0], dtype=np.float32)
+    return sum(int(encoding.encode(update, n, bytes(32))[0][0]) for n in rows)
+
+
+@settings(deadline=None)
+@given(BITS, CLIP, ROWS, ROWS)
+def test_a_round_that_sites_joined_stays_within_its_own_bound(bits: int, clip_micro: int, rows: list[int], joined: list[int]) -> None:
+    """Whoever joins, the worst sums of the wider round are within its L + K, and those of a declaration with all of them are the same."""
+    encoding = encoding_of(bits, clip_micro, rows).joined_by(joined)
+    assert encoding == encoding_of(bits, clip_micro, rows + joined)
+    assert most_of(encoding, rows + joined) <= encoding.bound
+
+
+def test_a_bound_without_those_who_joined_is_left() -> None:
+    """The mutant: sites that go on encoding as the run was declared, and the sum is beyond either bound."""
+    declared, joined = encoding_of(8, 10**6, [100, 100]), [90, 90]
+    assert most_of(declared, [100, 100, *joined]) > declared.joined_by(joined).bound > declared.bound
+
+
+@settings(deadline=None)
+@given(BITS, st.lists(st.integers(1, 10**6), min_size=0, max_size=5), st.lists(st.floats(-1.0, 1.0, width=32), min_size=1, max_size=20))
+def test_error_feedback_goes_on_across_a_join(bits: int, joined: list[int], entries: list[float]) -> None:
+    """With a residual carried into wider units, what a site sent in two rounds is what it wanted to, to within one unit of the second."""
+    first, rows, update = Encoding(bits, 10**7, 1000, 3), 300, np.array(entries, np.float32) / 10
+    second, residual = first.joined_by(joined), np.zeros(update.size, np.float32)
+    sent = np.zeros(update.size)
+    for number, encoding in enumerate((first, second)):
+        if number:
+            residual = encoding.carried(residual, first)
+        pieces, _, _ = encoding.encode_pieces(update, rows, rounding_seed(1, number, "a"), residual)
+        sent += np.concatenate(list(pieces)) * (10 * encoding.total_rows / (encoding.levels * rows))
+    unit = 10 * second.total_rows / (second.levels * rows)
+    assert np.abs(sent - 2 * update.astype(np.float64)).max() <= unit * (1 + 1e-3)
+
+
 @settings(deadline=None)
 @given(BITS, CLIP, ROWS, SEEDS)
 def test_the_guard_of_a_site_bound_is_never_needed(bits: int, clip_micro: int, rows: list[int], seed: bytes) -> None:

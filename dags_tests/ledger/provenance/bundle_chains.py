@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from msgspec.structs import replace
+
 from ledger.codec import encode
 from ledger.consensus.blocks import build_block, extend, genesis_tip
 from ledger.consensus.messages import VoteContent
@@ -25,6 +27,7 @@ from ledger.state.transition import apply_transaction
 from ledger.state.view import State
 from ledger.types import (
     AcceptInvitation,
+    AdmitSite,
     AppendLineage,
     ApproveModel,
     Certificate,
@@ -301,6 +304,67 @@ def tiny(**changes: Any) -> Chain:
         "register": [[("coordinator", RegisterModel("breast-cancer", 1, "champion", digest("m1"), "run-1", 1))]],
     }
     for blocks in (steps | changes).values():
+        for block in blocks:
+            said, options = block if isinstance(block, tuple) else (block, {})
+            chain.block(*said, **options)
+    return chain
+
+
+def joining_steps() -> dict[str, list[Any]]:
+    """The blocks of `joined`, by step: lists of (author, body)."""
+    table_a, table_b = digest("table of hospital-a"), digest("table of hospital-b")
+    lead, site_a, site_b = "coordinator", "hospital-a", "hospital-b"
+    opened = OpenRun(
+        "run-1",
+        "breast-cancer",
+        digest("settings"),
+        "abc123",
+        digest("lock"),
+        "plain",
+        "{}",
+        31,
+        digest("m0"),
+        1,
+        2,
+        (DatasetUse(site_a, table_a),),
+        maximum_sites=2,
+    )
+    people = [("coordinator", "coordinator"), (site_a, "site"), (site_b, "site")]
+    outcome = CommitRound("run-1", 1, digest("sum"), digest("opened"), digest("m1"), True, "", ())
+    return {
+        "people": [[("administrator", RegisterIdentity(name, role, key(name).public)) for name, role in people]],
+        "table": [
+            [(site_a, RegisterDataset("table", table_a, "md5:a", 100, digest("schema"))), (site_a, GrantConsent(table_a, "breast-cancer"))]
+        ],
+        "run": [[(lead, opened), (lead, OpenRound("run-1", 1, digest("m0"), digest("context")))]],
+        "other": [
+            [(site_b, RegisterDataset("table", table_b, "md5:b", 50, digest("schema"))), (site_b, GrantConsent(table_b, "breast-cancer"))]
+        ],
+        "admit": [[(lead, AdmitSite("run-1", site_b, table_b, 2))]],
+        "submit": [[(site_a, SubmitUpdate("run-1", 1, table_a, 100, digest("ciphertext"), 10))]],
+        "seal": [[(lead, SealRound("run-1", 1, (site_a,)))]],
+        "release": [[(site_a, ReleaseOpening("run-1", 1, digest("sum"), digest("opening")))]],
+        "commit": [[(lead, outcome)]],
+        "second": [
+            [(lead, OpenRound("run-1", 2, digest("m1"), digest("context")))],
+            [
+                (site_a, SubmitUpdate("run-1", 2, table_a, 100, digest("ciphertext"), 10)),
+                (site_b, SubmitUpdate("run-1", 2, table_b, 50, digest("ciphertext b"), 12)),
+            ],
+            [(lead, SealRound("run-1", 2, (site_a, site_b)))],
+            [(site_b, ReleaseOpening("run-1", 2, digest("sum"), digest("opening")))],
+            [(lead, replace(outcome, round=2, candidate=digest("m2")))],
+        ],
+        "register": [[(lead, RegisterModel("breast-cancer", 1, "champion", digest("m2"), "run-1", 2))]],
+    }
+
+
+def joined(**changes: Any) -> Chain:
+    """One validator, a run of one site, to which another is admitted during the first round: the second is of both. changes: see `tiny`."""
+    chain = Chain("tiny", 1)
+    for label in ("settings", "m0", "context", "ciphertext", "ciphertext b", "sum", "opening", "opened", "m1", "m2"):
+        chain.named(label)
+    for blocks in (joining_steps() | changes).values():
         for block in blocks:
             said, options = block if isinstance(block, tuple) else (block, {})
             chain.block(*said, **options)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from bundle_chains import EVENTS, Chain, accepting, digest, invitation, key, rotation, tiny
+from bundle_chains import EVENTS, Chain, accepting, digest, invitation, joined, joining_steps, key, rotation, tiny
 from msgspec.structs import replace
 
 from ledger.codec import decode, encode
@@ -38,6 +38,7 @@ from ledger.state.entries import (
     path_of,
 )
 from ledger.types import (
+    AdmitSite,
     AppendLineage,
     ApproveModel,
     Certificate,
@@ -371,6 +372,12 @@ ROTATED_EDITS: dict[str, tuple[str, Callable[[Case], bytes]]] = {
 }
 """The like of `EDITS`, of a history in which keys change."""
 
+JOINED_EDITS: dict[str, tuple[str, Callable[[Case], bytes]]] = {
+    "an_admission_left_out": ("Z10", lambda case: case.without(AdmitSite)),
+    "the_consent_of_a_joined_site_hidden": ("Z8", lambda case: case.hidden(_is(Consent, dataset=digest("table of hospital-b")))),
+}
+"""The like of `EDITS`, of a history in which a site joins."""
+
 
 def _two_of_one_size(case: Case) -> tuple[int, int]:
     sizes = [item.size_bytes for item in case.bundle.artifacts]
@@ -555,6 +562,46 @@ CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
 """By name: the rule, and the steps that a dishonest quorum let happen in place of the honest ones of `tiny`."""
 
 
+_JOINING = joining_steps()
+_ADMIT = AdmitSite("run-1", "hospital-b", digest("table of hospital-b"), 2)
+_OPENED = _JOINING["run"][0][0][1]
+
+
+def _opened(**changes: Any) -> list[Any]:
+    """The run of `joined`, changed, and its first round."""
+    return [_by("coordinator", replace(_OPENED, **changes)), _by("coordinator", _OPEN)]
+
+
+JOINED_CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a_site_that_admits_itself": ("Z11", {"admit": [_by("hospital-b", _ADMIT, without="R9")]}),
+    "a_site_admitted_to_a_round_that_is_open": ("Z13", {"admit": [_by("coordinator", replace(_ADMIT, since=1), without="R17")]}),
+    "a_site_admitted_two_rounds_ahead": (
+        "Z13",
+        {
+            "run": [*_JOINING["other"], _by("coordinator", _OPENED), _by("coordinator", _ADMIT, without="R17"), _by("coordinator", _OPEN)],
+            "other": [],
+            "admit": [],
+        },
+    ),
+    "a_site_admitted_to_a_run_without_room": (
+        "Z14",
+        {"run": _opened(maximum_sites=0), "admit": [_by("coordinator", _ADMIT, without="R16")]},
+    ),
+    "a_site_admitted_twice": (
+        "Z14",
+        {"run": _opened(maximum_sites=3), "admit": [_by("coordinator", _ADMIT), _by("coordinator", _ADMIT, without="R15")]},
+    ),
+    "no_consent_when_a_site_was_admitted": (
+        "Z15",
+        {
+            "other": [*_JOINING["other"], _by("hospital-b", replace(_WITHDRAW, dataset=digest("table of hospital-b")))],
+            "admit": [_by("coordinator", _ADMIT, without="R6"), _JOINING["other"][0][1:]],
+        },
+    ),
+}
+"""The like of `CHAINS`, in place of the honest steps of `joined`."""
+
+
 def chain_of(name: str) -> Chain:
     """A chain that breaks a rule."""
-    return tiny(**CHAINS[name][1])
+    return joined(**JOINED_CHAINS[name][1]) if name in JOINED_CHAINS else tiny(**CHAINS[name][1])

@@ -24,6 +24,7 @@ PARTS = (
     types.Statement,
     types.Validator,
     entries.Origin,
+    entries.Joined,
     entries.Outcome,
     entries.ScheduledSet,
 )

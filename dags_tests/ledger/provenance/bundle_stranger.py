@@ -287,7 +287,7 @@ class Story:
         self.ask("state.identity", run["coordinator"])
         self.required = self.ask("state.approval-required", run["run"])
         self.approval = self.ask("state.approval", run["run"], model["model"]) if self.required else None
-        for use in run["datasets"]:
+        for use in self.places():
             for tag, key in (("identity", (use["site"],)), ("encryption-key", (use["site"],)), ("dataset", (use["dataset"],))):
                 self.ask(f"state.{tag}", *key)
             self.ask("state.consent", use["dataset"], run["purpose"])
@@ -295,7 +295,7 @@ class Story:
             if number:
                 for tag in ("state.round", "state.weighing", "state.partition"):
                     self.ask(tag, run["run"], number)
-                for use in run["datasets"]:
+                for use in self.places(number):
                     for tag in ("submission", "exclusion", "statistics", "release"):
                         self.ask(f"state.{tag}", run["run"], number, use["site"])
             count = self.ask("state.lineage-count", run["run"], number)
@@ -327,6 +327,13 @@ class Story:
         if identity and identity["public_key"] != key and not accepts:
             self.ask("state.former-key", key)
         return account
+
+    def places(self, number: int | None = None) -> list[Any]:
+        """The sites of the run, or of one of its rounds."""
+        return [*self.run["datasets"], *(one for one in self.run["joined"] if number is None or one["since"] <= number)]
+
+    def given(self, use: Any) -> tuple[int, int]:
+        return self.place(use["origin"] if "origin" in use else self.run["origin"])
 
     def entries(self, tag: str) -> list[Any]:
         return [entry for entry in self.history.values() if entry["tag"] == tag]
@@ -372,6 +379,8 @@ class Story:
                 found.append((entry, entry["withdrawn"], {"consent.withdraw"}, owner, {}))
         if tag == "state.run" and entry["closed"]:
             found.append((entry, entry["closed"], {"run.close"}, entry["coordinator"], {"outcome": entry["status"]}))
+        for one in entry["joined"] if tag == "state.run" else ():
+            found.append(({"run": entry["run"], **one}, one["origin"], {"run.admit"}, entry["coordinator"], {}))
         if tag == "state.round":
             found.append((entry, entry["opened"], {"round.open"}, run["coordinator"], {}))
             if entry["sealed"]:
@@ -423,7 +432,7 @@ class Story:
             node = stack.pop()
             need("Z9", node["kind"] == 2 or node.get("asked"))
             stack += node.get("sides", [])
-        sites, tables = [use["site"] for use in self.run["datasets"]], [use["dataset"] for use in self.run["datasets"]]
+        sites, tables = [use["site"] for use in self.places()], [use["dataset"] for use in self.places()]
         for identity, item in self.said.items():
             body, account = item["body"], self.ask("state.account", item["author"])
             consent = body["tag"] in ("consent.grant", "consent.withdraw")
@@ -466,9 +475,16 @@ class Story:
         """Z13, Z14."""
         run, model = self.run, self.model
         before, current = self.place(run["origin"]), run["initial_model"]
-        tables = {use["site"]: self.must("state.dataset", use["dataset"]) for use in run["datasets"]}
-        for site, table in tables.items():
-            need("Z14", table["owner"] == site and self.place(table["origin"]) < before)
+        every = {use["site"]: self.must("state.dataset", use["dataset"]) for use in self.places()}
+        need("Z14", len(every) == len(self.places()) <= max(run["maximum_sites"], len(run["datasets"])))
+        for use in self.places():
+            table = every[use["site"]]
+            need("Z14", table["owner"] == use["site"] and self.place(table["origin"]) < self.given(use))
+        rounds = [run["origin"], *(self.must("state.round", run["run"], number + 1)["opened"] for number in range(model["round"]))]
+        for one in run["joined"]:
+            since = one["since"]
+            need("Z13", since >= 1 and self.place(rounds[since - 1] if since <= len(rounds) else run["origin"]) < self.given(one))
+            need("Z13", since >= len(rounds) or self.given(one) < self.place(rounds[since]))
         outcome: Any = None
         for number in range(1, model["round"] + 1):
             one = self.must("state.round", run["run"], number)
@@ -477,7 +493,7 @@ class Story:
             opened, sealed, done = (self.place(origin) for origin in (one["opened"], one["sealed"], outcome["origin"]))
             need("Z13", before < opened < sealed < done)
             submitted = set()
-            for site, table in tables.items():
+            for site, table in ((use["site"], every[use["site"]]) for use in self.places(number)):
                 entry, out, released = (
                     self.ask(f"state.{tag}", run["run"], number, site) for tag in ("submission", "exclusion", "release")
                 )
@@ -507,7 +523,7 @@ class Story:
     def check_consents(self) -> None:
         """Z15."""
         run = self.run
-        for use in run["datasets"]:
+        for use in self.places():
             changes = sorted(
                 (item["place"], item["body"]["tag"] == "consent.grant", identity)
                 for identity, item in self.said.items()
@@ -524,8 +540,8 @@ class Story:
                 earlier = [change for change in changes if change[0] < at]
                 return earlier[-1][2] if earlier and earlier[-1][1] else b""
 
-            need("Z15", standing(self.place(run["origin"])))
-            for number in range(1, self.model["round"] + 1):
+            need("Z15", standing(self.given(use)))
+            for number in range(use.get("since", 1), self.model["round"] + 1):
                 one = self.must("state.round", run["run"], number)
                 sent = self.ask("state.submission", run["run"], number, use["site"])
                 need("Z15", not sent or standing(self.place(sent["origin"])) == sent["consent"]["transaction"])
@@ -551,7 +567,7 @@ class Story:
             need("Z17", stream.eof and not stream.unused_data and len(plain) <= 8 * 1024 * 1024)
             lines = plain.removesuffix(b"\n").split(b"\n")
             need("Z17", sha256(plain).digest() == entry["sha256"] and len(lines) == entry["count"] and b"" not in lines)
-            need("Z17", entry["author"] in {run["coordinator"], *(use["site"] for use in run["datasets"])})
+            need("Z17", entry["author"] in {run["coordinator"], *(use["site"] for use in self.places())})
 
 
 def genesis_of(text: str) -> dict[str, Any]:

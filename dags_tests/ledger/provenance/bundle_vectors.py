@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bundle_chains import Chain, invited, rotated, story, tiny
-from bundle_forgeries import CHAINS, EDITS, ROTATED_EDITS, Case, chain_of
+from bundle_chains import Chain, invited, joined, rotated, story, tiny
+from bundle_forgeries import CHAINS, EDITS, JOINED_CHAINS, JOINED_EDITS, ROTATED_EDITS, Case, chain_of
 
 from ledger.provenance import Artifact, genesis_to_json, make_bundle, verify_bundle
 
@@ -59,19 +59,19 @@ def applied(data: bytes, changes: list[Any]) -> bytes:
 def files() -> dict[str, bytes]:
     """Every file of the folder by name."""
     stories = {"story": (story(), 2, True), "early": (story(until="first version"), 1, False), "tiny": (tiny(), 1, False)}
-    stories |= {"invited": (invited(), 1, False), "rotated": (rotated(), 1, False)}
+    stories |= {"invited": (invited(), 1, False), "rotated": (rotated(), 1, False), "joined": (joined(), 1, False)}
     cases = {name: case_of(chain, version, with_artifacts=artifacts) for name, (chain, version, artifacts) in stories.items()}
     genesis = {name: "genesis.json" if name in ("story", "early") else "tiny-genesis.json" for name in stories}
     found = {f"{name}.cifer": case.file() for name, case in cases.items()}
     found |= {genesis[name]: genesis_to_json(case.chain.genesis).encode() for name, case in cases.items()}
     invalid: list[dict[str, Any]] = []
-    for of, forgeries in (("story", EDITS), ("rotated", ROTATED_EDITS)):
+    for of, forgeries in (("story", EDITS), ("rotated", ROTATED_EDITS), ("joined", JOINED_EDITS)):
         for name, (rule, forge) in forgeries.items():
             changes = edits(cases[of].file(), forge(cases[of]))
             entry = {"name": f"invalid_{name}", "rule": rule, "genesis": genesis[of], "of": f"{of}.cifer", "edits": changes}
             invalid.append(entry)
     invalid.append({"name": "invalid_genesis_of_another_network", "rule": "Z3", "genesis": "tiny-genesis.json", "file": "story.cifer"})
-    for name, (rule, _) in CHAINS.items():
+    for name, (rule, _) in (CHAINS | JOINED_CHAINS).items():
         found[f"invalid_{name}.cifer"] = case_of(chain_of(name), 1, with_artifacts=False).file()
         entry = {"name": f"invalid_{name}", "rule": rule, "genesis": "tiny-genesis.json", "file": f"invalid_{name}.cifer"}
         invalid.append(entry)

@@ -90,6 +90,9 @@ class Memory:
     def current(self, run: str) -> str:
         return self.models[run]
 
+    def purpose(self, run: str) -> str:
+        return str(self.nodes[f"run/{run}"][3]["purpose"])
+
     def take(self, derived: Derived) -> None:
         for node in derived.nodes:
             kind, label, known, attributes, height = self.nodes.get(node.id, (node.kind, node.label, None, {}, derived.act.height))

@@ -55,6 +55,7 @@ NAMED = dict(
     S5="UnknownSiteError", S6="RoundStateError", S7="RoundStateError", S8="DuplicateError", S9="DuplicateError", S10="FieldError",
     S11="QuorumOfSitesError", S12="FieldError", W1="UnknownSiteError", W2="RoundStateError", W3="RoundStateError",
     W4="DuplicateError", Y1="SizeError", Y2="RoleError", Y3="RoundStateError", Y4="FieldError",
+    R14="FieldError", R15="DuplicateError", R16="SizeError", R17="RoundStateError",
 )  # fmt: skip
 # Steps after which the key that signed them speaks for nobody.
 REPLACED = {"joined", "rotated", "rotated-again", "revoked-by-itself"}
@@ -63,6 +64,8 @@ BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
 LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "I7", "I13", "N1", "S2", "U1", "V1", "J6", "J7", "J11"}
 # Vectors that break two rules: without the first, the second speaks.
 SECOND_LINE = {
+    "invalid_admit_twice": "R16",
+    "invalid_admit_beyond_the_maximum": "R6",
     "invalid_run_purpose": "R6",
     "invalid_run_without_datasets": "R7",
     "invalid_open_round_twice": "N4",

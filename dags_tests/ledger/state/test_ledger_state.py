@@ -81,7 +81,7 @@ def test_the_views_tell_the_scenario(final: State) -> None:
     assert final.latest_version("nothing") == 0 and final.model("classifier", 2) is None and final.alias("classifier", "x") is None
     assert [batch.count for batch in final.lineage("run-1", 1)] == [2, 2] and final.lineage("run-1", 2) == ()
     site = final.identity("site-a")
-    assert site is not None and final.identity_of(site.public_key) == site and final.next_sequence(site.public_key) == 14
+    assert site is not None and final.identity_of(site.public_key) == site and final.next_sequence(site.public_key) == 16
     encryption_key = final.encryption_key("site-a")
     assert encryption_key is not None and encryption_key.origin.height == height_of("key-again")
     assert [found.site for found in first.statistics] == ["site-a"] and first.statistics[0].statistics[0].square == 1_000_000
@@ -90,7 +90,9 @@ def test_the_views_tell_the_scenario(final: State) -> None:
     assert [release.site for release in first.releases] == ["site-a", "site-c"] and second.releases == ()
     assert final.identity_of(bytes(32)) is None and final.next_sequence(bytes(32)) == 0
     assert [found.name for found in final.all(Identity)].count("administrator-0") == 1
-    assert len(list(final.all(Submission))) == 10
+    assert len(list(final.all(Submission))) == 15
+    joined = final.run("run-joined")
+    assert joined is not None and [len(joined.places_in(number)) for number in (1, 2)] == [2, 3]
 
 
 def test_consent_is_live_between_grant_and_withdrawal() -> None:

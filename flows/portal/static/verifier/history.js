@@ -3,6 +3,10 @@
 import { same } from "./records.js";
 import { need } from "./chain.js";
 
+// The sites that have a place in a run: in any round, or in this one.
+export const places = (run) => [...run.datasets, ...run.joined];
+export const placesIn = (run, number) => [...run.datasets, ...run.joined.filter((one) => one.since <= number)];
+
 const SIMPLE = {
   "state.encryption-key": ["key.register", (entry) => entry.site],
   "state.dataset": ["dataset.register", (entry) => entry.owner],
@@ -39,7 +43,7 @@ async function askAll(bundle, state, said) {
   await state.ask("state.identity", run.coordinator);
   const required = await state.ask("state.approval-required", run.run);
   const approval = required && (await state.ask("state.approval", run.run, model.model));
-  for (const use of run.datasets) {
+  for (const use of places(run)) {
     await state.ask("state.identity", use.site);
     await state.ask("state.encryption-key", use.site);
     await state.ask("state.dataset", use.dataset);
@@ -47,7 +51,7 @@ async function askAll(bundle, state, said) {
   }
   for (let number = 0; number <= model.round; number++) {
     for (const kind of number ? ["round", "weighing", "partition"] : []) await state.ask(`state.${kind}`, run.run, number);
-    for (const use of number ? run.datasets : []) {
+    for (const use of number ? placesIn(run, number) : []) {
       for (const kind of ["submission", "exclusion", "statistics", "release"]) await state.ask(`state.${kind}`, run.run, number, use.site);
     }
     const count = await state.ask("state.lineage-count", run.run, number);
@@ -114,6 +118,9 @@ async function claimsOf(entry, story) {
     if (entry.withdrawn) found.push(claim(entry.withdrawn, ["consent.withdraw"], owner));
   }
   if (tag === "state.run" && entry.closed) found.push(claim(entry.closed, ["run.close"], coordinator, { outcome: entry.status }));
+  for (const one of tag === "state.run" ? entry.joined : []) {
+    found.push({ entry: { tag, run: entry.run, ...one }, origin: one.origin, kinds: ["run.admit"], author: coordinator, fields: {} });
+  }
   if (tag === "state.round") {
     found.push(claim(entry.opened, ["round.open"], coordinator));
     if (entry.sealed) found.push(claim(entry.sealed, ["round.seal"], coordinator, { sites: entry.sealed_sites }));
@@ -144,8 +151,8 @@ async function checkClaim({ entry, origin, kinds, author, fields }, story, genes
 // Z9.
 async function checkNothingElse(bundle, story, named, sets) {
   need("Z9", !story.state.unasked(), "it shows an entry that is no part of the model's history");
-  const sites = new Set(story.run.datasets.map((use) => use.site));
-  const tables = new Set(story.run.datasets.map((use) => use.dataset));
+  const sites = new Set(places(story.run).map((use) => use.site));
+  const tables = new Set(places(story.run).map((use) => use.dataset));
   for (const [identity, { body, author }] of story.said) {
     if (named.has(identity)) continue;
     const ours = CONSENTS.has(body.tag) && tables.has(body.dataset) && body.purpose === story.run.purpose;

@@ -22,6 +22,7 @@ SiteWeight | site text, weight int, score int, reason text
 Statement | step int, height int, round int, block bin or nil, valid_round int, signature bin
 Validator | name text, public_key bin, power int
 Origin | transaction bin, height int
+Joined | site text, dataset bin, since int, origin Origin
 Outcome | aggregate bin, opened bin, candidate bin, accepted bool, reason text, metrics [Metric], origin Origin
 ScheduledSet | height int, members [Validator]
 identity.register | name text, role text, public_key bin
@@ -33,7 +34,8 @@ key.register | public_key bin
 dataset.register | name text, sha256 bin, dvc_hash text, rows int, schema_digest bin
 consent.grant | dataset bin, purpose text
 consent.withdraw | dataset bin, purpose text, reason text
-run.open | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], max_staleness int
+run.open | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], max_staleness int, maximum_sites int
+run.admit | run text, site text, dataset bin, since int
 round.open | run text, round int, base_model bin, public_context bin
 round.submit | run text, round int, dataset bin, rows int, ciphertext bin, size_bytes int, lag int
 round.exclude | run text, round int, site text, step text, reason text
@@ -62,7 +64,7 @@ state.encryption-key-owner | **public_key** bin, site text
 state.former-encryption-key | **successor** bin, public_key bin, origin Origin
 state.dataset | **sha256** bin, owner text, name text, dvc_hash text, rows int, schema_digest bin, origin Origin
 state.consent | **dataset** bin, **purpose** text, granted Origin, withdrawn Origin or nil, reason text
-state.run | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text, max_staleness int
+state.run | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text, max_staleness int, maximum_sites int, joined [Joined]
 state.round | **run** text, **round** int, base_model bin, public_context bin, opened Origin, sealed_sites [text], sealed Origin or nil, outcome Outcome or nil
 state.submission | **run** text, **round** int, **site** text, dataset bin, rows int, ciphertext bin, size_bytes int, consent Origin, origin Origin, lag int
 state.exclusion | **run** text, **round** int, **site** text, by text, step text, reason text, origin Origin

@@ -3,6 +3,7 @@
 import { text, unhex } from "./encoding.js";
 import { sha256 } from "./digests.js";
 import { ascending, need } from "./chain.js";
+import { places, placesIn } from "./history.js";
 
 const MOST_PLAIN_BYTES = 8 * 1024 * 1024;
 
@@ -47,11 +48,7 @@ export async function checkRounds(story) {
   let before = placeOf(story, run.origin);
   let current = run.initial_model;
   let outcome = null;
-  for (const use of run.datasets) {
-    const table = await state.must("state.dataset", use.dataset);
-    const own = table.owner === use.site && earlier(placeOf(story, table.origin), before);
-    need("Z14", own, `the table of ${use.site} is not its own, or was registered after the run was declared`);
-  }
+  await checkPlaces(story);
   for (let number = 1; number <= model.round; number++) {
     const round = await state.must("state.round", run.run, number);
     need("Z14", round.base_model === current, `round ${number} does not start from the model before it`);
@@ -73,6 +70,29 @@ export async function checkRounds(story) {
   }
 }
 
+// Where a site got its place in the run: in its declaration, or later.
+const given = (story, use) => placeOf(story, use.origin ?? story.run.origin);
+
+// Z13, Z14: whose tables they are, and that there was a place for each site when it was given one.
+async function checkPlaces(story) {
+  const { state, run, model } = story;
+  const all = places(run);
+  for (const use of all) {
+    const table = await state.must("state.dataset", use.dataset);
+    const own = table.owner === use.site && earlier(placeOf(story, table.origin), given(story, use));
+    need("Z14", own, `the table of ${use.site} is not its own, or was registered after the run had a place for it`);
+  }
+  const fits = new Set(all.map((use) => use.site)).size === all.length && all.length <= Math.max(Number(run.maximum_sites), run.datasets.length);
+  need("Z14", fits, `the run has places for ${all.length} sites, one of them twice or more than it was declared for`);
+  for (const one of run.joined) {
+    const round = async (number) => (number >= 1 && number <= model.round ? state.must("state.round", run.run, number) : null);
+    const since = Number(one.since);
+    const [last, first] = [await round(since - 1), await round(since)];
+    const between = since >= 1 && earlier(placeOf(story, last?.opened ?? run.origin), given(story, one));
+    need("Z13", between && (!first || earlier(given(story, one), placeOf(story, first.opened))), `${one.site} was not admitted between the openings of rounds ${since - 1} and ${since}, its first`);
+  }
+}
+
 async function checkRound(story, round, before) {
   const { state, run } = story;
   const number = round.round;
@@ -82,7 +102,7 @@ async function checkRound(story, round, before) {
   const first = decided ? placeOf(story, decided.origin) : sealed;
   need("Z13", !decided || inOrder(sealed, first, done), `round ${number}: the weights or the partition are not between seal and outcome`);
   const submitted = new Set();
-  for (const use of run.datasets) {
+  for (const use of placesIn(run, number)) {
     const table = await state.must("state.dataset", use.dataset);
     const asked = ["submission", "exclusion", "statistics", "release"].map((kind) => state.ask(`state.${kind}`, run.run, number, use.site));
     const [sent, out, measured, released] = await Promise.all(asked);
@@ -103,10 +123,10 @@ async function checkRound(story, round, before) {
   need("Z14", whole, `round ${number}: the sealed set is unordered, too small, or names a site that did not submit`);
 }
 
-// Z15: every consent stood when the run was declared, at each submission and at each seal.
+// Z15: every consent stood when its site got its place in the run, at each submission and at each seal.
 export async function checkConsents(story) {
   const { state, run, model } = story;
-  for (const use of run.datasets) {
+  for (const use of places(run)) {
     const where = `the consent of ${use.site} for ${run.purpose}`;
     const changes = [...story.said.values()]
       .filter(({ body }) => ["consent.grant", "consent.withdraw"].includes(body.tag) && body.dataset === use.dataset && body.purpose === run.purpose)
@@ -121,8 +141,8 @@ export async function checkConsents(story) {
     const ends = changes.at(-1)?.identity === (entry.withdrawn ?? entry.granted).transaction;
     const grants = changes.filter((change) => change.granted);
     need("Z15", alternate && ends && grants.at(-1).identity === entry.granted.transaction, `${where}: grants and withdrawals do not alternate up to the last`);
-    need("Z15", standing(placeOf(story, run.origin)), `${where} did not stand when the run was declared`);
-    for (let number = 1; number <= model.round; number++) {
+    need("Z15", standing(given(story, use)), `${where} did not stand when the site got its place in the run`);
+    for (let number = Number(use.since ?? 1); number <= model.round; number++) {
       const round = await state.must("state.round", run.run, number);
       const sent = await state.ask("state.submission", run.run, number, use.site);
       const rests = !sent || standing(placeOf(story, sent.origin)) === sent.consent.transaction;
@@ -165,7 +185,7 @@ export async function checkLineage({ state, said, run }) {
     need("Z17", (await sha256(plain)) === entry.sha256 && lines === entry.count, `${where}: its events are not those of its digest and count`);
     events += lines;
     if (entry.author === run.coordinator) continue;
-    need("Z17", run.datasets.some((use) => use.site === entry.author), `${where} is by ${entry.author}, who has no part in the run`);
+    need("Z17", places(run).some((use) => use.site === entry.author), `${where} is by ${entry.author}, who has no part in the run`);
     foreign += await countForeign(plain, run.run, entry.author);
   }
   return { events, foreign };

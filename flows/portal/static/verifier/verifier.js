@@ -2,7 +2,7 @@
 
 import { checkBlocks, need, readFile, readGenesis, readTransactions, Refused } from "./chain.js";
 import { tagged } from "./digests.js";
-import { readHistory } from "./history.js";
+import { places, readHistory } from "./history.js";
 import { readState } from "./state.js";
 import { checkArtifacts, checkConsents, checkKeys, checkLineage, checkRounds, checkSequences } from "./story.js";
 
@@ -39,7 +39,7 @@ export async function verifyBundle(bytes, json, about = "", step = () => {}) {
   step("Z12 to Z14, Z18", "Every round follows from the one before", `${model.round} rounds of run ${run.run} in unbroken order; the last one's candidate is this model${story.approval ? `; approved by ${story.approval.by}` : ""}`);
   await checkConsents(story);
   const withdrawn = state.entries("state.consent").filter((entry) => entry.withdrawn).length;
-  step("Z15", "Every consent stood when it was used", `${run.datasets.length} tables: when the run was declared, at each submission and at each seal; ${withdrawn ? `${withdrawn} withdrawn since` : "none is withdrawn"}`);
+  step("Z15", "Every consent stood when it was used", `${places(run).length} tables: when its site got its place in the run, at each submission and at each seal; ${withdrawn ? `${withdrawn} withdrawn since` : "none is withdrawn"}`);
   await checkArtifacts(story, artifacts);
   if (artifacts.size) step("Z16", "Carried files have the bytes of their digests", `${artifacts.size} artifacts`);
   const { events, foreign } = await checkLineage(story);
