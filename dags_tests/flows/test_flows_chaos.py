@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 CHAOS = Path(__file__).with_name("chaos_runs.py")
+ENDINGS = Path(__file__).with_name("chaos_endings.py")
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
@@ -25,17 +26,18 @@ def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"model": "bb" * 32}, "model bbbbbbbbbbbbbbbb, undisturbed aaaaaaaaaaaaaaaa"),
+        ({"model": "bb" * 32, "registered": "bb" * 32}, "model bbbbbbbbbbbbbbbb, undisturbed aaaaaaaaaaaaaaaa"),
         ({"status": "open"}, "the run is open"),
         ({"transactions": {"SubmitUpdate": 7}}, "7 x SubmitUpdate on record, undisturbed 6"),
         ({"transactions": {"SubmitUpdate": 6, "RegisterModel": 1}}, "1 x RegisterModel on record, undisturbed 0"),
-        ({"lost": ["cc" * 32]}, f"acknowledged and not on record: {'cc' * 32}"),
+        ({"registered": "bb" * 32}, "the registry serves model bbbbbbbbbbbbbbbb, on record is aaaaaaaaaaaaaaaa"),
+        ({"broken": [f"acknowledged and not on record: {'cc' * 32}"]}, f"acknowledged and not on record: {'cc' * 32}"),
     ],
 )
 def test_another_ending_is_a_fault(change: dict[str, Any], fault: str) -> None:
     """Mutants of an ending: another model, a run left open, something done twice or lost; each is told, and an equal ending is not."""
-    chaos = runpy.run_path(str(CHAOS))
-    given = {"status": "completed", "model": "aa" * 32, "transactions": {"SubmitUpdate": 6}, "lost": []}
+    chaos = runpy.run_path(str(ENDINGS))
+    given = {"status": "completed", "model": "aa" * 32, "registered": "aa" * 32, "transactions": {"SubmitUpdate": 6}, "broken": []}
     expected = chaos["Ending"](**given)
     assert chaos["judge"](expected, expected) == []
     assert chaos["judge"](chaos["Ending"](**{**given, **change}), expected) == [fault]
