@@ -157,7 +157,9 @@ class Chaos:
             expected = _ending(folder)
             if faults := judge(expected, expected):
                 raise AssertionError(f"the undisturbed run: {'; '.join(faults)}")
-            self._expected[scheme] = expected, json.loads((folder / "events").read_text())
+            events = json.loads((folder / "events").read_text())
+            sys.stdout.write(f"     {scheme}, undisturbed: {sum(events.values())} places of {len(events)} kinds\n")
+            self._expected[scheme] = expected, events
         return self._expected[scheme]
 
     def _empty(self) -> Path:
