@@ -13,8 +13,10 @@ import pytest
 
 CHAOS = Path(__file__).with_name("chaos_runs.py")
 ENDINGS = Path(__file__).with_name("chaos_endings.py")
+POWER = runpy.run_path(str(Path(__file__).with_name("power_disk.py")))
 
 
+@pytest.mark.skipif(POWER["able"](), reason="test_flows_power.py cuts the power here, which kills as well")
 def test_a_killed_run_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
     """A run is killed with SIGKILL once or twice and taken up again: same model, same record, nothing acknowledged is lost."""
     words = [sys.executable, str(CHAOS), "--runs", "1", "--seed", "2", "--scheme", "threshold"]
@@ -41,3 +43,13 @@ def test_another_ending_is_a_fault(change: dict[str, Any], fault: str) -> None:
     expected = chaos["Ending"](**given)
     assert chaos["judge"](expected, expected) == []
     assert chaos["judge"](chaos["Ending"](**{**given, **change}), expected) == [fault]
+
+
+def test_a_second_signature_in_one_place_is_a_broken_promise(tmp_path: Path) -> None:
+    """A mutant of what validators signed: one voted for two blocks in one place; other places, validators and repetitions are no fault."""
+    chaos = runpy.run_path(str(ENDINGS))
+    honest = ["aa 7/0/2 01", "aa 7/0/3 02", "aa 7/1/2 03", "bb 7/0/2 04", "aa 7/0/2 01"]
+    (tmp_path / "signed").write_text("\n".join(honest))
+    assert chaos["broken_promises"](tmp_path) == []
+    (tmp_path / "signed").write_text("\n".join([*honest, "bb 7/0/2 nothing"]))
+    assert chaos["broken_promises"](tmp_path) == ["validator bb signed twice at 7/0/2: 04 and nothing"]
