@@ -308,7 +308,7 @@ def prepared() -> Iterator[Path]:
         import mlflow.pytorch  # noqa: F401
         from mlflow.utils.requirements_utils import _init_modules_to_packages_map
 
-        _init_modules_to_packages_map()  # a walk through everything installed, which MLflow makes once in a process
+        _init_modules_to_packages_map()  # type: ignore[no-untyped-call]  # a walk through everything installed, which MLflow makes once in a process
 
         import flows.training
         from flows.launch import engine
