@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cifer_tasks.errors import IntegrityError, StorageError
+from ledger.files import flush
 
 PIECE_BYTES: Final = 1 << 20
 
@@ -97,7 +98,7 @@ def write_pieces(
             os.chmod(temporary, mode)
             os.replace(temporary, path)
             if durable:
-                _flush_folder(path.parent)
+                flush(path.parent)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -123,7 +124,7 @@ def write_once(path: Path, data: bytes) -> bool:
             os.link(temporary, path)
         finally:
             os.unlink(temporary)
-        _flush_folder(path.parent)  # a promise that a power cut forgets is none
+        flush(path.parent)  # a promise that a power cut forgets is none
     except FileExistsError:
         return False
     except OSError as error:
@@ -134,17 +135,13 @@ def write_once(path: Path, data: bytes) -> bool:
 
 def flush_file(path: Path) -> None:
     """Make a file's bytes and its name durable. Raises `OSError`."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    _flush_folder(path.parent)
+    flush(path)
+    flush(path.parent)
 
 
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def flush_tree(folder: Path) -> None:
+    """Make durable what others wrote in `folder` and below: every file's bytes, every folder's names. Raises `OSError`."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            flush(Path(parent, name))
+        flush(Path(parent))

@@ -29,6 +29,7 @@ from cifer_tasks.errors import StorageError
 from cifer_tasks.lineage.events import RunKey, Scope, event_lines, run_event, scope_of
 from cifer_tasks.lineage.facets import Facts, facets_of
 from cifer_tasks.records import RunRef
+from ledger.files import flush
 from ledger.provenance.speaking import step_id
 from ledger.state.lineage import MOST_SITE_BYTES
 
@@ -88,6 +89,7 @@ class LineageLog:
             self._write_state()
             if self._alone:
                 _cut_partial_line(self.path)
+            flush(folder)
         except OSError as error:
             msg = f"{folder}: lineage cannot be recorded there: {error.strerror or error}; make the folder writable"
             raise StorageError(msg) from None
@@ -150,10 +152,12 @@ class LineageLog:
         the batch is empty.
 
         recorded: number of this run's events that the ledger holds; the batch starts behind those, so that whoever crashes between
-        draining and recording neither loses nor repeats any. Raises `StorageError` when the log cannot be read.
+        draining and recording neither loses nor repeats any. The file keeps what is returned through a power cut. Raises `StorageError`
+        when the log cannot be read or flushed.
         """
         with self._lock:
             try:
+                os.fsync(self._file.fileno())  # the ledger's count must not run ahead of the file
                 lines = _head(self._lines_from(recorded), self._most_bytes)
             except OSError as error:
                 msg = f"{self.path}: the lineage log cannot be read: {error.strerror or error}"

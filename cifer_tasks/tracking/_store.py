@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from cifer_tasks.database import database_url, mlflow_uri, prepare_database
 from cifer_tasks.errors import CiferError, StorageError
+from cifer_tasks.files import flush_tree
+from ledger.files import flush
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -37,6 +41,22 @@ def tracking_uri(project: Path) -> str:
 def artifact_root(project: Path) -> Path:
     """The folder below which experiments keep files."""
     return folder_of(project).resolve() / "artifacts"
+
+
+def flush_artifacts(uri: str) -> None:
+    """Make durable what MLflow put at `uri`, where that is on this machine: MLflow copies files and flushes none. Raises `OSError`."""
+    place = urlsplit(uri)
+    if place.scheme in {"", "file"}:
+        flush_tree(Path(url2pathname(place.path)))
+
+
+def flush_database(project: Path) -> None:
+    """Make durable what MLflow's own database was told: SQLite commits by removing its journal, and MLflow does not have it flush that.
+
+    (``synchronous = FULL`` with a rollback journal; only EXTRA flushes the folder: sqlite.org/pragma.html.) Raises `OSError`.
+    """
+    if not database_url():
+        flush(folder_of(project))
 
 
 @contextmanager

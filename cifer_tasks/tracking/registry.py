@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cifer_tasks.data.tables import PREPROCESSING, Preprocessing, read_preprocessing
 from cifer_tasks.errors import IntegrityError, UsageError
-from cifer_tasks.tracking._store import connect
+from cifer_tasks.tracking._store import connect, flush_artifacts
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -64,7 +64,10 @@ def register(
     scenario: Scenario,
     tags: Mapping[str, str],
 ) -> int:
-    """Make a version of `model.name` and point `model.alias` at it; returns its number. A version of the same transaction is kept."""
+    """Make a version of `model.name` and point `model.alias` at it; returns its number. A version of the same transaction is kept.
+
+    Its files are durable before it is a version.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -81,6 +84,7 @@ def register(
         with tempfile.TemporaryDirectory() as folder:
             saved = _save(Path(folder), logged.model_id, run.run_id, model_bytes, settings, scenario)
             client.log_model_artifacts(logged.model_id, str(saved))
+        flush_artifacts(logged.artifact_location)
         client.finalize_logged_model(logged.model_id, "READY")
         made = client.create_model_version(
             model.name, logged.artifact_location, run.run_id, tags=dict(tags), model_id=logged.model_id, await_creation_for=0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cifer_tasks.records import ArtifactRef, Dataset, RegisteredModel, RoundResult, Scenario
 from cifer_tasks.tracking import registry
-from cifer_tasks.tracking._store import artifact_root, connect, recording
+from cifer_tasks.tracking._store import artifact_root, connect, flush_artifacts, flush_database, recording
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -69,6 +69,7 @@ class Tracker:
                 preprocessing = Path(datasets[0].path).parent / "preprocessing.json"
                 if preprocessing.exists():
                     self._client.log_artifact(run_id, str(preprocessing))
+                    flush_artifacts(parent.info.artifact_uri)
             page = f"{PORTAL}/runs/{self.run}"
             tags = {"cifer.settings": settings.digest().hex(), "cifer.portal": page, "cifer.initial_model": initial.digest}
             tags[_NOTE] = f"[What the ledger says of this run]({page}) (`cifer up` serves it)"
@@ -110,12 +111,15 @@ class Tracker:
             tags = {RUN: self.run, "cifer.version": str(model.version)}
             tags |= _ledger_tags(model.model, model.committed.transaction, model.committed.height)
             parent = self._parent(settings.name)
-            return registry.register(self._client, parent.info, model, model_bytes, settings, scenario, tags)
+            version = registry.register(self._client, parent.info, model, model_bytes, settings, scenario, tags)
+            flush_database(self.project)
+            return version
 
     def finish(self, outcome: Literal["completed", "aborted", "failed"] | str) -> None:
         """End the parent run."""
         with self._guard, recording(self.project):
             self._client.set_terminated(self._parent().info.run_id, _STATUS.get(outcome, "FAILED"))
+            flush_database(self.project)
 
     def run_url(self, base: str) -> str:
         """The page of the parent run in an MLflow UI at `base`, e.g. ``http://127.0.0.1:5000``."""
@@ -180,6 +184,7 @@ def _write_artifact(run: Run, name: str, data: bytes) -> None:
         path.write_bytes(data)
         repository: Any = get_artifact_repository(run.info.artifact_uri)
         repository.log_artifact(str(path))
+    flush_artifacts(run.info.artifact_uri)
 
 
 def _ledger_tags(model: ArtifactRef, transaction: str, height: int) -> dict[str, str]:

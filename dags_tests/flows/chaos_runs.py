@@ -18,17 +18,19 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from chaos_endings import RUN, Ending, judge, look
 
 SCHEMES = ("plain", "ckks", "threshold")
 SITES = ("east", "north", "west")
@@ -44,49 +46,27 @@ The places, of which each happens up to some hundred times in a run:
   before and after linking SUFFIX       a file is published that must not be replaced
 The end of a long run lists how often each was hit.
 """
-RUN = "chaos"
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """What a run came to. transactions: how many of each kind are on record, but for lineage.  lost: acknowledged and not on record."""
-
-    status: str
-    model: str
-    transactions: dict[str, int]
-    lost: list[str]
-
-
-def judge(found: Ending, expected: Ending) -> list[str]:
-    """Everything that is not as in the undisturbed run; empty when all is well."""
-    faults = [f"acknowledged and not on record: {identity}" for identity in found.lost]
-    if found.status != "completed":
-        faults.append(f"the run is {found.status}")
-    if found.model != expected.model:
-        faults.append(f"model {found.model[:16]}, undisturbed {expected.model[:16]}")
-    for kind in sorted(found.transactions | expected.transactions):
-        have, want = found.transactions.get(kind, 0), expected.transactions.get(kind, 0)
-        if have != want:
-            faults.append(f"{have} x {kind} on record, undisturbed {want}")
-    return faults
 
 
 Place = tuple[str, int]
 
 
 class Events:
-    """Counts what happens in a training by kind, and ends the process at one: the n-th of its kind. kill_at: None for none."""
+    """Counts what happens in a training by kind, and sends the process `blow` at one: the n-th of its kind. kill_at: None for none.
 
-    def __init__(self, kill_at: Place | None, folder: Path) -> None:
+    What the training was promised is noted in `folder`, which no blow touches.
+    """
+
+    def __init__(self, kill_at: Place | None, folder: Path, blow: signal.Signals = signal.SIGKILL) -> None:
         self.counts: Counter[str] = Counter()
-        self._kill_at, self._folder, self._guard = kill_at, folder, threading.Lock()
+        self._kill_at, self._folder, self._blow, self._guard = kill_at, folder, blow, threading.Lock()
 
     def happen(self, name: str) -> None:
         """Another event."""
         with self._guard:
             self.counts[name] += 1
             if self._kill_at == (name, self.counts[name]):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._blow)
 
     def around(self, name: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, with an event before and one after."""
@@ -100,27 +80,34 @@ class Events:
 
         return watched
 
-    def acknowledging(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """`Author.send_all`, which also notes what was acknowledged before anything else can happen."""
+    def noting(self, what: str, lines: Callable[[Any, Any], Iterable[str]], function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which also notes what it promised, before anything else can happen."""
 
-        def noted(*args: Any) -> Any:
-            receipts = send(*args)
-            with (self._folder / "acknowledged").open("a") as log:
-                log.writelines(f"{receipt.transaction.hex()}\n" for receipt in receipts)
-            return receipts
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            with self._guard, (self._folder / what).open("a") as notes:
+                notes.writelines(f"{line}\n" for line in lines(args[0], result))
+            return result
 
-        return self.around(lambda _, bodies: f"sending {type(bodies[0]).__name__ if bodies else 'nothing'}", noted)
+        return noted
 
     def watch(self) -> None:
         """Have this process's steps, sends and writes be events. It is never undone: the process ends with the run."""
+        from cifer_tasks.artifacts import ArtifactStore
         from ledger.author import Author
+        from ledger.node.validator import ValidatorNode
+        from ledger.storage.lmdb import LmdbStore
         from ledger.storage.sqlite import SqliteStore
 
         os.fsync = self.around(lambda _: "flushing a file", os.fsync)
         os.replace = self.around(lambda _, to: f"renaming into {_kind(Path(to).parent)}", os.replace)
         os.link = self.around(lambda _, to: f"linking {Path(to).suffix}", os.link)
-        SqliteStore.write = self.around(lambda store, _: f"block at {Path(store.place).stem}", SqliteStore.write)  # type: ignore[method-assign]
-        Author.send_all = self.acknowledging(Author.send_all)  # type: ignore[method-assign]
+        for kind in (SqliteStore, LmdbStore):
+            kind.write = self.around(lambda store, _: f"block at {Path(store.place).stem}", kind.write)  # type: ignore[method-assign]
+        ValidatorNode.flush = self.noting("signed", _signed, ValidatorNode.flush)  # type: ignore[method-assign]
+        ArtifactStore.put = self.noting("stored", lambda _, ref: [ref.digest], ArtifactStore.put)  # type: ignore[method-assign]
+        send = self.noting("acknowledged", lambda _, receipts: [receipt.transaction.hex() for receipt in receipts], Author.send_all)
+        Author.send_all = self.around(_sending, send)  # type: ignore[method-assign]
 
     def listen(self, progress: Any) -> None:
         """A step begins."""
@@ -131,7 +118,12 @@ class Events:
 
 
 class Chaos:
-    """A folder of runs. Used inside `flows.launch.engine`."""
+    """A folder of runs. Used inside `flows.launch.engine`.
+
+    A run's folder holds the notes taken of it, and in ``work`` what the training writes.
+    """
+
+    blow = signal.SIGKILL
 
     def __init__(self, root: Path, seed: int) -> None:
         self.root, self.seed, self.places = root, seed, Counter[str]()
@@ -139,46 +131,90 @@ class Chaos:
 
     def run(self, number: int, scheme: str) -> tuple[str, list[str]]:
         """One disturbed run: where it was killed, and what is wrong with how it ended."""
-        expected, events = self._undisturbed(scheme)
+        expected, events = self.undisturbed(scheme)
         chosen = random.Random(f"{self.seed}/{number}")
         kinds = [chosen.choice(sorted(events)) for _ in range(chosen.randint(1, 2))]
         kills: list[Place | None] = [(kind, chosen.randint(1, events[kind])) for kind in kinds]
         folder, told = self._begin(f"{number}-{scheme}", scheme), list[str]()
         for place in [*kills, *[None] * MOST_ATTEMPTS]:
-            ended = _fork(lambda place=place: _train(folder, place), folder)  # type: ignore[misc]
+            ended = self.fork(lambda place=place: train(folder, place, self.blow), folder)  # type: ignore[misc]
             if ended == 0:
-                return "; ".join(told) or "no place that it came to again", judge(_ending(folder), expected)
+                return "; ".join(told) or "no place that it came to again", self.faults(folder, expected)
             if place is None or ended != -signal.SIGKILL:
-                return "; ".join(told), [f"it ended with {ended}: {_said(folder)}"]
+                return "; ".join(told), [f"it ended with {ended}: {said(folder)}"]
             self.places[place[0]] += 1
             told.append(f"{place[0]} {place[1]} of {events[place[0]]}")
         return "; ".join(told), ["never done"]
 
-    def _undisturbed(self, scheme: str) -> tuple[Ending, dict[str, int]]:
+    def undisturbed(self, scheme: str) -> tuple[Ending, dict[str, int]]:
+        """What a run comes to that nobody disturbs, and how many events there are of each kind."""
         if scheme not in self._expected:
             folder = self._begin(f"undisturbed-{scheme}", scheme)
-            if (ended := _fork(lambda: _train(folder, None), folder)) != 0:
-                raise AssertionError(f"the undisturbed run ended with {ended}: {_said(folder)}")
-            self._expected[scheme] = _ending(folder), json.loads((folder / "events").read_text())
+            if (ended := self.fork(lambda: train(folder, None), folder)) != 0:
+                raise AssertionError(f"the undisturbed run ended with {ended}: {said(folder)}")
+            if (ended := fork(lambda: look(folder), folder)) != 0:
+                raise AssertionError(f"the undisturbed run cannot be read: {said(folder)}")
+            expected = _ending(folder)
+            if faults := judge(expected, expected):
+                raise AssertionError(f"the undisturbed run: {'; '.join(faults)}")
+            events = json.loads((folder / "events").read_text())
+            sys.stdout.write(f"     {scheme}, undisturbed: {sum(events.values())} places of {len(events)} kinds\n")
+            self._expected[scheme] = expected, events
         return self._expected[scheme]
 
     def _empty(self) -> Path:
         """A folder with an MLflow database of no runs: to make one takes as long as a training here."""
         folder = self.root / "empty"
         if not folder.exists():
-            folder.mkdir()
-            if _fork(lambda: _connect(folder), folder) != 0:
-                raise AssertionError(_said(folder))
-        return folder
+            (folder / "work").mkdir(parents=True)
+            if fork(lambda: _connect(folder / "work"), folder) != 0:
+                raise AssertionError(said(folder))
+        return folder / "work"
 
     def _begin(self, name: str, scheme: str) -> Path:
         folder = self.root / name
-        folder.mkdir()
-        shutil.copytree(self._empty() / "mlruns", folder / "mlruns")
-        _tables(folder)
-        if _fork(lambda: _create(folder, scheme), folder) != 0:
-            raise AssertionError(_said(folder))
+        self.make(folder)
+        shutil.copytree(self._empty() / "mlruns", folder / "work" / "mlruns")
+        _tables(folder / "work")
+        subprocess.run(["sync", "--file-system", str(folder / "work")], check=True)
+        if self.fork(lambda: _create(folder / "work", scheme), folder) != 0:
+            raise AssertionError(said(folder))
         return folder
+
+    def make(self, folder: Path) -> None:
+        """Make a run's folder, and an empty ``work`` in it."""
+        (folder / "work").mkdir(parents=True)
+
+    def fork(self, work: Callable[[], None], folder: Path) -> int:
+        """`fork`, for whoever has more to do when a process is struck."""
+        return fork(work, folder)
+
+    def faults(self, folder: Path, expected: Ending) -> list[str]:
+        """What is wrong with the run in `folder`, which has ended."""
+        if fork(lambda: look(folder), folder) != 0:
+            return [f"what it left cannot be read: {said(folder)}"]
+        return judge(_ending(folder), expected)
+
+
+def _ending(folder: Path) -> Ending:
+    return Ending(**json.loads((folder / "ending").read_text()))
+
+
+def _sending(_: Any, bodies: Any) -> str:
+    return f"sending {type(bodies[0]).__name__ if bodies else 'nothing'}"
+
+
+def _signed(_: Any, effects: Any) -> Iterator[str]:
+    """What leaves a validator, its own or passed on: who signed it, where in the consensus, and for which block."""
+    from ledger.consensus.messages import Proposal, Vote
+    from ledger.node.effects import Send
+
+    for effect in effects:
+        match effect:
+            case Send(Proposal(height, round_, candidate) as proposal):
+                yield f"{proposal.validator.hex()} {height}/{round_}/proposal {candidate.id.hex()}"
+            case Send(Vote(step, height, round_, block) as vote):
+                yield f"{vote.validator.hex()} {height}/{round_}/{step} {block.hex() if block else 'nothing'}"
 
 
 def _connect(folder: Path) -> None:
@@ -215,63 +251,39 @@ def _create(folder: Path, scheme: str) -> None:
     create_run(settings, folder, folder / "home", RUN)
 
 
-def _train(folder: Path, kill_at: Place | None) -> None:
+def train(folder: Path, kill_at: Place | None, blow: signal.Signals = signal.SIGKILL) -> None:
     """What a process does: train on from where the run is, with the events counted."""
     from cifer_tasks.records import RunRef
-    from cifer_tasks.workspace import Workspace
-    from flows.launch import train
+    from flows import launch
 
-    events = Events(kill_at, folder)
+    events, home = Events(kill_at, folder, blow), folder / "work" / "home"
     events.watch()
-    train(RunRef(str(folder / "home"), RUN), [events.listen])
-    Workspace.close_all()
+    with launch.engine(home):
+        launch.train(RunRef(str(home), RUN), [events.listen])
     (folder / "events").write_text(json.dumps(events.counts))
 
 
-def _look(folder: Path) -> None:
-    """Read the ending from the ledger's files, every block executed again."""
-    from ledger.backends.reader import open_readonly
-    from ledger.codec import decode
-    from ledger.state.transition import decode_transaction
-    from ledger.types import AppendLineage, Transaction
-
-    with closing(open_readonly(folder / "home" / "ledger")) as ledger:
-        found = ledger.state().run(RUN)
-        acknowledged = set((folder / "acknowledged").read_text().split())
-        lost = sorted(identity for identity in acknowledged if ledger.find(bytes.fromhex(identity)) is None)
-        kinds: Counter[str] = Counter()
-        for committed in ledger.blocks():
-            for raw in committed.block.transactions:
-                body = decode(decode_transaction(raw).payload, Transaction).body
-                if not isinstance(body, AppendLineage):
-                    kinds[type(body).__name__] += 1
-        ending = {"status": found.status if found else "absent", "model": found.current_model.hex() if found else ""}
-    (folder / "ending").write_text(json.dumps({**ending, "transactions": kinds, "lost": lost}))
-
-
-def _ending(folder: Path) -> Ending:
-    if _fork(lambda: _look(folder), folder) != 0:
-        raise AssertionError(_said(folder))
-    return Ending(**json.loads((folder / "ending").read_text()))
-
-
-def _said(folder: Path) -> str:
+def said(folder: Path) -> str:
+    """The end of what the last process of the run in `folder` wrote."""
     return (folder / "said").read_text(errors="replace")[-2000:]
 
 
-def _fork(work: Callable[[], None], folder: Path) -> int:
-    """Do `work` in a process of its own, in `folder`; its exit code, or minus the signal that ended it."""
+def fork(work: Callable[[], None], folder: Path, struck: Callable[[int], None] | None = None) -> int:
+    """Do `work` in a process of its own, in `folder`/work; its exit code, or minus the signal that ended it.
+
+    struck: what to do, given the process, when it has stopped (SIGSTOP); it has to end it.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         code = 1
         try:
             os.setsid()
-            os.chdir(folder)
-            os.environ["CIFER_HOME"] = str(folder / "home")
-            said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(said, 1)
-            os.dup2(said, 2)
+            os.chdir(folder / "work")
+            os.environ["CIFER_HOME"] = str(folder / "work" / "home")
+            output = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
             work()
             code = 0
         except BaseException:
@@ -279,17 +291,16 @@ def _fork(work: Callable[[], None], folder: Path) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitpid(child, os.WUNTRACED)[1]
+    if struck is not None and os.WIFSTOPPED(status):
+        struck(child)
+        status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status)
 
 
-def main() -> int:
-    """The command: 0 when every run ended as the undisturbed one."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=PLACES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--first", type=int, default=1, help="number of the first run, the last is --runs")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scheme", choices=SCHEMES, help="of all runs; else they take turns")
-    given = parser.parse_args()
+@contextmanager
+def prepared() -> Iterator[Path]:
+    """A folder for runs, with everything imported that a forked process needs, and a Prefect server for all of them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="cifer-chaos-") as root:
         os.environ["CIFER_HOME"] = str(Path(root) / "server")
@@ -297,7 +308,7 @@ def main() -> int:
         import mlflow.pytorch  # noqa: F401
         from mlflow.utils.requirements_utils import _init_modules_to_packages_map
 
-        _init_modules_to_packages_map()  # a walk through everything installed, which MLflow makes once in a process
+        _init_modules_to_packages_map()  # type: ignore[no-untyped-call]  # a walk through everything installed, which MLflow makes once in a process
 
         import flows.training
         from flows.launch import engine
@@ -307,10 +318,30 @@ def main() -> int:
             from flows.launch import _engines
 
             _engines[-1]()
-            return _all(Chaos(Path(root), given.seed), range(given.first, given.runs + 1), given.scheme)
+            yield Path(root)
 
 
-def _all(chaos: Chaos, numbers: range, scheme: str | None) -> int:
+def series() -> argparse.ArgumentParser:
+    """The words of a command that does a series of runs."""
+    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1, help="number of the first run, the last is --runs")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scheme", choices=SCHEMES, help="of all runs; else they take turns")
+    return parser
+
+
+def main() -> int:
+    """The command: 0 when every run ended as the undisturbed one."""
+    parser = series()
+    parser.description, parser.epilog = __doc__, PLACES
+    given = parser.parse_args()
+    with prepared() as root:
+        return play(Chaos(root, given.seed), range(given.first, given.runs + 1), given.scheme)
+
+
+def play(chaos: Chaos, numbers: range, scheme: str | None) -> int:
+    """Do these runs and print how each ended, and where runs were killed how often: 0 when all ended as undisturbed."""
     began, failed, killed = time.monotonic(), 0, 0
     for number in numbers:
         chosen = scheme or SCHEMES[number % len(SCHEMES)]

@@ -7,7 +7,6 @@ folder/writer.lock            who writes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 from ledger.codec import decode, encode
 from ledger.crypto import VERIFIER, SigningKey
 from ledger.errors import CorruptionError, GenesisError, KeyMismatchError, LedgerError, MalformedError, StorageError
+from ledger.files import write_file
 from ledger.state.view import SALT_BYTES, check_genesis
 from ledger.storage import BESIDE, DEFAULT, FolderLock, create_store, move_aside, open_store, store_file
 from ledger.storage.checks import REMEDY
@@ -85,13 +85,9 @@ def start_folder(folder: Path, genesis: Genesis, store: str = DEFAULT) -> None:
         if path.exists():
             _remove_empty(path)
         create_store(folder / f"{validator.name}.{store}", genesis).close()
-    target, draft = folder / GENESIS_FILE, folder / f"{GENESIS_FILE}.new"
+    target = folder / GENESIS_FILE
     try:
-        with draft.open("wb") as file:
-            file.write(encode(genesis))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
+        write_file(target, encode(genesis))
     except OSError as error:
         raise StorageError(f"{target} cannot be written ({error.strerror}): free some space and make the folder writable") from error
 

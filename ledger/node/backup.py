@@ -21,6 +21,7 @@ from typing import Final
 
 from ledger.backends.network import GENESIS_FILE, read_genesis, store_path
 from ledger.errors import CorruptionError, FormatError, LedgerError, StorageError
+from ledger.files import flush
 from ledger.node.folder import KEY_FILE, PEERS_FILE, STORE_NAME, VALIDATOR_FILE, is_validator, read_validator, validator_store
 from ledger.node.watching import begin_watching
 from ledger.storage import BlockStore, FolderLock, create_store, move_aside, open_reader, open_store, store_kind, transfer
@@ -151,6 +152,7 @@ def _write_tar(target: Path, found: Backup, files: Mapping[str, bytes], store: P
                 archive.add(store, store.name, recursive=False)
             file.flush()
             os.fsync(file.fileno())
+        flush(target.parent)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

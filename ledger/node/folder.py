@@ -25,6 +25,7 @@ from ledger.codec import encode
 from ledger.crypto import SigningKey
 from ledger.digests import network_id
 from ledger.errors import CorruptionError, FormatError, KeyMismatchError, LedgerError, StorageError
+from ledger.files import write_file
 from ledger.storage import DEFAULT, create_store, store_file
 from ledger.transport import tls
 from ledger.transport.limits import Rate
@@ -315,14 +316,3 @@ def _read(path: Path) -> bytes:
         raise CorruptionError(f"{path} is missing: restore it from a backup, or name the right folder") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-
-
-def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Replace a file as a whole, flushed to disk; private: mode 0600. Raises `OSError`."""
-    draft = path.with_name(path.name + ".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -9,7 +9,8 @@ from typing import Final
 from ledger.backends.network import GENESIS_FILE
 from ledger.crypto import SigningKey
 from ledger.errors import KeyMismatchError, LedgerError, StorageError
-from ledger.node.folder import CLIENT_FILE, PEERS_FILE, read_client, write_file
+from ledger.files import write_file
+from ledger.node.folder import CLIENT_FILE, PEERS_FILE, read_client
 from ledger.transport import tls
 
 FILES: Final = (PEERS_FILE, CLIENT_FILE, GENESIS_FILE)

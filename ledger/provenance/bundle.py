@@ -22,6 +22,7 @@ from typing import BinaryIO, Final
 
 from ledger.codec import decode, encode
 from ledger.errors import BundleError, MalformedError, StorageError
+from ledger.files import flush
 from ledger.provenance.multiproof import StateWalk
 from ledger.types import Certificate, Header, Record
 
@@ -160,6 +161,7 @@ def write_bundle(path: Path, bundle: Bundle, artifacts: Iterable[bytes]) -> int:
                 os.fsync(stream.fileno())
                 size = stream.tell()
             os.replace(temporary, path)
+            flush(path.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
