@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+import msgspec
 import numpy as np
 
 from cifer_tasks import data
@@ -75,6 +76,7 @@ from ledger import (
     DatasetUse,
     ExcludeSite,
     Metric,
+    OpenGrowingRun,
     OpenRound,
     OpenRun,
     RegisterModel,
@@ -136,24 +138,24 @@ def open_run(run: RunRef, scenario: Scenario, enrolment: Enrolment) -> ArtifactR
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, {dataset.site: dataset.rows for dataset in taking_part})
     if settings.rounds.staleness:
         in_parts(encoding)  # refuses a run with too many rows for that now, and not in its first round
-    workspace.author(COORDINATOR).send(
-        OpenRun(
-            run=run.run,
-            purpose=settings.name,
-            config_digest=settings.digest(),
-            code_commit=workspace.provenance.code_commit,
-            lock_digest=bytes.fromhex(workspace.provenance.lock_digest),
-            scheme=settings.encryption.scheme,
-            encoding=encoding.canonical(),
-            parameters=len(flatten(workspace.store.get(initial))),
-            initial_model=bytes.fromhex(initial.digest),
-            minimum_sites=minimum,
-            rounds=settings.recorded_rounds,
-            datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
-            max_staleness=settings.rounds.staleness,
-            maximum_sites=settings.rounds.max_sites,
-        )
+    declared = OpenRun(
+        run=run.run,
+        purpose=settings.name,
+        config_digest=settings.digest(),
+        code_commit=workspace.provenance.code_commit,
+        lock_digest=bytes.fromhex(workspace.provenance.lock_digest),
+        scheme=settings.encryption.scheme,
+        encoding=encoding.canonical(),
+        parameters=len(flatten(workspace.store.get(initial))),
+        initial_model=bytes.fromhex(initial.digest),
+        minimum_sites=minimum,
+        rounds=settings.recorded_rounds,
+        datasets=tuple(DatasetUse(dataset.site, bytes.fromhex(dataset.sha256)) for dataset in taking_part),
+        max_staleness=settings.rounds.staleness,
     )
+    if most := settings.rounds.max_sites:
+        declared = OpenGrowingRun(**msgspec.structs.asdict(declared), maximum_sites=most)
+    workspace.author(COORDINATOR).send(declared)
     _require_approval(workspace)
     return initial
 

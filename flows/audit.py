@@ -30,7 +30,7 @@ from ledger.provenance import (
 )
 from ledger.state.entries import Origin
 from ledger.state.transition import decode_transaction
-from ledger.types import Metric, Transaction
+from ledger.types import Metric, Transaction, tag_of
 
 SHORTEST_ID = 8
 
@@ -107,7 +107,7 @@ def blocks_report(last: int) -> Report:
         names = {validator.public_key: validator.name for validator in ledger.genesis.validators}
         for committed in ledger.blocks(max(1, (head.height if head else 0) - last + 1)):
             header = committed.block.header
-            kinds = [_decoded(data).body.__struct_config__.tag for data in committed.block.transactions]
+            kinds = [tag_of(_decoded(data).body) for data in committed.block.transactions]
             rows.append(
                 {
                     "height": header.height,
@@ -131,7 +131,7 @@ def transaction_report(identifier: str) -> Report:
     body = to_plain(transaction.body)
     document = {
         "transaction": full.hex(),
-        "kind": transaction.body.__struct_config__.tag,
+        "kind": tag_of(transaction.body),
         "author": author.name if author else transaction.author.hex(),
         "sequence": transaction.sequence,
         "height": proof.header.height,

@@ -2,7 +2,7 @@
 
 The encoding is MessagePack as msgspec writes it: each `Record` an array in field order, a tagged record's tag first, integers and
 lengths in their shortest form. msgspec also *reads* longer forms, so `decode` accepts only bytes that re-encode to
-themselves: two different byte strings never mean the same record. Rules E1-E4 of SPEC.md.
+themselves: two different byte strings never mean the same record. Rules E1-E5 of SPEC.md.
 """
 
 from __future__ import annotations

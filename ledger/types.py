@@ -9,6 +9,8 @@ A *digest* is 32 raw bytes of SHA-256. A *public key* is a 32-byte Ed25519 key. 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 
@@ -17,6 +19,14 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     It refers to nothing that refers back, so the garbage collector need not look at it.
     """
+
+
+def tag_of(record: Record | type[Record]) -> str:
+    """What a record is, in the words of SPEC.md: a record that has grown has the tag of the one it grew from, and ``+`` behind it.
+
+    What was said before there was more to say reads, hashes and verifies as ever. Rule E5.
+    """
+    return str(record.__struct_config__.tag).rstrip("+")
 
 
 # ------------------------------------------------------------------ what an author may say: one struct per rule
@@ -127,7 +137,7 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     minimum_sites: a round with fewer submissions may not be sealed.
     max_staleness: how many rounds before the one it is submitted to the model of an update may be; 0: every update starts from the
     model of its own round.
-    maximum_sites: how many sites the run may come to have, those of `datasets` included; 0: it stays with those.
+    maximum_sites: 0, it stays with the sites of `datasets`; see `OpenGrowingRun`.
     """
 
     run: str
@@ -143,7 +153,16 @@ class OpenRun(Record, frozen=True, tag="run.open"):
     rounds: int
     datasets: tuple[DatasetUse, ...]
     max_staleness: int = 0
-    maximum_sites: int = 0
+    maximum_sites: ClassVar[int] = 0
+
+
+class OpenGrowingRun(OpenRun, frozen=True, tag="run.open+"):
+    """`OpenRun` of a run that further sites may join.
+
+    maximum_sites: how many sites it may come to have, those of `datasets` included.
+    """
+
+    maximum_sites: int = 0  # type: ignore[misc]  # of a run that does not grow it is a constant
 
 
 class AdmitSite(Record, frozen=True, tag="run.admit"):
@@ -403,6 +422,7 @@ Body = (
     | GrantConsent
     | WithdrawConsent
     | OpenRun
+    | OpenGrowingRun
     | AdmitSite
     | OpenRound
     | SubmitUpdate

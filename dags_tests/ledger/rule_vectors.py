@@ -44,6 +44,7 @@ from ledger.types import (
     InviteIdentity,
     MeasureRound,
     Metric,
+    OpenGrowingRun,
     OpenRound,
     OpenRun,
     OperateValidator,
@@ -115,7 +116,7 @@ def dataset(site: str, **changes: Any) -> RegisterDataset:
 
 
 def run(name: str = "run-1", **changes: Any) -> OpenRun:
-    """The run of the scenario, changed."""
+    """The run of the scenario, changed; one that further sites may join where `maximum_sites` is among the changes."""
     made = OpenRun(
         run=name,
         purpose="breast-cancer",
@@ -130,7 +131,8 @@ def run(name: str = "run-1", **changes: Any) -> OpenRun:
         rounds=2,
         datasets=tuple(DatasetUse(site, digest(f"table of {site}")) for site in ("site-a", "site-b", "site-c")),
     )
-    return msgspec.structs.replace(made, **changes)
+    whole = {**msgspec.structs.asdict(made), **changes}
+    return OpenGrowingRun(**whole) if "maximum_sites" in changes else OpenRun(**whole)
 
 
 def open_round(number: int, model: str, run_: str = "run-1", **changes: Any) -> OpenRound:
@@ -365,7 +367,7 @@ def refused_admissions() -> Iterator[Case]:
     yield "admit_to_a_run_that_nobody_joins", "R16", start, [(lead, two), said[1]], lead, ADMIT
     taken = ADMIT, replace(ADMIT, site="site-d", dataset=digest("table of site-d"))
     yield "admit_beyond_the_maximum", "R16", start, [*opened, (lead, taken[0])], lead, taken[1]
-    last = [(lead, replace(two, rounds=1, maximum_sites=3)), said[1]]
+    last = [(lead, run("run-joined", datasets=two.datasets, rounds=1, maximum_sites=3)), said[1]]
     yield "admit_after_the_last_round_opened", "R17", start, last, lead, ADMIT
     yield "admit_to_a_round_that_is_open", "R17", start, opened, lead, replace(ADMIT, since=1)
     yield "admit_to_a_later_round", "R17", start, said[:1], lead, ADMIT

@@ -21,7 +21,7 @@ from ledger.provenance import browse, model_history, prove, questions, to_plain,
 from ledger.provenance.things import find_consents, find_version, thing
 from ledger.state.entries import Alias, Consent, Dataset, Model
 from ledger.state.transition import decode_transaction
-from ledger.types import AppendLineage, Transaction
+from ledger.types import AppendLineage, Transaction, tag_of
 
 BLOCKS_A_PAGE: Final = 50
 NEIGHBOURS: Final = 100
@@ -121,7 +121,7 @@ def blocks(asked: Asked) -> Context:
             "block": item.certificate.block.hex(),
             "proposer": names.get(item.block.header.proposer, item.block.header.proposer.hex()[:16]),
             "signatures": len(item.certificate.signatures),
-            "kinds": [str(_body(data).__struct_config__.tag) for data in item.block.transactions],
+            "kinds": [tag_of(_body(data)) for data in item.block.transactions],
         }
         for item in asked.ledger.blocks(first, last + 1)
     ]
@@ -134,10 +134,7 @@ def block(asked: Asked) -> Context:
     committed = next(iter(asked.ledger.blocks(height, height + 1)), None) if 0 < height <= asked.state.height else None
     if committed is None:
         raise NotOnRecordError(f"there is no block {height}: the last one is {asked.state.height}")
-    rows = [
-        {"id": transaction_id(decode_transaction(data)).hex(), "kind": str(_body(data).__struct_config__.tag)}
-        for data in committed.block.transactions
-    ]
+    rows = [{"id": transaction_id(decode_transaction(data)).hex(), "kind": tag_of(_body(data))} for data in committed.block.transactions]
     return {
         "block": committed.certificate.block.hex(),
         "header": to_plain(committed.block.header),
@@ -161,7 +158,7 @@ def transaction(asked: Asked) -> Context:
     fields = to_plain(_without_events(body)) if isinstance(body, AppendLineage) else to_plain(body)
     return {
         "id": identity.hex(),
-        "kind": str(body.__struct_config__.tag),
+        "kind": tag_of(body),
         "author": author.name if author else found.author.hex(),
         "key": found.author.hex() if asked.may(Right.NAMES) else "",
         "sequence": found.sequence,

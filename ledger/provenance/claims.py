@@ -175,7 +175,7 @@ def _revoked(entry: Entry, origin: Origin, name: str, key: dict[str, Any], entri
 
 
 def _run_claims(entry: Run) -> Iterator[Claim]:
-    yield _claim(entry, entry.origin, entry.coordinator, OpenRun)
+    yield _claim(entry, entry.origin, entry.coordinator, OpenRun, maximum_sites=entry.maximum_sites)
     if entry.closed is not None:
         yield _claim(entry, entry.closed, entry.coordinator, CloseRun, outcome=entry.status)
     for one in entry.joined:

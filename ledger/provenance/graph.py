@@ -30,7 +30,7 @@ from ledger.provenance.openlineage import Event, read_batch
 from ledger.provenance.parts import CLAIM, CONTEXT, DATA, Edge, Known, Node, party_id, round_id, run_id
 from ledger.state.entries import ADMINISTRATOR, SITE, VALIDATOR
 from ledger.state.transition import decode_transaction
-from ledger.types import AppendLineage, CommittedBlock, Genesis, Transaction
+from ledger.types import AppendLineage, CommittedBlock, Genesis, Transaction, tag_of
 
 __all__ = ["CLAIM", "CONTEXT", "DATA", "Act", "Derived", "Edge", "Event", "Known", "Node", "derive", "derive_genesis"]
 
@@ -113,7 +113,7 @@ def _derive_one(slice_: Slice, index: int, data: bytes) -> Derived:
         index=index,
         transaction=transaction_id(signed),
         author=slice_.author,
-        kind=str(body.__struct_config__.tag),
+        kind=tag_of(body),
         run=getattr(body, "run", ""),
         round=getattr(body, "round", 0),
         subject=subject,

@@ -17,7 +17,7 @@ from ledger.crypto import Domain, tagged_digest
 from ledger.errors import BundleError, MalformedError
 from ledger.state.entries import Entry, StateEntry, path_of
 from ledger.state.tree import DEPTH, EMPTY, StateProof
-from ledger.types import Record
+from ledger.types import Record, tag_of
 
 NOTHING: Final = 0
 BRANCH: Final = 1
@@ -221,7 +221,7 @@ class _WalkReader:
 def describe(entry: Entry) -> str:
     """An entry in a message: its kind and its key."""
     key = ", ".join(value.hex()[:16] if isinstance(value, bytes) else str(value) for value in entry.key())
-    return f"{str(type(entry).__struct_config__.tag).removeprefix('state.')} ({key})"
+    return f"{tag_of(type(entry)).removeprefix('state.')} ({key})"
 
 
 def _bit(path: bytes, depth: int) -> int:

@@ -28,7 +28,7 @@ from ledger.provenance.story import Position, Shown
 from ledger.state.entries import ADMINISTRATOR, Account, Entry, Identity, Model, Origin, Run, ScheduledSet, ValidatorSets, path_of
 from ledger.state.tree import Tree
 from ledger.state.view import State, check_genesis
-from ledger.types import Genesis, Header, RegisterIdentity, SignedTransaction, Transaction, Validator
+from ledger.types import Genesis, Header, RegisterIdentity, SignedTransaction, Transaction, Validator, tag_of
 
 E = TypeVar("E", bound=Entry)
 
@@ -187,7 +187,7 @@ class _ShownEntries:
             return self.state.get(path_of(kind, *key))  # type: ignore[return-value]
         except KeyError:
             named = ", ".join(value.hex()[:16] if isinstance(value, bytes) else str(value) for value in key)
-            tag = str(kind.__struct_config__.tag).removeprefix("state.")
+            tag = tag_of(kind).removeprefix("state.")
         _refuse("Z8", f"it shows neither that the state holds {tag} ({named}) nor that it does not")
 
     def transaction(self, origin: Origin) -> Transaction:
@@ -204,7 +204,7 @@ def _check_claim(claim: Claim, entries: _ShownEntries, genesis: Genesis) -> None
     where = f"transaction {claim.origin.transaction.hex()[:16]} of block {claim.origin.height}"
     body = said.body
     if not isinstance(body, claim.kinds):
-        _refuse("Z11", f"{what}: {where} is a {body.__struct_config__.tag}, which makes no such entry")
+        _refuse("Z11", f"{what}: {where} is a {tag_of(body)}, which makes no such entry")
     for name, value in claim.fields.items():
         if hasattr(body, name) and getattr(body, name) != value:
             _refuse("Z11", f"{what}: its {name} is not that of {where}")

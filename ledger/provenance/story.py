@@ -41,6 +41,7 @@ from ledger.state.entries import (
     Statistics,
     Submission,
     Weighing,
+    path_of,
 )
 from ledger.types import AcceptInvitation, AppendLineage, GrantConsent, RotateIdentity, Transaction, WithdrawConsent
 
@@ -76,7 +77,7 @@ class _Record:
     """The entries by kind and key, and the transactions by identity."""
 
     def __init__(self, entries: Iterable[Entry], shown: Sequence[Shown]) -> None:
-        self._entries = {(type(entry), *entry.key()): entry for entry in entries}
+        self._entries = {path_of(type(entry), *entry.key()): entry for entry in entries}
         self._places = {item.identity: item.position for item in shown}
         self._said = {item.identity: item.said for item in shown}
         self.shown = shown
@@ -84,7 +85,7 @@ class _Record:
         self.run = self.get(Run, self.model.run)
 
     def find(self, kind: type[E], *key: Any) -> E | None:
-        return cast("E | None", self._entries.get((kind, *key)))
+        return cast("E | None", self._entries.get(path_of(kind, *key)))
 
     def get(self, kind: type[E], *key: Any) -> E:
         found = self.find(kind, *key)

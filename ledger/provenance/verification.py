@@ -11,7 +11,7 @@ from ledger.consensus.blocks import follow, genesis_tip
 from ledger.crypto import VerificationCache
 from ledger.errors import CorruptionError, RejectedError
 from ledger.state.transition import decode_transaction
-from ledger.types import Transaction
+from ledger.types import Transaction, tag_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def verify_ledger(ledger: Ledger) -> VerifyReport:
             rule = f" (rule {error.rule})" if error.rule else ""
             raise CorruptionError(f"block {height} does not hold{rule}: {error}") from error
         bodies = (decode(decode_transaction(data).payload, Transaction).body for data in committed.block.transactions)
-        kinds.update(str(body.__struct_config__.tag) for body in bodies)
+        kinds.update(tag_of(body) for body in bodies)
         signatures += len(committed.block.transactions) + len(committed.certificate.signatures)
     return VerifyReport(
         network=tip.network,

@@ -48,7 +48,7 @@ class Draft(State):
     def put(self, *entries: Entry) -> Draft:
         """Write entries here, each in place of the one with its key, and return this draft."""
         for entry in entries:
-            place = (type(entry), *entry.key())
+            place = (entry.grown_from or type(entry), *entry.key())
             self.undo.append((place, self.written.get(place)))
             self.known[place] = self.written[place] = entry
         return self

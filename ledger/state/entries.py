@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ledger.codec import encode, remember
 from ledger.crypto import Domain, tagged_digest
-from ledger.types import DatasetUse, Metric, Record, SiteStatistics, SiteWeight, Validator
+from ledger.types import DatasetUse, Metric, Record, SiteStatistics, SiteWeight, Validator, tag_of
 
 ADMINISTRATOR = "administrator"
 SITE = "site"
@@ -29,9 +29,13 @@ class Origin(Record, frozen=True):
 
 
 class Entry(Record, frozen=True):
-    """Base of what a leaf holds. `key_fields` names the fields that make its key, in order."""
+    """Base of what a leaf holds. `key_fields` names the fields that make its key, in order.
+
+    grown_from: the kind in whose place one that has grown from it stands; None for all others.
+    """
 
     key_fields: ClassVar[tuple[str, ...]]
+    grown_from: ClassVar[type[Entry] | None] = None
 
     def key(self) -> tuple[str | bytes | int, ...]:
         """The values of its key fields."""
@@ -42,7 +46,7 @@ class Entry(Record, frozen=True):
 @remember
 def path_of(kind: type[Entry], *key: str | bytes | int) -> bytes:
     """The 32-byte path of an entry: a digest of its kind's tag and its key."""
-    return tagged_digest(Domain.STATE_KEY, encode((kind.__struct_config__.tag, *key)))
+    return tagged_digest(Domain.STATE_KEY, encode((tag_of(kind), *key)))
 
 
 class Identity(Entry, frozen=True, tag="state.identity"):
@@ -152,7 +156,7 @@ class Joined(Record, frozen=True):
 class Run(Entry, frozen=True, tag="state.run"):
     """A declared run and how far it is. status: ``open``, ``completed`` or ``aborted``. rounds_opened, rounds_committed: counts.
 
-    datasets: the places it was declared with.  joined: those given later, in the order of admission.
+    datasets: the places it was declared with.  joined: those given later; see `GrowingRun`.
     """
 
     key_fields: ClassVar = ("run",)
@@ -177,8 +181,8 @@ class Run(Entry, frozen=True, tag="state.run"):
     closed: Origin | None
     reason: str
     max_staleness: int = 0
-    maximum_sites: int = 0
-    joined: tuple[Joined, ...] = ()
+    maximum_sites: ClassVar[int] = 0
+    joined: ClassVar[tuple[Joined, ...]] = ()
 
     @property
     def places(self) -> tuple[DatasetUse, ...]:
@@ -196,6 +200,14 @@ class Run(Entry, frozen=True, tag="state.run"):
     def dataset_in(self, number: int, site: str) -> bytes | None:
         """The same for round `number`."""
         return next((use.dataset for use in self.places_in(number) if use.site == site), None)
+
+
+class GrowingRun(Run, frozen=True, tag="state.run+"):
+    """A run that further sites may join. maximum_sites: of all places.  joined: those given later, in the order of admission."""
+
+    grown_from: ClassVar = Run
+    maximum_sites: int = 0  # type: ignore[misc]
+    joined: tuple[Joined, ...] = ()  # type: ignore[misc]
 
 
 class Outcome(Record, frozen=True):
@@ -486,6 +498,7 @@ StateEntry = (
     | Dataset
     | Consent
     | Run
+    | GrowingRun
     | Round
     | Submission
     | Exclusion

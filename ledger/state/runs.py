@@ -6,9 +6,9 @@ import msgspec
 
 from ledger.errors import DuplicateError, FieldError, RoleError, RoundStateError, SizeError, UnknownDatasetError
 from ledger.state import checks, consents
-from ledger.state.entries import COORDINATOR, Dataset, Identity, Joined, Origin, Run
+from ledger.state.entries import COORDINATOR, Dataset, GrowingRun, Identity, Joined, Origin, Run
 from ledger.state.view import State
-from ledger.types import AdmitSite, CloseRun, DatasetUse, OpenRun
+from ledger.types import AdmitSite, CloseRun, DatasetUse, OpenGrowingRun, OpenRun
 
 MOST_SITES = 4096
 MOST_STALENESS = 1000
@@ -28,44 +28,44 @@ def open_(state: State, author: Identity, origin: Origin, body: OpenRun) -> Stat
     checks.integer(f"{where}: parameters", body.parameters, least=1)
     checks.integer(f"{where}: rounds", body.rounds, least=1)
     checks.integer(f"{where}: max_staleness", body.max_staleness, most=MOST_STALENESS)
-    checks.integer(f"{where}: maximum_sites", body.maximum_sites, most=MOST_SITES)
     if state.read(Run, body.run) is not None:
         checks.refuse("R2", DuplicateError, f"{where} is already on the ledger; choose another name")
     _datasets_may_be_used(state, where, body)
     if not 1 <= body.minimum_sites <= len(body.datasets):
         sites = len(body.datasets)
         checks.refuse("R7", FieldError, f"{where}: minimum_sites is {body.minimum_sites}; with {sites} sites use 1 to {sites}")
-    if 0 < body.maximum_sites < len(body.datasets):
-        sites = len(body.datasets)
-        checks.refuse(
-            "R14", FieldError, f"{where}: maximum_sites is {body.maximum_sites}, and it names {sites}; use 0, or {sites} and more"
-        )
-    return state.put(
-        Run(
-            run=body.run,
-            coordinator=author.name,
-            purpose=body.purpose,
-            config_digest=body.config_digest,
-            code_commit=body.code_commit,
-            lock_digest=body.lock_digest,
-            scheme=body.scheme,
-            encoding=body.encoding,
-            parameters=body.parameters,
-            initial_model=body.initial_model,
-            minimum_sites=body.minimum_sites,
-            rounds=body.rounds,
-            datasets=body.datasets,
-            origin=origin,
-            status="open",
-            current_model=body.initial_model,
-            rounds_opened=0,
-            rounds_committed=0,
-            closed=None,
-            reason="",
-            max_staleness=body.max_staleness,
-            maximum_sites=body.maximum_sites,
-        )
+    declared = Run(
+        run=body.run,
+        coordinator=author.name,
+        purpose=body.purpose,
+        config_digest=body.config_digest,
+        code_commit=body.code_commit,
+        lock_digest=body.lock_digest,
+        scheme=body.scheme,
+        encoding=body.encoding,
+        parameters=body.parameters,
+        initial_model=body.initial_model,
+        minimum_sites=body.minimum_sites,
+        rounds=body.rounds,
+        datasets=body.datasets,
+        origin=origin,
+        status="open",
+        current_model=body.initial_model,
+        rounds_opened=0,
+        rounds_committed=0,
+        closed=None,
+        reason="",
+        max_staleness=body.max_staleness,
     )
+    return state.put(_growing(declared, body) if isinstance(body, OpenGrowingRun) else declared)
+
+
+def _growing(declared: Run, body: OpenGrowingRun) -> GrowingRun:
+    where, sites = f"run {body.run!r}", len(body.datasets)
+    checks.integer(f"{where}: maximum_sites", body.maximum_sites, most=MOST_SITES)
+    if body.maximum_sites < sites:
+        checks.refuse("R14", FieldError, f"{where}: maximum_sites is {body.maximum_sites}, and it names {sites}; use {sites} or more")
+    return GrowingRun(**msgspec.structs.asdict(declared), maximum_sites=body.maximum_sites)
 
 
 def admit(state: State, author: Identity, origin: Origin, body: AdmitSite) -> State:

@@ -261,7 +261,7 @@ class State:
 
     def all(self, kind: type[E]) -> Iterator[E]:
         """Every entry of one kind, in the tree's order: walks the whole state, for queries and never for rules."""
-        return (record for record in self.tree.records() if type(record) is kind)
+        return (record for record in self.tree.records() if isinstance(record, kind))
 
     def read(self, kind: type[E], *key: str | bytes | int) -> E | None:
         """One entry by its kind and key, in O(log n)."""

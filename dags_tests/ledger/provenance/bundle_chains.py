@@ -42,6 +42,7 @@ from ledger.types import (
     Header,
     InviteIdentity,
     Metric,
+    OpenGrowingRun,
     OpenRound,
     OpenRun,
     RegisterDataset,
@@ -314,7 +315,7 @@ def joining_steps() -> dict[str, list[Any]]:
     """The blocks of `joined`, by step: lists of (author, body)."""
     table_a, table_b = digest("table of hospital-a"), digest("table of hospital-b")
     lead, site_a, site_b = "coordinator", "hospital-a", "hospital-b"
-    opened = OpenRun(
+    opened = OpenGrowingRun(
         "run-1",
         "breast-cancer",
         digest("settings"),

@@ -585,7 +585,7 @@ JOINED_CHAINS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a_site_admitted_to_a_run_without_room": (
         "Z14",
-        {"run": _opened(maximum_sites=0), "admit": [_by("coordinator", _ADMIT, without="R16")]},
+        {"run": _opened(maximum_sites=1), "admit": [_by("coordinator", _ADMIT, without="R16")]},
     ),
     "a_site_admitted_twice": (
         "Z14",

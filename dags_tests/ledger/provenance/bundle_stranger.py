@@ -47,6 +47,10 @@ def unpack(data: bytes, kind: str) -> Any:
         raise ValueError(str(error)) from None
 
 
+NOT_SAID: dict[str, dict[str, Any]] = {"run.open": {"maximum_sites": 0}, "state.run": {"maximum_sites": 0, "joined": []}}
+"""E5: what a record that has grown says beyond the one it grew from, where it is the latter."""
+
+
 def shaped(value: Any, kind: str) -> Any:
     """A decoded value in the shape of a record: a dictionary by field."""
     if kind.endswith(" or nil"):
@@ -64,7 +68,7 @@ def shaped(value: Any, kind: str) -> Any:
         tag = value[0]
         if tag not in TAGGED or tag.startswith("state.") != (kind == "entry"):
             raise ValueError(f"no {kind}")
-        return {"tag": tag, **fields_of(tag, value[1:])}
+        return {"tag": tag.removesuffix("+"), **NOT_SAID.get(tag, {}), **fields_of(tag, value[1:])}
     return fields_of(kind, value)
 
 

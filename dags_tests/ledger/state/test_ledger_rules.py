@@ -60,8 +60,8 @@ NAMED = dict(
 # Steps after which the key that signed them speaks for nobody.
 REPLACED = {"joined", "rotated", "rotated-again", "revoked-by-itself"}
 BLOCK_RULES = {"B1", "B2", "B3", "B4", "B5", "B6", "B7"}
-# Without these there is nothing to go on with: the look-up they guard came back empty, or the bytes never decoded.
-LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "I7", "I13", "N1", "S2", "U1", "V1", "J6", "J7", "J11"}
+# Without these there is nothing to go on with: the look-up they guard came back empty, the bytes never decoded, or a run does not grow.
+LOOK_UPS = {"X2", "X4", "P1", "P4", "R4", "R6", "R8", "R16", "I7", "I13", "N1", "S2", "U1", "V1", "J6", "J7", "J11"}
 # Vectors that break two rules: without the first, the second speaks.
 SECOND_LINE = {
     "invalid_admit_twice": "R16",

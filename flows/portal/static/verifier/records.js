@@ -34,7 +34,8 @@ key.register | public_key bin
 dataset.register | name text, sha256 bin, dvc_hash text, rows int, schema_digest bin
 consent.grant | dataset bin, purpose text
 consent.withdraw | dataset bin, purpose text, reason text
-run.open | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], max_staleness int, maximum_sites int
+run.open | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], max_staleness int
+run.open+ | run text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], max_staleness int, maximum_sites int
 run.admit | run text, site text, dataset bin, since int
 round.open | run text, round int, base_model bin, public_context bin
 round.submit | run text, round int, dataset bin, rows int, ciphertext bin, size_bytes int, lag int
@@ -64,7 +65,8 @@ state.encryption-key-owner | **public_key** bin, site text
 state.former-encryption-key | **successor** bin, public_key bin, origin Origin
 state.dataset | **sha256** bin, owner text, name text, dvc_hash text, rows int, schema_digest bin, origin Origin
 state.consent | **dataset** bin, **purpose** text, granted Origin, withdrawn Origin or nil, reason text
-state.run | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text, max_staleness int, maximum_sites int, joined [Joined]
+state.run | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text, max_staleness int
+state.run+ | **run** text, coordinator text, purpose text, config_digest bin, code_commit text, lock_digest bin, scheme text, encoding text, parameters int, initial_model bin, minimum_sites int, rounds int, datasets [DatasetUse], origin Origin, status text, current_model bin, rounds_opened int, rounds_committed int, closed Origin or nil, reason text, max_staleness int, maximum_sites int, joined [Joined]
 state.round | **run** text, **round** int, base_model bin, public_context bin, opened Origin, sealed_sites [text], sealed Origin or nil, outcome Outcome or nil
 state.submission | **run** text, **round** int, **site** text, dataset bin, rows int, ciphertext bin, size_bytes int, consent Origin, origin Origin, lag int
 state.exclusion | **run** text, **round** int, **site** text, by text, step text, reason text, origin Origin
@@ -87,6 +89,9 @@ state.reputation | **name** text, score int, level text, judgements int, rounds 
 state.judgement | **name** text, **number** int, run text, round int, event text, quality int, score int, level text, origin Origin
 state.operator | **validator** text, site text, origin Origin
 `;
+
+// E5: what a record that has grown says beyond the one it grew from, where it is the latter.
+const NOT_SAID = { "run.open": { maximum_sites: 0 }, "state.run": { maximum_sites: 0, joined: [] } };
 
 const FIELDS = new Map();
 const KEYS = new Map();
@@ -115,7 +120,8 @@ function shaped(value, kind) {
   const [tag, ...values] = value;
   const known = typeof tag === "string" && /^[a-z]/.test(tag) && FIELDS.has(tag) && tag.startsWith("state.") === (kind === "entry");
   if (!known) throw new Malformed(`no ${kind} where one belongs`);
-  return { tag, ...fieldsOf(tag, values, value.raw) };
+  const grown = tag.endsWith("+");
+  return { tag: grown ? tag.slice(0, -1) : tag, ...(grown ? {} : NOT_SAID[tag]), ...fieldsOf(tag, values, value.raw) };
 }
 
 function fieldsOf(name, values, raw) {
