@@ -44,7 +44,9 @@ class Here:
         record = workspace.record
         if record.has_round(number) or len(record.sites) == len(workspace.scenario.datasets):
             return
-        ready = (table for table in workspace.scenario.datasets if joining.is_ready(workspace, table))
+        ready = [table for table in workspace.scenario.datasets if joining.is_ready(workspace, table)]
+        if number == 1:  # left out a moment ago for what is amiss with them here: it was said, and they did not get ready since
+            workspace.turned_away |= dict.fromkeys((table.site for table in ready), "left out at the start")
         if tables := tuple(table for table in ready if table.site not in workspace.turned_away):
             joining.admit(run, number, tables)
 

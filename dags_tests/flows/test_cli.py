@@ -36,7 +36,11 @@ BAD_SETTINGS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("typo in a section", {"training__round": 3}, [r"unknown key training.round; did you mean training.rounds\?"]),
     ("key at the wrong level", {"local_epochs": 3}, [r"unknown key local_epochs; did you mean training.local_epochs\?"]),
     ("a value for a section", {"rounds": 3}, [r"rounds is a section with the keys buffer, .*\(got 3\); did you mean training.rounds\?"]),
-    ("nothing near", {"encryption__zzz": 1}, [r"unknown key encryption.zzz; valid keys here: bits, error_feedback, preset, scheme"]),
+    (
+        "nothing near",
+        {"encryption__zzz": 1},
+        [r"unknown key encryption.zzz; valid keys here: bits, error_feedback, holders, preset, scheme"],
+    ),
     ("wrong type", {"training__rounds": "many"}, [r"training.rounds: input should be a valid integer.*\(got 'many'\)"]),
     ("out of range", {"training__rounds": 0}, [r"training.rounds: .*greater than or equal to 1 \(got 0\)"]),
     ("unknown choice", {"encryption__scheme": "rot13"}, [r"encryption.scheme: .*'ckks' or 'plain' \(got 'rot13'\)"]),

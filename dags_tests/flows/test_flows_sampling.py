@@ -10,9 +10,9 @@ from cifer_tasks import tasks
 from cifer_tasks.data import load_scenario
 from cifer_tasks.errors import SiteStepError, TooFewSitesError
 from cifer_tasks.learning.baselines import plain_fedavg
-from cifer_tasks.records import ArtifactRef, EncryptedUpdate
+from cifer_tasks.records import EncryptedUpdate
 from cifer_tasks.sampling import drawn
-from cifer_tasks.workspace import StepStarted
+from cifer_tasks.workspace import StepStarted, Workspace
 
 NAMES = ("east", "north", "west")
 
@@ -27,8 +27,9 @@ def test_rounds_train_those_that_are_drawn_and_the_ledger_says_who_was_not(train
         """Before the seal of the first round, who was not drawn tries to submit all the same."""
         if isinstance(progress, StepStarted) and progress.step == "seal" and not refused:
             (absent,) = set(NAMES) - set(drawn(NAMES, 0.6, settings.seed, 1))
+            stored = Workspace.of(ref).store.put("ciphertext", b"an intruder's")
             with pytest.raises(SiteStepError, match="is left out of this round") as error:
-                tasks.submit.fn(ref, 1, absent, EncryptedUpdate(absent, ArtifactRef("ciphertext", "00" * 32, 9), 24))  # type: ignore[attr-defined]
+                tasks.submit.fn(ref, 1, absent, EncryptedUpdate(absent, stored, 24))  # type: ignore[attr-defined]
             refused.append(str(error.value))
 
     trainer.train(ref, [intrude])
