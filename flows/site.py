@@ -203,7 +203,7 @@ def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepErr
 
 
 def _at_once(items: Sequence[T], act: Callable[[T], R]) -> list[R | SiteStepError]:
-    """What `act` makes of each, `most` at the same time: as they wait for the ledger."""
+    """What `act` makes of each, up to `MOST_SIDE_BY_SIDE` at the same time: it waits for the ledger or the disk."""
     with ThreadPoolExecutor(max_workers=max(min(len(items), MOST_SIDE_BY_SIDE), 1), thread_name_prefix="cifer-sites") as pool:
         return list(pool.map(lambda item: _attempt(lambda: act(item)), items))
 

@@ -110,7 +110,10 @@ class ThresholdScheme(Scheme):
         return PublicContext(self.name, private.public_key().public_bytes_raw()), SecretContext(self.name, private.private_bytes_raw())
 
     def context(self, keys: Mapping[str, PublicContext], lots: bytes = b"") -> PublicContext:
-        """The roster as canonical JSON. Raises `ValueError` for less than 2 sites or more than 1,000, bytes that are no key, or no lots."""
+        """The roster as canonical JSON; of a committee where `holders` are fewer than the sites.
+
+        Raises `ValueError` for fewer than two sites, more than 1,000, bytes that are no key, or a committee without lots to draw it by.
+        """
         for public in keys.values():
             check_public(public, self.name)
         if not 0 < self._holders < len(keys):
