@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifer_tasks.encryption.ring import modulo
 from cifer_tasks.errors import IntegrityError
 
 IntVector = npt.NDArray[np.int64]
@@ -62,7 +63,7 @@ def product(
         if step == LAZY_STEPS:
             out -= (out * reciprocal).astype(np.int64) * prime
     out -= (out * reciprocal).astype(np.int64) * prime
-    return (out % prime).reshape(-1)
+    return modulo(out, prime).reshape(-1)
 
 
 def pack(
@@ -90,7 +91,7 @@ def residue(
     total = low - (low * reciprocal).astype(np.int64) * prime
     total += high * weight - (high * weight_quotient).astype(np.int64) * prime
     total += sign * masks
-    return total % prime
+    return modulo(total, prime)
 
 
 def digits_of(
@@ -112,7 +113,7 @@ def digits_of(
     first, second: canonical residues of numbers below low_span high_span, where all is well.  crt: 1 / prime_0 modulo prime_1.
     """
     difference = second - first
-    k = (difference * crt - (difference * crt_quotient).astype(np.int64) * prime_1) % prime_1
+    k = modulo(difference * crt - (difference * crt_quotient).astype(np.int64) * prime_1, prime_1)
     estimate = (first + k.astype(np.float64) * prime_0) / low_span
     high = estimate.astype(np.int64)
     low = first + k * prime_0 - high * low_span

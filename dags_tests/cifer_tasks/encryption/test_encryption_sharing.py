@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.encryption import sharing
 from cifer_tasks.encryption.ring import ETA
-from cifer_tasks.encryption.sharing import FIELD, Address
+from cifer_tasks.encryption.sharing import FIELD
 from cifer_tasks.errors import IntegrityError
 
 SECRET = np.random.default_rng(0).integers(-ETA, ETA + 1, 4096)
-PRIVATE, OTHER = X25519PrivateKey.from_private_bytes(bytes(31) + b"\1"), X25519PrivateKey.from_private_bytes(bytes(31) + b"\2")
-ADDRESS = Address("ab" * 32, "run-1", 3, "cd" * 32, "site-a", "site-b")
 
 
 def numbered(shares: np.ndarray) -> dict[int, np.ndarray]:
@@ -127,51 +122,6 @@ def test_more_wrong_shares_than_can_be_spared_stop_the_opening() -> None:
         shares[number] = (shares[number] + 7) % FIELD
     with pytest.raises(IntegrityError, match="no 5 of the 6 released shares open the sum: at least 2"):
         sharing.fitting(shares, 5, ETA, lambda key: True)
-
-
-# ------------------------------------------------------------------------------------------------------------ envelopes
-
-
-def check_binding(seal: Callable[..., bytes], unseal: Callable[..., np.ndarray]) -> None:
-    """An envelope opens as addressed, and under no other network, run, round, opening, sender or receiver."""
-    share = sharing.deal(SECRET, 2, 2, bytes(32))[0]
-    envelope = seal(share, ADDRESS, PRIVATE.public_key().public_bytes_raw())
-    assert len(envelope) == 2 * 4096 + sharing.ENVELOPE_EXTRA_BYTES
-    assert np.array_equal(unseal(envelope, ADDRESS, PRIVATE), share)
-    others = {"network": "ef" * 32, "run": "run-2", "round": 4, "opened": "ef" * 32, "sender": "site-c", "receiver": "site-c"}
-    for name, value in others.items():
-        with pytest.raises(IntegrityError, match="does not open: it was changed, or made for another round"):
-            unseal(envelope, replace(ADDRESS, **{name: value}), PRIVATE)
-
-
-def test_an_envelope_opens_only_as_addressed() -> None:
-    """Each part of the address is bound."""
-    check_binding(sharing.seal_share, sharing.open_share)
-
-
-@pytest.mark.parametrize("forgotten", ["network", "run", "round", "opened", "sender", "receiver"])
-def test_an_envelope_that_forgets_a_part_of_its_address_is_noticed(forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mutant that leaves one field out of HPKE's info fails the check above."""
-    info = Address.info
-    monkeypatch.setattr(Address, "info", lambda self: info(replace(self, **{forgotten: "" if forgotten != "round" else 0})))
-    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        check_binding(sharing.seal_share, sharing.open_share)
-
-
-def test_fields_do_not_run_into_each_other() -> None:
-    """Two addresses never have the same info, however names are cut."""
-    assert replace(ADDRESS, sender="a", receiver="bc").info() != replace(ADDRESS, sender="ab", receiver="c").info()
-    assert replace(ADDRESS, sender='a","b', receiver="c").info() != replace(ADDRESS, sender="a", receiver='b","c').info()
-
-
-def test_changed_envelopes_and_foreign_keys_name_the_sender() -> None:
-    """Flipped, cut and empty envelopes, and another holder's key, are refused by the dealer's name."""
-    envelope = sharing.seal_share(SECRET % FIELD, ADDRESS, PRIVATE.public_key().public_bytes_raw())
-    flipped = bytearray(envelope)
-    flipped[4000] ^= 1
-    for data, key in ((bytes(flipped), PRIVATE), (envelope[:-1], PRIVATE), (b"", PRIVATE), (envelope, OTHER)):
-        with pytest.raises(IntegrityError, match="the share that site-a dealt to site-b for round 3 does not open"):
-            sharing.open_share(data, ADDRESS, key)
 
 
 def test_what_is_no_share_is_refused() -> None:

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.config import Encryption
 from cifer_tasks.encryption import Binding, Ciphertext, Opening, PublicContext, SecretContext, dealing, ring, scheme_for, sharing, threshold
 from cifer_tasks.encryption._blocks import CHECK_COEFFICIENTS
-from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share
+from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share, submission_bytes
 from cifer_tasks.encryption.dealing import shape_of
+from cifer_tasks.encryption.envelopes import Address, Envelopes
 from cifer_tasks.encryption.sharing import FIELD
 from cifer_tasks.encryption.threshold import ThresholdScheme, public_seed
 from cifer_tasks.errors import CiferError, ClosedSumError, IntegrityError, KeyMismatchError
@@ -96,7 +99,7 @@ def test_sums_are_exact_at_block_boundaries(blocks: int, edge: int) -> None:
     values = vectors(edge + 1, 3, parameters, 2**15 + 3)
     submissions = made.submissions(values)
     wire = submissions["site-00"].data
-    assert len(wire) == 1 + shape_of(3).total_bytes + blocks * ring.wire_bytes(ring.BLOCK) + (ring.wire_bytes(1) if edge > 0 else 0)
+    assert len(wire) == submission_bytes(shape_of(3)) + blocks * ring.wire_bytes(ring.BLOCK) + (ring.wire_bytes(1) if edge > 0 else 0)
     assert np.array_equal(made.open(submissions, made.names), sum(values))
 
 
@@ -149,7 +152,7 @@ def test_both_backends_make_the_same_ciphertext(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(ring, "backend_for", lambda blocks, chosen=backend: chosen)
         scheme = ThresholdScheme(randomness=lambda size: b"\7" * size)
         value = vectors(1, 1, 5000, 2**15)[0]
-        bodies.add(bytes(scheme.encrypt(value, made.binding(5000), made.public, "site-00").data[1 + shape_of(2).total_bytes :]))
+        bodies.add(bytes(scheme.encrypt(value, made.binding(5000), made.public, "site-00").data[submission_bytes(shape_of(2)) :]))
     assert len(bodies) == 1
 
 
@@ -172,7 +175,7 @@ def check_fresh_keys(scheme: ThresholdScheme, numbers: Sequence[int]) -> None:
     value = np.zeros(50, dtype=np.int64)
     residues = []
     for number in numbers:
-        data = scheme.encrypt(value, made.binding(50, number=number), made.public, "site-00").data[1 + shape_of(2).total_bytes :]
+        data = scheme.encrypt(value, made.binding(50, number=number), made.public, "site-00").data[submission_bytes(shape_of(2)) :]
         coefficients = CHECK_COEFFICIENTS + 10
         residues.append(ring.from_wire(data, coefficients, "numpy")[0])
     difference = (residues[0] - residues[1]) % ring.PRIMES[0]
@@ -246,7 +249,7 @@ def test_a_release_is_a_function_of_the_shares_alone() -> None:
     submissions = made.submissions(vectors(1, 3, 20, 2**14))
     before = made.releases(submissions, ["site-01"])[0]
     changed = bytearray(submissions["site-00"].data)
-    changed[1 + shape_of(3).total_bytes] ^= 1
+    changed[submission_bytes(shape_of(3))] ^= 1
     submissions["site-00"] = replace(submissions["site-00"], data=bytes(changed))
     after = made.releases(submissions, ["site-01"])[0]
     assert before.data == after.data and before.aggregate != after.aggregate and len(before.data) == 1 + 2 * 4096
@@ -362,23 +365,51 @@ def test_envelopes_of_another_round_or_receiver_do_not_open() -> None:
     """Envelopes moved between rounds, senders or places are no share, and the sealed site they came with is disputed."""
     made = group(3)
     submissions, older = (made.submissions(vectors(1, 3, 5, 2**14), number=number) for number in (2, 1))
-    honest, size, end = submissions["site-01"].data, shape_of(3).envelope_bytes, 1 + shape_of(3).total_bytes
-    swapped = honest[1 + size : 1 + 2 * size] + honest[1 : 1 + size] + honest[1 + 2 * size : end]
+    honest, size, end = submissions["site-01"].data, shape_of(3).envelope_bytes, submission_bytes(shape_of(3))
+    first = end - shape_of(3).total_bytes
+    swapped = honest[1:first] + honest[first + size : first + 2 * size] + honest[first : first + size] + honest[first + 2 * size : end]
     for envelopes in (older["site-01"].data[1:end], submissions["site-00"].data[1:end], swapped):
         submissions["site-01"] = replace(submissions["site-01"], data=honest[:1] + envelopes + honest[end:])
         (opening,) = made.releases(submissions, ["site-00"])
         assert made.scheme.disputes([opening]) == {("site-00", "site-01")}
 
 
+def single_shot(self: Envelopes, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
+    """An envelope as earlier versions sealed them."""
+    return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305).encrypt(
+        data, X25519PublicKey.from_public_bytes(key), address.single()
+    )
+
+
+def test_submissions_of_an_earlier_version_are_added_and_opened() -> None:
+    """A round that was under way when a site was upgraded: submissions of both forms in one sum, which opens exactly."""
+    made = group(4)
+    values = vectors(1, 4, 5, 2**14)
+    submissions = made.submissions(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Envelopes, "seal", single_shot)
+        for name, before in (("SUBMISSION", b"\1"), ("NUMBER_BYTES", 0), ("submission_bytes", lambda shape: 1 + shape.total_bytes)):
+            patch.setattr(threshold, name, before)
+        earlier = made.submissions(values)
+    mixed = {**submissions, "site-01": earlier["site-01"], "site-02": earlier["site-02"]}
+    assert len(mixed["site-00"].data) - len(mixed["site-01"].data) == 12
+    for each in mixed.values():
+        made.scheme.check_submission(each, made.public)
+    openings = made.releases(mixed, made.names)
+    assert made.scheme.disputes(openings) == frozenset()
+    assert np.array_equal(made.scheme.open(made.add(mixed), openings, made.public), sum(values))
+
+
 def spoiling(monkeypatch: pytest.MonkeyPatch, dealer: str, victims: Sequence[str]) -> None:
     """A dealer that gives some holders a share that is off its polynomials by one, and is honest otherwise."""
-    seal = sharing.seal_share
+    seal = Envelopes.seal
 
-    def sealed(share: sharing.Share, address: sharing.Address, key: bytes) -> bytes:
+    def sealed(self: Envelopes, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
         off = address.sender == dealer and address.receiver in victims
-        return seal((share + off) % FIELD, address, key)
+        share = (np.frombuffer(data, "<u2").astype(np.int64) + off) % FIELD
+        return seal(self, sharing.share_bytes(share), address, key, number)
 
-    monkeypatch.setattr(sharing, "seal_share", sealed)
+    monkeypatch.setattr(Envelopes, "seal", sealed)
 
 
 def check_bad_dealing_is_named(victims: int, sites: int = 5) -> None:
@@ -439,7 +470,7 @@ def test_ciphertexts_are_refused_where_they_do_not_belong() -> None:
         made.scheme.add([one] * 4, made.public)
     with pytest.raises(IntegrityError, match="nothing to add"):
         made.scheme.add([], made.public)
-    for data in (one.data[:-1], one.data + b"\0", b"\2" + one.data[1:], b"", b"\0" + one.data[1:]):
+    for data in (one.data[:-1], one.data + b"\0", b"\3" + one.data[1:], b"\1" + one.data[1:], b"", b"\0" + one.data[1:]):
         with pytest.raises(IntegrityError, match="damaged or another model's"):
             made.scheme.add([replace(one, data=data)], made.public)
 
@@ -512,7 +543,7 @@ def test_every_submission_reads_as_noise() -> None:
     """Coefficients of an encryption of zeros are spread over the whole modulus, check coefficients included: no value shows."""
     made = group(2)
     data = made.scheme.encrypt(np.zeros(5000, dtype=np.int64), made.binding(5000), made.public, "site-00").data
-    first, second = ring.from_wire(data[1 + shape_of(2).total_bytes :], CHECK_COEFFICIENTS + 1000, "numpy")
+    first, second = ring.from_wire(data[submission_bytes(shape_of(2)) :], CHECK_COEFFICIENTS + 1000, "numpy")
     for residues, prime in ((first, ring.PRIMES[0]), (second, ring.PRIMES[1])):
         assert abs(residues.mean() / prime - 0.5) < 6 / (12 * residues.size) ** 0.5
         assert len(np.unique(residues)) == residues.size

@@ -1,0 +1,144 @@
+"""Envelopes: HPKE as in RFC 9180, contexts that serve several rounds, and an envelope that opens only where it was addressed to."""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from cifer_tasks.encryption import envelopes
+from cifer_tasks.encryption.envelopes import EXTRA_BYTES, MOST_DEALINGS, Address, Envelopes, receiving, sending
+from cifer_tasks.errors import IntegrityError
+
+PRIVATE, OTHER = X25519PrivateKey.from_private_bytes(bytes(31) + b"\1"), X25519PrivateKey.from_private_bytes(bytes(31) + b"\2")
+KEY = PRIVATE.public_key().public_bytes_raw()
+ADDRESS = Address("ab" * 32, "run-1", 3, "cd" * 32, "site-a", "site-b")
+NUMBER, SHARE = bytes(range(12)), b"a share" * 1000
+DIFFERENT = {"network": "ef" * 32, "run": "run-2", "round": 4, "opened": "ef" * 32, "sender": "site-c", "receiver": "site-c"}
+
+
+def test_contexts_are_those_of_rfc_9180() -> None:
+    """Appendix A.2.1: the encapsulated key and the first two messages, at both ends."""
+    ephemeral = bytes.fromhex("f4ec9b33b792c372c1d2c2063507b684ef925b8c75a42dbcbf57d63ccd381600")
+    private = X25519PrivateKey.from_private_bytes(bytes.fromhex("8057991eef8f1f1af18f4a9491d16a1ce333f695d4db8e38da75975c4478e0fb"))
+    key = bytes.fromhex("4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a")
+    info, said = b"Ode on a Grecian Urn", b"Beauty is truth, truth beauty"
+    enc, sender = sending(key, info, ephemeral)
+    assert enc.hex() == "1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a"
+    receiver = receiving(enc, private, key, info)
+    for count, expected in enumerate(
+        (
+            "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28",
+            "6b53c051e4199c518de79594e1c4ab18b96f081549d45ce015be002090bb119e85285337cc95ba5f59992dc98c",
+        )
+    ):
+        number, aad = count.to_bytes(12, "big"), f"Count-{count}".encode()
+        assert sender.seal(number, said, aad).hex() == expected
+        assert receiver.open(number, bytes.fromhex(expected), aad) == said
+
+
+def test_a_first_message_is_that_of_the_library() -> None:
+    """`cryptography`'s single-shot HPKE, which is a context's message number 0, opens what we seal and seals what we open."""
+    enc, sender = sending(KEY, b"info", secrets.token_bytes(32))
+    assert envelopes._SUITE.decrypt(enc + sender.seal(bytes(12), SHARE, b""), PRIVATE, b"info") == SHARE
+    sealed = envelopes._SUITE.encrypt(SHARE, X25519PublicKey.from_public_bytes(KEY), b"info")
+    assert receiving(sealed[:32], PRIVATE, KEY, b"info").open(bytes(12), sealed[32:], b"") == SHARE
+
+
+def check_binding() -> None:
+    """An envelope opens as addressed, and under no other number, network, run, round, opening, sender or receiver."""
+    dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
+    envelope = dealer.seal(SHARE, ADDRESS, KEY, NUMBER)
+    assert len(envelope) == len(SHARE) + EXTRA_BYTES
+    for _ in range(2):  # with a new context, and with the one that is known
+        assert holder.open(envelope, NUMBER, ADDRESS, PRIVATE, KEY) == SHARE
+        for name, value in DIFFERENT.items():
+            with pytest.raises(IntegrityError, match="does not open: it was changed, or made for another round"):
+                holder.open(envelope, NUMBER, replace(ADDRESS, **{name: value}), PRIVATE, KEY)
+        with pytest.raises(IntegrityError, match="does not open"):
+            holder.open(envelope, bytes(12), ADDRESS, PRIVATE, KEY)
+
+
+def test_an_envelope_opens_only_as_addressed() -> None:
+    """Each part of the address is bound, and the number."""
+    check_binding()
+
+
+@pytest.mark.parametrize("forgotten", ["network", "run", "round", "opened", "sender", "receiver"])
+def test_an_envelope_that_forgets_a_part_of_its_address_is_noticed(forgotten: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant that leaves one field out of HPKE's info or aad fails the check above."""
+    info, aad = Address.info, Address.round_bytes
+    blank = {forgotten: "" if forgotten != "round" else 0}
+    monkeypatch.setattr(Address, "info", lambda self: info(replace(self, **blank)))
+    monkeypatch.setattr(Address, "round_bytes", lambda self: aad(replace(self, **blank)))
+    if forgotten not in ("round", "opened"):  # these four also name the context
+        monkeypatch.setattr(envelopes, "_Pair", lambda *given: ())
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_binding()
+
+
+def test_fields_do_not_run_into_each_other() -> None:
+    """Two addresses never have the same info, however names are cut."""
+    assert replace(ADDRESS, sender="a", receiver="bc").info() != replace(ADDRESS, sender="ab", receiver="c").info()
+    assert replace(ADDRESS, sender='a","b', receiver="c").info() != replace(ADDRESS, sender="a", receiver='b","c').info()
+    assert len({ADDRESS.info()[:18], ADDRESS.single()[:18]}) == 2
+
+
+def test_changed_envelopes_and_foreign_keys_name_the_sender() -> None:
+    """Flipped, cut and empty envelopes, useless keys, and another holder's key, are refused by the dealer's name; the context stays."""
+    dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
+    envelope = dealer.seal(SHARE, ADDRESS, KEY, NUMBER)
+    flipped = bytearray(envelope)
+    flipped[4000] ^= 1
+    bad = (
+        bytes(flipped),
+        envelope[:-1],
+        b"",
+        envelope[:40],
+        bytes(32) + envelope[32:],
+        OTHER.public_key().public_bytes_raw() + envelope[32:],
+    )
+    for _ in range(2):
+        for data in bad:
+            with pytest.raises(IntegrityError, match="the share that site-a dealt to site-b for round 3 does not open"):
+                holder.open(data, NUMBER, ADDRESS, PRIVATE, KEY)
+        with pytest.raises(IntegrityError, match="the share that site-a dealt to site-b for round 3 does not open"):
+            holder.open(envelope, NUMBER, ADDRESS, OTHER, OTHER.public_key().public_bytes_raw())
+        assert holder.open(envelope, NUMBER, ADDRESS, PRIVATE, KEY) == SHARE
+
+
+def test_a_context_serves_so_many_dealings_and_no_other_pair() -> None:
+    """A pair's ephemeral key stays for `MOST_DEALINGS` dealings and is then another; other senders, receivers and runs have their own."""
+    dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
+    sealed = [(secrets.token_bytes(12), replace(ADDRESS, round=number)) for number in range(2 * MOST_DEALINGS)]
+    made = [dealer.seal(SHARE, address, KEY, number) for number, address in sealed]
+    keys = [envelope[:32] for envelope in made]
+    assert len(set(keys[:MOST_DEALINGS])) == len(set(keys[MOST_DEALINGS:])) == 1 and len(set(keys)) == 2
+    assert all(holder.open(each, number, address, PRIVATE, KEY) == SHARE for each, (number, address) in zip(made, sealed, strict=True))
+    others = [replace(ADDRESS, **{name: DIFFERENT[name]}) for name in ("network", "run", "sender", "receiver")]
+    assert len({*keys, *(dealer.seal(SHARE, address, KEY, NUMBER)[:32] for address in others)}) == 6
+
+
+def test_an_earlier_versions_envelope_opens() -> None:
+    """One without a number is a context of its own, bound to its whole address; a number does not open it, nor no number a later one."""
+    old = envelopes._SUITE.encrypt(SHARE, X25519PublicKey.from_public_bytes(KEY), ADDRESS.single())
+    new = Envelopes(secrets.token_bytes).seal(SHARE, ADDRESS, KEY, bytes(12))
+    holder = Envelopes(secrets.token_bytes)
+    assert holder.open(old, b"", ADDRESS, PRIVATE, KEY) == SHARE
+    for envelope, number, address in ((old, bytes(12), ADDRESS), (new, b"", ADDRESS), (old, b"", replace(ADDRESS, round=4))):
+        with pytest.raises(IntegrityError):
+            holder.open(envelope, number, address, PRIVATE, KEY)
+
+
+def test_contexts_do_not_travel() -> None:
+    """A context, and what holds contexts, cannot be pickled, and prints nothing of its key."""
+    _, context = sending(KEY, b"", bytes(32))
+    dealer = Envelopes(secrets.token_bytes)
+    dealer.seal(SHARE, ADDRESS, KEY, NUMBER)
+    for held in (context, dealer):
+        with pytest.raises(TypeError):
+            pickle.dumps(held)
+    assert repr(context).startswith("<cifer_tasks.encryption.envelopes.Context object at")
