@@ -23,6 +23,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +39,8 @@ EXTRA_BYTES: Final = KEY_BYTES + 16
 """What an envelope has besides its content: the sender's ephemeral key, and the tag."""
 MOST_DEALINGS: Final = 64
 """How often a dealer uses one context."""
+MOST_CONTEXTS: Final = 2**16
+"""How many contexts a process keeps at either end, of half a kilobyte each: those of 256 sites with each other. The oldest go first."""
 
 _SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _KEM_ID: Final = b"KEM" + (0x0020).to_bytes(2, "big")
@@ -83,14 +86,14 @@ class _Pair(NamedTuple):
 class Context:
     """The key and base nonce of an HPKE context; the same at both ends. It does not print or pickle them."""
 
-    __slots__ = ("_base_nonce", "_cipher")
+    __slots__ = ("_base_nonce", "_key")
 
     def __init__(self, shared_secret: bytes, info: bytes) -> None:
         """`KeySchedule` of RFC 9180, section 5.1, in base mode."""
         hashes = (_extract(_SUITE_ID, b"", label, data) for label, data in ((b"psk_id_hash", b""), (b"info_hash", info)))
         schedule = b"\0" + b"".join(hashes)
         secret = _extract(_SUITE_ID, shared_secret, b"secret", b"")
-        self._cipher = ChaCha20Poly1305(_expand(_SUITE_ID, secret, b"key", schedule, 32))
+        self._key = _expand(_SUITE_ID, secret, b"key", schedule, 32)  # the library's object takes two kilobytes, and a microsecond to make
         self._base_nonce = int.from_bytes(_expand(_SUITE_ID, secret, b"base_nonce", schedule, NUMBER_BYTES), "big")
 
     def __reduce__(self) -> tuple[type, ...]:
@@ -99,11 +102,11 @@ class Context:
 
     def seal(self, number: bytes, data: bytes, aad: bytes) -> bytes:
         """The ciphertext of one message, with its tag. number: 12 bytes, in this context for this message only."""
-        return self._cipher.encrypt(self._nonce(number), data, aad)
+        return ChaCha20Poly1305(self._key).encrypt(self._nonce(number), data, aad)
 
     def open(self, number: bytes, sealed: bytes, aad: bytes) -> bytes:
         """The message. Raises `InvalidTag`."""
-        return self._cipher.decrypt(self._nonce(number), sealed, aad)
+        return ChaCha20Poly1305(self._key).decrypt(self._nonce(number), sealed, aad)
 
     def _nonce(self, number: bytes) -> bytes:
         return (self._base_nonce ^ int.from_bytes(number, "big")).to_bytes(NUMBER_BYTES, "big")
@@ -121,24 +124,33 @@ def receiving(enc: bytes, private: X25519PrivateKey, key: bytes, info: bytes) ->
     return Context(_shared(private.exchange(X25519PublicKey.from_public_bytes(enc)), enc, key), info)
 
 
+@dataclass(slots=True, repr=False)
+class _Kept:
+    """A context, the `enc` that it goes with, and how often it has sealed."""
+
+    enc: bytes
+    context: Context
+    uses: int = 0
+
+
 class Envelopes:
     """The contexts of a process: of the sites that deal here, and of the holders that open here. Safe to share between threads."""
 
     def __init__(self, randomness: Callable[[int], bytes]) -> None:
         """randomness: gives that many bytes."""
         self._randomness = randomness
-        self._sending: dict[_Pair, tuple[bytes, Context, list[None]]] = {}
-        self._receiving: dict[_Pair, tuple[bytes, Context]] = {}
+        self._sending: dict[_Pair, _Kept] = {}
+        self._receiving: dict[_Pair, _Kept] = {}
+        self._lock = Lock()
 
     def seal(self, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
         """`data` in an envelope, 48 bytes longer, that only the holder of `key` opens, and only as addressed. number: see the module."""
         pair = _Pair(address.network, address.run, address.sender, address.receiver, key)
         found = self._sending.get(pair)
-        if found is None or len(found[2]) >= MOST_DEALINGS:
-            found = self._sending[pair] = *sending(key, address.info(), self._randomness(KEY_BYTES)), []
-        enc, context, uses = found
-        uses.append(None)  # counted so that threads cannot lose a use
-        return enc + context.seal(number, data, address.round_bytes())
+        if found is None or found.uses >= MOST_DEALINGS:
+            found = self._keep(self._sending, pair, _Kept(*sending(key, address.info(), self._randomness(KEY_BYTES))))
+        found.uses += 1
+        return found.enc + found.context.seal(number, data, address.round_bytes())
 
     def open(self, envelope: bytes, number: bytes, address: Address, private: X25519PrivateKey, key: bytes) -> bytes:
         """What is in an envelope. key: the public key of `private`.  number: empty for an envelope that is a context of its own.
@@ -150,18 +162,27 @@ class Envelopes:
                 return _SUITE.decrypt(envelope, private, address.single())
             pair = _Pair(address.network, address.run, address.sender, address.receiver, key)
             enc, found = envelope[:KEY_BYTES], self._receiving.get(pair)
-            if found is None or found[0] != enc:
-                context = receiving(enc, private, key, address.info())
-                data = context.open(number, envelope[KEY_BYTES:], address.round_bytes())
-                self._receiving[pair] = enc, context  # only once it has opened something
-                return data
-            return found[1].open(number, envelope[KEY_BYTES:], address.round_bytes())
+            known = found is not None and found.enc == enc
+            if found is None or not known:
+                found = _Kept(enc, receiving(enc, private, key, address.info()))
+            data = found.context.open(number, envelope[KEY_BYTES:], address.round_bytes())
+            if not known:  # and has opened something
+                self._keep(self._receiving, pair, found)
+            return data
         except (InvalidTag, ValueError):
             msg = (
                 f"the share that {address.sender} dealt to {address.receiver} for round {address.round} does not open: it was changed, or "
                 "made for another round, run or receiver"
             )
             raise IntegrityError(msg) from None
+
+    def _keep(self, contexts: dict[_Pair, _Kept], pair: _Pair, made: _Kept) -> _Kept:
+        with self._lock:
+            contexts.pop(pair, None)
+            contexts[pair] = made
+            if len(contexts) > MOST_CONTEXTS:
+                del contexts[next(iter(contexts))]
+        return made
 
 
 # ------------------------------------------------------------------------------------------- RFC 9180, sections 4 and 4.1

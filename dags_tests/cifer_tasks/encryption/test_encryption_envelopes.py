@@ -122,6 +122,19 @@ def test_a_context_serves_so_many_dealings_and_no_other_pair() -> None:
     assert len({*keys, *(dealer.seal(SHARE, address, KEY, NUMBER)[:32] for address in others)}) == 6
 
 
+def test_no_more_contexts_are_kept_than_a_process_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go, at both ends; what was sealed under them opens all the same, and their pair gets a new one."""
+    monkeypatch.setattr(envelopes, "MOST_CONTEXTS", 3)
+    dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
+    addresses = [replace(ADDRESS, sender=f"site-{number}") for number in range(5)]
+    for _ in range(2):
+        made = [dealer.seal(SHARE, address, KEY, NUMBER) for address in addresses]
+        assert [holder.open(each, NUMBER, address, PRIVATE, KEY) for each, address in zip(made, addresses, strict=True)] == [SHARE] * 5
+        assert [pair.sender for pair in dealer._sending] == [pair.sender for pair in holder._receiving] == ["site-2", "site-3", "site-4"]
+    assert dealer.seal(SHARE, addresses[4], KEY, NUMBER)[:32] == made[4][:32]
+    assert dealer.seal(SHARE, addresses[0], KEY, NUMBER)[:32] != made[0][:32]
+
+
 def test_an_earlier_versions_envelope_opens() -> None:
     """One without a number is a context of its own, bound to its whole address; a number does not open it, nor no number a later one."""
     old = envelopes._SUITE.encrypt(SHARE, X25519PublicKey.from_public_bytes(KEY), ADDRESS.single())
