@@ -70,11 +70,12 @@ def values_at(coefficients: Polynomials, holders: int) -> Share:
     """Values of polynomials at 1, 2, ..., int64 (holders, n)."""
     # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
     threshold, size = coefficients.shape
-    powers, dealt = powers_of(threshold, holders), np.empty((holders, size))
+    powers, dealt = powers_of(threshold, holders), np.empty((holders, size), np.int64)
     width = max(2**SINGLE_THREAD_LOG2 // powers.size, 64)
     for start in range(0, size, width):
-        np.matmul(powers, coefficients[:, start : start + width], out=dealt[:, start : start + width])
-    return modulo(dealt.astype(np.int64), FIELD)
+        part = slice(start, start + width)
+        dealt[:, part] = modulo((powers @ coefficients[:, part]).astype(np.int64), FIELD)
+    return dealt
 
 
 @lru_cache(maxsize=8)
