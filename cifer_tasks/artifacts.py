@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from cifer_tasks.artifact_client import SERVICE_SCHEME, Pass, ServiceShelf
 from cifer_tasks.errors import IntegrityError, StorageError
-from cifer_tasks.files import Body, FileBytes, digest_of, flush_file, pieces_of, write_once, write_pieces
+from cifer_tasks.files import Body, FileBytes, digest_of, flush_files, pieces_of, write_each_once, write_pieces
 from cifer_tasks.records import ArtifactRef, Kind, SiteFile
 from cifer_tasks.shelves import LocalShelf, RemoteShelf, Shelf, address_of, sha256_of
 
@@ -58,13 +58,13 @@ class ArtifactStore:
             raise StorageError(msg) from None
         return ref
 
-    def flush(self, ref: ArtifactRef) -> None:
-        """Have what `put` stored survive a power cut; several at the same time take hardly longer than one. Raises `StorageError`."""
+    def flush(self, *refs: ArtifactRef) -> None:
+        """Have what `put` stored survive a power cut; several together take hardly longer than one. Raises `StorageError`."""
         if isinstance(self.shelf, LocalShelf):
             try:
-                flush_file(self.shelf.folder / address_of(ref.digest))
+                flush_files(self.shelf.folder / address_of(ref.digest) for ref in refs)
             except OSError as error:
-                msg = f"{self._place(ref)}: cannot be flushed: {_cause(error)}"
+                msg = f"{error.filename or self.url}: cannot be flushed: {_cause(error)}"
                 raise StorageError(msg) from None
 
     def open(self, ref: ArtifactRef) -> Body:
@@ -183,10 +183,7 @@ class SiteFolder:
 
     def once(self, name: str, data: bytes) -> bytes:
         """Write a file, mode 0600, unless there is one of this name, and return what it holds. Raises `StorageError`."""
-        path = self.folder / _checked(name)
-        self._make()
-        write_once(path, data)
-        return _read_file(path)
+        return once_each([(self, name, data)])[0]
 
     def get(self, file: SiteFile) -> Body:
         """A file's bytes, verified; large ones stay in the file. Raises `IntegrityError` when it is another site's, missing or changed."""
@@ -244,6 +241,16 @@ class SiteFolder:
             msg = f"{file.name} is {file.site}'s file and stays there; this is {self.site}'s folder"
             raise IntegrityError(msg)
         return self.folder / _checked(file.name)
+
+
+def once_each(files: Sequence[tuple[SiteFolder, str, bytes]]) -> list[bytes]:
+    """`SiteFolder.once` of a folder, name and bytes each; the disk is waited for once."""
+    contents: dict[Path, bytes] = {}
+    for site, name, data in files:
+        site._make()
+        contents[site.folder / _checked(name)] = data
+    write_each_once(contents)
+    return [_read_file(path) for path in contents]
 
 
 def _checked(name: str) -> str:

@@ -11,7 +11,7 @@ from itertools import chain
 import msgspec
 import numpy as np
 
-from cifer_tasks import data
+from cifer_tasks import data, saying
 from cifer_tasks.aggregation import bucket_update, combined_update, mean_update, opened_pieces, weighted_update
 from cifer_tasks.aggregation.staleness import in_parts
 from cifer_tasks.encryption._shared import SharedKeyScheme
@@ -80,10 +80,8 @@ from ledger import (
     OpenRound,
     OpenRun,
     RegisterModel,
-    ReleaseOpening,
     RequireApproval,
     SealRound,
-    SubmitUpdate,
 )
 from ledger.state.reputation import NOT_DRAWN
 
@@ -298,12 +296,8 @@ def submit(run: RunRef, number: int, site: str, encrypted: EncryptedUpdate) -> S
     """Sign the ciphertext's digest onto the ledger as this site's one submission."""
     workspace = Workspace.of(run)
     if workspace.record.submission(number, site) is None:
-        ciphertext = encrypted.ciphertext
-        workspace.store.flush(ciphertext)
-        dataset = bytes.fromhex(workspace.dataset(site).sha256)
-        workspace.author(site).send(
-            SubmitUpdate(run.run, number, dataset, encrypted.rows, bytes.fromhex(ciphertext.digest), ciphertext.size_bytes, encrypted.lag)
-        )
+        (body,) = saying.submissions(workspace, number, [encrypted])
+        workspace.author(site).send(body)
     found = workspace.record.submission(number, site)
     if found is None:
         msg = f"round {number}: the ledger acknowledged the submission of {site} but does not show it"
@@ -380,15 +374,11 @@ def answer(run: RunRef, number: int, site: str, sealed: SealedSet, total: Artifa
 
 @at_site
 def hand_over(run: RunRef, number: int, site: str, sealed: SealedSet, total: ArtifactRef, released: tuple[Released, ...]) -> Release:
-    """Sign what a key holder releases onto the ledger, unless it is there.
-
-    Before it leaves the holder's memory, the holder writes down in its own folder which sums it opens, the first ones in this round.
-    """
+    """Sign what a key holder releases onto the ledger, unless it is there."""
     workspace = Workspace.of(run)
     if workspace.record.release(number, site) is None:
-        _promise(workspace, number, site, sealed, plan_of(workspace, number, sealed))
-        opening = workspace.store.put("opening", b"".join(item.to_bytes() for item in released))
-        workspace.author(site).send(ReleaseOpening(run.run, number, bytes.fromhex(total.digest), bytes.fromhex(opening.digest)))
+        (body,) = saying.openings(workspace, number, sealed, total, [(site, released)])
+        workspace.author(site).send(body)
     found = workspace.record.release(number, site)
     if found is None:
         msg = f"round {number}: the ledger acknowledged the release of {site} but does not show it"
@@ -416,21 +406,6 @@ def _opened_here(workspace: Workspace, number: int, site: str, sealed: SealedSet
         if not isinstance(error, SpoiltSumError) or not isinstance(workspace.scheme, SharedKeyScheme):
             raise
         return [release_spoilt_part(workspace.scheme, submissions, part, site, public) for part in plan.parts]
-
-
-def _promise(workspace: Workspace, number: int, site: str, sealed: SealedSet, plan: Plan) -> None:
-    """The site's own durable word on which sums it opens in a round: whatever a ledger says later, it opens no other.
-
-    Two sums over sets that differ by one site would give that site's update away, as would two weighted differently.
-    """
-    submitted = [f"{item.site} {item.ciphertext.digest}" for item in sealed.submissions]
-    parts = [
-        f"{part.unit} {' '.join(f'{site}*{factor}' for site, factor in zip(part.sites, part.factors, strict=True))}" for part in plan.parts
-    ]
-    named = "\n".join([*submitted, *parts]).encode()
-    if workspace.site_folder(site).once(f"round-{number}.opens", named) != named:
-        msg = f"round {number}: {site} has released for another set of submissions in this round, and opens no second one"
-        raise IntegrityError(msg)
 
 
 @step("open[{number}]")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from cifer_tasks import tasks
+from cifer_tasks import saying, tasks
 from cifer_tasks.config import Sites
 from cifer_tasks.errors import SiteStepError
 from cifer_tasks.network import MOST_SIDE_BY_SIDE
@@ -121,7 +121,8 @@ def submitted(run: RunRef, number: int, updates: Sequence[EncryptedUpdate]) -> d
 
 @step("submit[{number}]")
 def submit_together(run: RunRef, number: int, updates: tuple[EncryptedUpdate, ...]) -> tuple[Submission | SiteStepError, ...]:
-    """Sign updates onto the ledger at the same time, so that it takes them in few blocks."""
+    """Sign updates onto the ledger together, so that it takes them in few blocks."""
+    saying.submit_together(Workspace.of(run), number, updates)
     return tuple(_at_once(updates, lambda update: FUSED.submit(run, number, update.site, update)))
 
 
@@ -188,6 +189,7 @@ def release(
     # One after the other: opening envelopes is many short calls, and two threads of them wait for the interpreter longer than they work.
     answers = [_attempt(partial(tasks.answer, run, number, site, sealed, aggregate)) for site in openers]
     ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
+    saying.open_together(Workspace.of(run), number, sealed, aggregate, ready)
     sent = iter(_at_once(ready, lambda item: tasks.hand_over(run, number, item[0], sealed, aggregate, item[1])))
     return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
 

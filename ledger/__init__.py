@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ledger.author import Author, sign_transaction
+    from ledger.author import Author, send_together, sign_transaction
     from ledger.backends.base import Ledger, Receipt, Status
     from ledger.codec import decode, encode
     from ledger.crypto import Domain, SigningKey, VerificationCache, Verify, signing_root, tagged_digest, verify
@@ -215,6 +215,7 @@ __all__ = [
     "header_digest",
     "network_id",
     "rejection",
+    "send_together",
     "sign_transaction",
     "signing_root",
     "tagged_digest",

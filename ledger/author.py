@@ -5,7 +5,9 @@ The author's sequence is read from the ledger's state under a lock and never kep
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from threading import Lock
 
 from ledger.backends.base import Ledger, Receipt
@@ -58,7 +60,7 @@ class Author:
         if not bodies:
             return ()
         with self._turn:
-            signed = self._sign(bodies)
+            signed = _sign(self._ledger, [(self, body) for body in bodies])
             try:
                 return tuple(self._ledger.submit_all(signed))
             except SequenceError:
@@ -89,8 +91,31 @@ class Author:
                 break
             done.append(receipt)
         rest = bodies[len(done) :]
-        return (*done, *self._ledger.submit_all(self._sign(rest))) if rest else tuple(done)
+        return (*done, *self._ledger.submit_all(_sign(self._ledger, [(self, body) for body in rest]))) if rest else tuple(done)
 
-    def _sign(self, bodies: Sequence[Body]) -> tuple[SignedTransaction, ...]:
-        first = self._ledger.state().next_sequence(self.public)
-        return tuple(sign_transaction(self._key, self._ledger.network, first + number, body) for number, body in enumerate(bodies))
+
+def send_together(said: Sequence[tuple[Author, Body]]) -> tuple[Receipt, ...]:
+    """Sign and submit what several authors say to one ledger, in order and as one batch; returns once all are final.
+
+    Raises the first refusal, and `UnavailableError`; others may be committed then. A number that another sender took first is a refusal
+    here: what is not on record may be said again, by its author alone.
+    """
+    if not said:
+        return ()
+    with ExitStack() as turns:
+        # In one order, whoever calls: two calls with authors in common never wait for each other in a circle.
+        for author in sorted({author for author, _ in said}, key=lambda author: (author.public, id(author))):
+            turns.enter_context(author._turn)
+        ledger = said[0][0]._ledger
+        return tuple(ledger.submit_all(_sign(ledger, said)))
+
+
+def _sign(ledger: Ledger, said: Sequence[tuple[Author, Body]]) -> tuple[SignedTransaction, ...]:
+    """Each author's bodies under its next numbers, as one state of the ledger has them. The authors' turns are the caller's."""
+    state, before = ledger.state(), Counter[bytes]()
+    signed = []
+    for author, body in said:
+        sequence = state.next_sequence(author.public) + before[author.public]
+        before[author.public] += 1
+        signed.append(sign_transaction(author._key, ledger.network, sequence, body))
+    return tuple(signed)

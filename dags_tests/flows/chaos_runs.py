@@ -93,6 +93,7 @@ class Events:
 
     def watch(self) -> None:
         """Have this process's steps, sends and writes be events. It is never undone: the process ends with the run."""
+        from cifer_tasks import saying
         from cifer_tasks.artifacts import ArtifactStore
         from ledger.author import Author
         from ledger.node.validator import ValidatorNode
@@ -106,8 +107,10 @@ class Events:
             kind.write = self.around(lambda store, _: f"block at {Path(store.place).stem}", kind.write)  # type: ignore[method-assign]
         ValidatorNode.flush = self.noting("signed", _signed, ValidatorNode.flush)  # type: ignore[method-assign]
         ArtifactStore.put = self.noting("stored", lambda _, ref: [ref.digest], ArtifactStore.put)  # type: ignore[method-assign]
-        send = self.noting("acknowledged", lambda _, receipts: [receipt.transaction.hex() for receipt in receipts], Author.send_all)
+        send = self.noting("acknowledged", _acknowledged, Author.send_all)
         Author.send_all = self.around(_sending, send)  # type: ignore[method-assign]
+        together = self.noting("acknowledged", _acknowledged, saying.send_together)
+        saying.send_together = self.around(lambda said: _sending(None, [body for _, body in said]), together)
 
     def listen(self, progress: Any) -> None:
         """A step begins."""
@@ -202,6 +205,10 @@ def _ending(folder: Path) -> Ending:
 
 def _sending(_: Any, bodies: Any) -> str:
     return f"sending {type(bodies[0]).__name__ if bodies else 'nothing'}"
+
+
+def _acknowledged(_: Any, receipts: Any) -> list[str]:
+    return [receipt.transaction.hex() for receipt in receipts]
 
 
 def _signed(_: Any, effects: Any) -> Iterator[str]:

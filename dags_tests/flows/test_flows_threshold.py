@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cifer_tasks import selecting, tasks
+from cifer_tasks import files, saying, selecting, tasks
 from cifer_tasks.aggregation import plan as plans
 from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.encryption import sharing
@@ -27,7 +28,8 @@ from cifer_tasks.run_record import RunRecord
 from cifer_tasks.suspects import search
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
 from flows import away
-from ledger import Author, RegisterKey, SubmitUpdate
+from ledger import RegisterKey, ReleaseOpening, SubmitUpdate
+from ledger import author as authors
 
 SITES = ("east", "north", "south", "west")
 
@@ -148,12 +150,12 @@ def test_a_site_opens_no_second_set(finished: Any) -> None:
     with lab.here():
         workspace = Workspace.of(ref)
         whole = sealed_set(workspace)
-        tasks._promise(workspace, 1, "east", whole, plans.whole(SITES))
+        saying._promise(workspace, 1, ["east"], whole, plans.whole(SITES))
         smaller = msgspec.structs.replace(whole, submissions=whole.submissions[:3])
         with pytest.raises(IntegrityError, match="east has released for another set of submissions in this round"):
-            tasks._promise(workspace, 1, "east", smaller, plans.whole(SITES[:3]))
+            saying._promise(workspace, 1, ["east"], smaller, plans.whole(SITES[:3]))
         with pytest.raises(IntegrityError, match="east has released for another set of submissions in this round"):
-            tasks._promise(workspace, 1, "east", whole, plans.bucketed(SITES, 2, bytes(32)))
+            saying._promise(workspace, 1, ["east"], whole, plans.bucketed(SITES, 2, bytes(32)))
         Workspace.close_all()
 
 
@@ -316,26 +318,43 @@ def test_a_bad_dealer_is_named_costs_one_round_and_is_left_out(trainer: Any, mon
     ]
 
 
-def test_a_ciphertext_is_on_the_disk_before_the_ledger_hears_of_it(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a site has submitted survives a power cut: its ciphertext is flushed first."""
-    order: list[tuple[str, str]] = []
-    flush, send = ArtifactStore.flush, Author.send
+def test_what_a_site_signs_is_on_the_disk_before(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's ciphertext, a holder's release and its promise survive a power cut: they are flushed before the site signs.
 
-    def flushing(store: ArtifactStore, ref: Any) -> None:
-        order.append(("flushed", ref.digest))
-        flush(store, ref)
+    Alone in the first round, together in the second; in the third a store that does not flush is noticed.
+    """
+    flushed: set[Path] = set()
+    signed, early = Counter[int](), list[tuple[int, str]]()
+    flush, sign, shelf = files.flush, authors._sign, trainer.home / "artifacts"
 
-    def sending(author: Author, body: Any) -> Any:
-        if isinstance(body, SubmitUpdate):
-            order.append(("submitted", body.ciphertext.hex()))
-        return send(author, body)
+    def flushing(path: Path) -> None:
+        flush(path)
+        flushed.add(path.parent / path.name.rpartition(".")[0].lstrip(".") if path.name.startswith(".round-") else path)
 
-    monkeypatch.setattr(ArtifactStore, "flush", flushing)
-    monkeypatch.setattr(Author, "send", sending)
-    trainer.train_all(settings_of(trainer, "threshold", training__rounds=1))
-    submitted = [digest for what, digest in order if what == "submitted"]
-    assert len(submitted) == len(SITES)
-    assert all(order.index(("flushed", it)) < order.index(("submitted", it)) for it in submitted)
+    def signing(ledger: Any, said: Any) -> Any:
+        for author, body in said:
+            if isinstance(body, SubmitUpdate | ReleaseOpening):
+                digest = (body.ciphertext if isinstance(body, SubmitUpdate) else body.opening).hex()
+                rests_on = [shelf / digest[:2] / digest[2:]]
+                if isinstance(body, ReleaseOpening):
+                    site = ledger.state().identity_of(author.public).name
+                    rests_on.append(trainer.home / "runs" / body.run / "sites" / site / f"round-{body.round}.opens")
+                signed[body.round] += 1
+                lost = [path for path in rests_on if not path.exists() or not {path, path.parent} <= flushed]
+                early.extend((body.round, path.suffix) for path in lost)
+        return sign(ledger, said)
+
+    def listen(progress: Any) -> None:
+        if isinstance(progress, StepStarted) and progress.step == "open_round" and progress.round > 1:
+            monkeypatch.setattr("flows.site.MOST_SITES_IN_FULL", 0)
+            if progress.round > 2:
+                monkeypatch.setattr(ArtifactStore, "flush", lambda *_: None)
+
+    monkeypatch.setattr(files, "flush", flushing)
+    monkeypatch.setattr(authors, "_sign", signing)
+    trainer.train(trainer.open(settings_of(trainer, "threshold", training__rounds=3)), [listen])
+    assert signed == dict.fromkeys((1, 2, 3), 2 * len(SITES))
+    assert early == [(3, "")] * 2 * len(SITES)
 
 
 def dealing_another_key(culprit: str, rounds: range) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import permutations
 from threading import Lock
 
 import pytest
@@ -24,6 +25,7 @@ from ledger import (
     apply_transaction,
     errors,
     network_id,
+    send_together,
     sign_transaction,
     transaction_id,
 )
@@ -155,6 +157,59 @@ def test_other_refusals_are_not_retried() -> None:
         author.send(person(1))
     assert node.asked == 2
     assert author.send(person(2)).height == 2
+
+
+def test_what_several_authors_say_is_one_batch() -> None:
+    """In order, each under its own numbers, one that speaks twice too; nobody says nothing."""
+    node, keys = OneNode(), [SigningKey.from_seed(bytes([number]) * 32) for number in (7, 8)]
+    lead = Author(KEY, node)
+    lead.send_all([RegisterIdentity(f"site-{at}", "site", key.public) for at, key in enumerate(keys)])
+    first, second = (Author(key, node) for key in keys)
+    said = [(second, Anchor(b"1")), (first, Anchor(b"2")), (lead, person(5)), (second, Anchor(b"3"))]
+    assert [receipt.height for receipt in send_together(said)] == [3, 4, 5, 6] and node.asked == 2
+    assert [node.state().next_sequence(author.public) for author in (first, second, lead)] == [1, 2, 3]
+    assert send_together([]) == () and node.asked == 2
+    assert first.send(Anchor(b"4")).height == 7, "everybody's turn is over"
+
+
+def test_a_refusal_in_a_batch_of_several_is_raised_and_ends_everybodys_turn() -> None:
+    """Also of a number that a rival took in between: nobody is signed for a second time here, and all can go on alone."""
+    node, site = OneNode(), SigningKey.from_seed(bytes([7]) * 32)
+    lead, rival = Author(KEY, node), Author(KEY, node)
+    lead.send(RegisterIdentity("site-a", "site", site.public))
+    node.before_submit = [lambda: rival.send(person(9))]
+    with pytest.raises(SequenceError):
+        send_together([(Author(site, node), Anchor(b"1")), (lead, person(1))])
+    assert names(node) == {"site-a", "site-9"}
+    assert lead.send(person(1)).height == 4
+
+
+def test_batches_with_authors_in_common_do_not_wait_for_each_other_in_a_circle() -> None:
+    """Whatever the order in which they name their authors, turns are taken in one order: two with the same key and one without."""
+    node, site = OneNode(), SigningKey.from_seed(bytes([7]) * 32)
+    Author(KEY, node).send(RegisterIdentity("site-a", "site", site.public))
+    authors, taken = [Author(site, node), Author(KEY, node), Author(KEY, node)], list[Author]()
+
+    class Turn:
+        """An author's, which notes that it is taken."""
+
+        def __init__(self, author: Author) -> None:
+            self.author = author
+
+        def __enter__(self) -> None:
+            taken.append(self.author)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    for author in authors:
+        author._turn = Turn(author)  # type: ignore[assignment]
+    orders = []
+    for named in permutations(authors):
+        taken.clear()
+        send_together([(author, Anchor(b"1")) for author in named])
+        orders.append(tuple(map(id, taken)))
+    assert len(orders) == 6 and len(set(orders)) == 1
 
 
 def test_an_author_shows_no_secret() -> None:
