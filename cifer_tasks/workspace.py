@@ -146,10 +146,11 @@ class Workspace:
         self._authors: dict[str, Author] = {}
         self._evaluations: dict[str, Evaluation] = {}
         self._validations: dict[str, Validation] = {}
-        self._ciphertexts: dict[tuple[Binding, Submission], Ciphertext] = {}
+        self._ciphertexts: tuple[Binding | None, dict[Submission, Ciphertext]] = None, {}  # of the round looked at last
         self._sealed: tuple[SealedSet | None, dict[str, Ciphertext]] = None, {}
         self._record: RunRecord | None = None
         self._checked: tuple[RunRecord, int, PublicContext] | None = None
+        self._context: tuple[str, PublicContext] | None = None
         self._bindings: dict[int, Binding] = {}
         self.sum_digests: dict[ArtifactRef, list[bytes]] = {}  # of the aggregate that was looked at last
         record = self.folder / "run.json"
@@ -328,9 +329,12 @@ class Workspace:
         return PublicContext(self.scheme.name, registered)
 
     def round_context(self, number: int) -> PublicContext:
-        """The public context that round `number` was opened with."""
-        recorded = self.record.round(number).public_context.hex()
-        return PublicContext(self.scheme.name, self.store.get(self.store.find("public-context", recorded)))
+        """The public context that round `number` was opened with, read and verified once for all sites of this process."""
+        recorded, held = self.record.round(number).public_context.hex(), self._context
+        if held is None or held[0] != recorded:
+            found = self.store.get(self.store.find("public-context", recorded))
+            held = self._context = recorded, PublicContext(self.scheme.name, found)
+        return held[1]
 
     def checked_context(self, number: int, mask: Mask | None = None) -> PublicContext:
         """A site's own look at it before it deals shares: the round was opened with the keys on the ledger. Raises `IntegrityError`.
@@ -468,13 +472,13 @@ class Workspace:
         return ""
 
     def _submission(self, binding: Binding, submission: Submission) -> Ciphertext:
-        found = self._ciphertexts.get((binding, submission))
-        if found is None:
-            for earlier in [key for key in self._ciphertexts.copy() if key[0] != binding]:
-                self._ciphertexts.pop(earlier, None)
+        if self._ciphertexts[0] != binding:
+            self._ciphertexts = binding, {}
+        known = self._ciphertexts[1]
+        if submission not in known:
             body = self.store.open(submission.ciphertext)
-            found = self._ciphertexts[binding, submission] = _ciphertext(submission.site, body, self.scheme.name, binding)
-        return found
+            known[submission] = _ciphertext(submission.site, body, self.scheme.name, binding)
+        return known[submission]
 
     def _opened(self, number: int) -> str:
         """Hex of the 32 bytes that opening round `number` fixed."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from cifer_tasks import saying
+from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.config import parse
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption.scheme import Ciphertext
-from cifer_tasks.errors import IntegrityError, TooFewSitesError
+from cifer_tasks.errors import IntegrityError, StorageError, TooFewSitesError
 from cifer_tasks.records import Enrolment, RoundResult
 from cifer_tasks.workspace import SiteFailed, StepStarted, Workspace
+from flows import site as site_steps
 from ledger import WithdrawConsent
 
 CHOSEN = {"name": "lab", "data": {"table": "digits", "target": "digit"}}
@@ -292,6 +297,42 @@ def test_without_an_accepted_candidate_no_model_is_published(trainer: Any, user_
 
     with pytest.raises(UsageError, match="no such registered model"):
         load_registered(trainer.folder, "lab", "champion")
+
+
+def test_a_submission_refused_in_a_batch_costs_no_other_site_its_place(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a rule in the first round, by the site's own disk in the second: it alone is left out, and the ledger has its own reason."""
+    make, lock = saying._submission, ArtifactStore.flush
+
+    def too_many_rows(workspace: Any, number: int, update: Any) -> Any:
+        body = make(workspace, number, update)
+        return msgspec.structs.replace(body, rows=body.rows + 1) if (number, update.site) == (1, "west") else body
+
+    def full(self: ArtifactStore, *refs: Any) -> None:
+        (workspace,) = Workspace._open.values()
+        if workspace.record.declared.rounds_opened == 2 and any(spoilt(ref) for ref in refs):
+            raise StorageError("no space left")
+        lock(self, *refs)
+
+    def spoilt(ref: Any) -> bool:
+        return ref.kind == "ciphertext" and ref.digest == made["west"]
+
+    made: dict[str, str] = {}
+    encrypt = site_steps.FUSED.encrypt
+
+    def encrypted(run: Any, number: int, site: str, *rest: Any) -> Any:
+        found = encrypt(run, number, site, *rest)
+        made[site] = found.ciphertext.digest
+        return found
+
+    monkeypatch.setattr(saying, "_submission", too_many_rows)
+    monkeypatch.setattr(ArtifactStore, "flush", full)
+    monkeypatch.setattr(site_steps, "FUSED", replace(site_steps.FUSED, encrypt=encrypted))
+    settings = trainer.settings(encryption__scheme="ckks", training__rounds=2, compute__fused=True, sites__minimum=2, gate__margin=1.0)
+    rounds = trainer.history(trainer.train_all(settings).run).rounds
+    assert [item.sealed_sites for item in rounds] == [("east", "north")] * 2
+    left_out = [[(found.site, found.step) for found in item.exclusions] for item in rounds]
+    assert left_out == [[("west", "submit")]] * 2
+    assert "rows" in rounds[0].exclusions[0].reason and "no space left" in rounds[1].exclusions[0].reason
 
 
 # ------------------------------------------------------------------------------- files and keys that are not what they were
