@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -598,8 +598,9 @@ def provenance(folder: Path) -> Provenance:
     return Provenance(commit, hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest())
 
 
+@cache
 def installed_packages() -> tuple[str, ...]:
-    """``name==version`` of every distribution in this environment, lower-case, ascending."""
+    """``name==version`` of every distribution in this environment, lower-case, ascending: as it was when this process first asked."""
     from importlib.metadata import distributions
 
     return tuple(sorted({f"{item.metadata['Name']}=={item.version}".lower() for item in distributions()}))

@@ -7,10 +7,11 @@ import os
 import runpy
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -40,6 +41,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home / "prefect"
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def prefect_template(server: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a Prefect server that has served nothing yet: a server that has to make one starts 4 s of CPU later."""
+    from flows.launch import _engines
+
+    _engines[-1]()  # until it is ready
+    copy = tmp_path_factory.mktemp("prefect") / "prefect.db"
+    with closing(sqlite3.connect(server / "prefect.db")) as there, closing(sqlite3.connect(copy)) as here:
+        there.backup(here)
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -227,43 +240,58 @@ class Lab:
         return found
 
 
-def laboratory(root: Path, template: Path | None) -> Lab:
-    """A new laboratory below `root`; with an MLflow database when there is a template to copy."""
+def laboratory(root: Path) -> Lab:
+    """A new laboratory below `root`."""
     made = Lab(root / "project", root / "home")
     made.folder.mkdir(parents=True)
     made.tables()
-    if template is not None:
-        (made.folder / "mlruns").mkdir()
-        shutil.copy(template, made.folder / "mlruns")
     return made
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     """A project folder that is the current one, with tables for three sites, and no ledger yet."""
-    made = laboratory(tmp_path, None)
+    made = laboratory(tmp_path)
     with made.here():
         yield made
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, server: Path, mlflow_template: Path) -> Iterator[Lab]:
-    """A laboratory that can train: with a Prefect server and an MLflow database."""
-    made = laboratory(tmp_path, mlflow_template)
+def trainer(tmp_path: Path, make_lab: Callable[[Path], Lab]) -> Iterator[Lab]:
+    """A laboratory that can train: with a Prefect server and the databases of `make_lab`."""
+    made = make_lab(tmp_path)
     with made.here():
         yield made
 
 
 @pytest.fixture(scope="session")
-def make_lab(mlflow_template: Path) -> Callable[[Path], Lab]:
-    """Makes a laboratory with an MLflow database below a folder."""
-    return lambda root: laboratory(root, mlflow_template)
+def furnish(mlflow_template: Path, prefect_template: Path) -> Callable[[Path, Path], None]:
+    """`furnish(project, home)` puts empty databases there, for MLflow and for a Prefect server of its own: making them takes seconds."""
+
+    def put(project: Path, home: Path) -> None:
+        for template, folder in ((mlflow_template, project / "mlruns"), (prefect_template, home / "prefect")):
+            folder.mkdir(mode=0o700, parents=True)
+            shutil.copy(template, folder)
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def make_lab(furnish: Callable[[Path, Path], None]) -> Callable[[Path], Lab]:
+    """Makes a laboratory below a folder, with empty databases."""
+
+    def make(root: Path) -> Lab:
+        made = laboratory(root)
+        furnish(made.folder, made.home)
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def shared_trainer(tmp_path_factory: pytest.TempPathFactory, server: Path, mlflow_template: Path) -> Lab:
+def shared_trainer(tmp_path_factory: pytest.TempPathFactory, make_lab: Callable[[Path], Lab]) -> Lab:
     """One laboratory for all tests of a module: for runs that several tests look at."""
-    return laboratory(tmp_path_factory.mktemp("shared"), mlflow_template)
+    return make_lab(tmp_path_factory.mktemp("shared"))
 
 
 MODEL = '''\

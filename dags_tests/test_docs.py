@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -37,10 +37,11 @@ def test_own_data_and_model_take_under_thirty_lines_in_one_file() -> None:
     assert len(study().strip().splitlines()) < 30
 
 
-def test_the_readme_study_trains_and_is_on_the_ledger(tmp_path: Path) -> None:
+def test_the_readme_study_trains_and_is_on_the_ledger(tmp_path: Path, furnish: Callable[[Path, Path], None]) -> None:
     """Exactly the README's file, beside tables as `cifer init` writes them, trains a model that `cifer audit` finds."""
     scaffold(tmp_path / "my-study")
     folder = tmp_path / "my-study"
+    furnish(folder, folder / ".cifer")
     (folder / "study.py").write_text(study(), encoding="utf-8")
     trained = subprocess.run([sys.executable, "study.py"], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert trained.returncode == 0, trained.stdout + trained.stderr

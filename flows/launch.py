@@ -124,20 +124,25 @@ def engine(home: Path) -> Iterator[None]:
 _engines: list[Callable[[], None]] = []
 
 
+_collecting: list[None] = []
+"""Holds an item once this process has woken its collector; `gc.get_freeze_count` would walk through all that is frozen to say so."""
+
+
 def _rest_the_collector() -> None:
     """Collect no garbage until `_wake_the_collector`, unless that has been before.
 
     What is imported stays: a million objects, which the collector would walk through a dozen times while they become more (2 s in all),
     and once again in the middle of a round (0.5 s).
     """
-    if not gc.get_freeze_count():
+    if not _collecting:
         gc.disable()
 
 
 def _wake_the_collector() -> None:
     """Collect garbage again, but not among what is there by now. Only once in a process: garbage that is there stays for good."""
-    if not gc.get_freeze_count():
+    if not _collecting:
         gc.freeze()
+        _collecting.append(None)
     gc.enable()
 
 

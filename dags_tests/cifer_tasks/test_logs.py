@@ -43,9 +43,10 @@ def spoken(handler: logging.Handler, stream: io.StringIO, record: logging.LogRec
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], subprocess.CompletedProcess[str]]:
+def said(tmp_path_factory: pytest.TempPathFactory, furnish: Any) -> tuple[list[dict[str, Any]], subprocess.CompletedProcess[str]]:
     """A run of the command in a process of its own, in which the training of one site raises in every round."""
     folder = tmp_path_factory.mktemp("logs")
+    furnish(folder, folder / "home")
     for number, (site, count) in enumerate({"east": 24, "north": 24, "west": 17}.items()):
         rows = [(30 + 20 * (i % 2) + (i * 7 + number * 11) % 13 / 2, 60 + (i * 5 + number) % 17, i % 2) for i in range(count + 7)]
         (folder / f"{site}.csv").write_text("\n".join(["age,pulse,ill", *(",".join(map(str, row)) for row in rows)]) + "\n")

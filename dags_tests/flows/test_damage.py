@@ -42,7 +42,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory, server: Path, make_lab: A
 def copy(finished: tuple[Any, str], trainer: Any) -> tuple[Any, str]:
     """The finished laboratory, copied for a test to damage."""
     lab, run = finished
-    shutil.copytree(lab.home, trainer.home)
+    shutil.copytree(lab.home, trainer.home, dirs_exist_ok=True)
     return trainer, run
 
 
@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_at_a_step(trainer: Any, finished: tuple[Any, str],
 def test_a_read_only_home(finished: tuple[Any, str], trainer: Any) -> None:
     """A home that may be read and not written: questions are answered; what writes ends with one line naming a path there, exit 1."""
     lab, run = finished
-    trainer.home.mkdir()
+    trainer.home.mkdir(exist_ok=True)
     mounted = os.geteuid() == 0
     if mounted and subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(trainer.home)], check=False, capture_output=True).returncode:
         pytest.skip("this machine does not let root mount, and root may write anywhere else")
@@ -342,7 +342,7 @@ def test_a_read_only_home(finished: tuple[Any, str], trainer: Any) -> None:
 @pytest.mark.parametrize("size", ["64k", "400k"])
 def test_a_full_file_system(trainer: Any, size: str) -> None:
     """CIFER_HOME on a file system without room: `cifer run` ends with one line naming a path there, exit 1."""
-    trainer.home.mkdir()
+    trainer.home.mkdir(exist_ok=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(trainer.home)], check=False, capture_output=True)
     if mounted.returncode:
         pytest.skip("this machine does not let root mount; the tests above need nothing")

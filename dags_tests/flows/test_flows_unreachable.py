@@ -13,8 +13,8 @@ from cifer_tasks.errors import UnreachableError
 from cifer_tasks.workspace import LedgerAway, StepStarted
 from ledger.backends.processes import ProcessesLedger
 
-ATTEMPT_SECONDS = 3.0
-PATIENCE_SECONDS = 6.0
+ATTEMPT_SECONDS = 2.0
+PATIENCE_SECONDS = 4.0
 
 
 def free_port(count: int) -> int:
@@ -58,7 +58,7 @@ def test_an_unreachable_ledger_is_waited_for_and_no_site_is_blamed(trainer: Any,
         if isinstance(progress, StepStarted) and (progress.step, progress.site) == ("submit", "north"):
             validators("stop")
 
-    with pytest.raises(UnreachableError, match=r"^submit: the ledger did not answer for 6 s \(ledger.patience_seconds\); nothing") as lost:
+    with pytest.raises(UnreachableError, match=r"^submit: the ledger did not answer for 4 s \(ledger.patience_seconds\); nothing") as lost:
         trainer.train(ref, [lose])
     assert "\n" not in str(lost.value)
     assert [item.step for item in seen if isinstance(item, StepStarted)].count("submit") == 2, (

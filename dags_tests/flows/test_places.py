@@ -199,7 +199,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def production(tables: Path) -> Iterator[Production]:
+def production(tables: Path, furnish: Callable[[Path, Path], None]) -> Iterator[Production]:
     """The README followed to the end of a run that begins without `east`. While `north` trains in round 1, `east` starts, and `north` is
     killed and started again; while it trains in round 2, `south`, which has submitted, says that it takes no further part.
     """
@@ -208,6 +208,8 @@ def production(tables: Path) -> Iterator[Production]:
     (root / "spare").mkdir()
     made = Production(root, users_apart(root / "spare"), free_ports(8 + len(DEFAULT_PORTS)))
     try:
+        made.folder("coordinator").mkdir(mode=0o755)
+        furnish(made.folder("coordinator"), made.folder("coordinator") / ".cifer")
         follow(made, tables)
         yield made
     finally:
@@ -219,10 +221,10 @@ def follow(made: Production, tables: Path) -> None:
     """Every command of the three blocks, in order."""
     founding, joining, running = blocks()
     coordinator = made.folder("coordinator")
-    for who in ("coordinator", *SITES):
-        made.folder(who).mkdir(mode=0o755 if who == "coordinator" else 0o700)
-        if made.apart and who in SITES:
-            os.chown(made.folder(who), SITES[who], SITES[who])
+    for who, user in SITES.items():
+        made.folder(who).mkdir(mode=0o700)
+        if made.apart:
+            os.chown(made.folder(who), user, user)
     for line in founding:
         made.do("coordinator", made.here(line))
     with (coordinator / "study" / "model.py").open("a") as model:

@@ -89,14 +89,16 @@ def wait_until_gone(lab: Any) -> list[int]:
     return [process.pid for process in alive]
 
 
-def undisturbed(lab: Any) -> bytes:
-    """The model of the same scenario trained without interruption, on the same ledger."""
-    settings = lab.settings(model={"path": "striker.Net"}, encryption__scheme="ckks", training__rounds=3)
-    return bytes(lab.history(lab.train_all(settings).run).current_model)
+@pytest.fixture(scope="module")
+def undisturbed(shared_trainer: Any) -> bytes:
+    """The model of the same scenario trained without interruption, on a ledger of its own."""
+    (shared_trainer.folder / "striker.py").write_text(STRIKER)
+    settings = shared_trainer.settings(model={"path": "striker.Net"}, encryption__scheme="ckks", training__rounds=3)
+    return bytes(shared_trainer.history(shared_trainer.train_all(settings).run).current_model)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
-def test_a_stopped_process_is_taken_up_again(trainer: Any, number: signal.Signals) -> None:
+def test_a_stopped_process_is_taken_up_again(trainer: Any, undisturbed: bytes, number: signal.Signals) -> None:
     """Stopped while the second site trains in round 2: nothing of it keeps running, and `--resume` ends in the undisturbed model."""
     run, (code, out, err) = strike(trainer, number)
     if number == signal.SIGINT:
@@ -119,7 +121,7 @@ def test_a_stopped_process_is_taken_up_again(trainer: Any, number: signal.Signal
     assert after.status == "completed"
     assert after.rounds[0] == before.rounds[0]
     assert after.rounds[1].submissions[0] == before.rounds[1].submissions[0], "what was submitted is not done again"
-    assert after.current_model == undisturbed(trainer)
+    assert after.current_model == undisturbed
     rows = re.findall(r"^ +(\d+) +\d\.\d{4} .* (-|\d+\.\d\d)$", again.out, re.MULTILINE)
     assert [(number, seconds == "-") for number, seconds in rows] == [("1", True), ("2", False), ("3", False)], (
         "every round is shown, old ones untimed"

@@ -87,13 +87,22 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, make_lab: Callable[[Path], Any]) -> Iterator[Up]:
+def started(tmp_path_factory: pytest.TempPathFactory, make_lab: Callable[[Path], Any]) -> Iterator[Up]:
     """Every service on free ports; whatever the tests did, they are stopped in the end."""
     lab = make_lab(tmp_path_factory.mktemp("services"))
     try:
         yield Up(lab)
     finally:
         services.down(lab.home)
+
+
+@pytest.fixture
+def up(started: Up) -> Up:
+    """The services of this module, as `cifer up` leaves them: tests run in any order, and some kill or stop them."""
+    if [item.pid for item in services.status(started.home)] != [item.pid for item in started.services]:
+        services.down(started.home)
+        started.services = started.again()
+    return started
 
 
 def test_up_returns_when_everything_answers(up: Up) -> None:
@@ -207,10 +216,12 @@ def _children(pid: int | None) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
-def test_services_and_a_training_do_not_outlive_their_supervisor(up: Up) -> None:
+def test_services_and_a_training_do_not_outlive_their_supervisor(started: Up) -> None:
     """SIGKILL to the supervisor: its services and the scheduled training stop by themselves; `up` starts afresh, and the training is taken
     up again and ends in the same run; a service that other machines may reach is the only one; after `down` no process and no port is left.
     """
+    up = started
+    up.again()  # where they run already, they stay
     training = Scheduled(up)
     state = read_state(up.home)
     assert state is not None
@@ -220,16 +231,16 @@ def test_services_and_a_training_do_not_outlive_their_supervisor(up: Up) -> None
     _until(lambda: not any(child.alive() for child in children), "the end of the orphans")
     assert [item.state for item in services.status(up.home)] == ["stopped"] * len(KINDS)
     assert services.down(up.home) == ()
-    started = up.again("artifacts")
-    assert {item.pid for item in started}.isdisjoint(child.pid for child in children)
-    assert {item.name for item in started if hosts(item.pid) != {HOST}} == {"artifacts"}
+    afresh = up.again("artifacts")
+    assert {item.pid for item in afresh}.isdisjoint(child.pid for child in children)
+    assert {item.name for item in afresh if hosts(item.pid) != {HOST}} == {"artifacts"}
     _until(lambda: training.state()["type"] not in {"SCHEDULED", "PENDING", "RUNNING"}, "the end of the training")
     log = (services_folder(up.home) / "schedules.log").read_text()
     assert training.state()["type"] == "COMPLETED", (training.state(), log[-4000:])
     assert [folder.name for folder in (up.home / "runs").iterdir()] == [training.run]
     found = up.lab.state().run(training.run)
     assert (found.status, found.rounds_committed) == ("completed", 1)
-    processes = [psutil.Process(item.pid) for item in started]
+    processes = [psutil.Process(item.pid) for item in afresh]
     assert sorted(services.down(up.home)) == sorted(KINDS)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
     for port in up.ports.values():
@@ -285,9 +296,10 @@ def test_a_private_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         server.wait_ready()
 
 
-def test_a_service_that_keeps_ending_fails_up(tmp_path: Path) -> None:
+def test_a_service_that_keeps_ending_fails_up(tmp_path: Path, furnish: Callable[[Path, Path], None]) -> None:
     """The same for `up`: one line with the service, its last words and its log; and everything that was started is stopped again."""
     home = tmp_path / ".cifer"
+    furnish(tmp_path / "elsewhere", home)
     (tmp_path / "mlruns").write_text("in the way")
     ports = {name: _free_port() for name in KINDS}
     with pytest.raises(FailureError, match=r"MLflow keeps ending: .*mlruns.*mlflow\.log"):

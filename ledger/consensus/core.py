@@ -58,10 +58,15 @@ EARLY_MESSAGES = 8
 
 
 def step(replica: Replica, event: Event) -> Result:
-    """Take one event, then apply every rule of Algorithm 1 that now holds, until none does."""
-    replica, first = _on_event(replica, event)
-    replica, rest = _settle(replica)
-    return replica, first + rest
+    """Take one event, then apply every rule of Algorithm 1 that now holds, until none does.
+
+    After a message that changed nothing, as one that was heard before, none holds that did not: most of what comes is repeated (C11).
+    """
+    changed, first = _on_event(replica, event)
+    if changed is replica and isinstance(event, Received):
+        return replica, first
+    settled, rest = _settle(changed)
+    return settled, first + rest
 
 
 def _on_event(replica: Replica, event: Event) -> Result:  # noqa: PLR0911 - one return per kind of event
@@ -92,9 +97,14 @@ def _on_event(replica: Replica, event: Event) -> Result:  # noqa: PLR0911 - one 
 
 def _settle(replica: Replica) -> Result:
     outputs: tuple[Output, ...] = ()
-    while (followed := next((result for rule in _RULES if (result := rule(replica)) is not None), None)) is not None:
+    followed: Result | None = replica, ()
+    while followed is not None:
         replica, more = followed
         outputs += more
+        for rule in _RULES:
+            followed = rule(replica)
+            if followed is not None:
+                break
     return replica, outputs
 
 
@@ -233,7 +243,8 @@ def _receive(replica: Replica, message: Message) -> Result:  # noqa: PLR0911 - o
     elif message.step not in (Step.PREVOTE, Step.PRECOMMIT):
         return replica, ()
     woken, outputs = _start_round(replica, replica.round) if replica.step is Step.IDLE else (replica, ())
-    woken = replace(woken, newest={**woken.newest, sender: max(message.round, woken.newest.get(sender, -1))})
+    if message.round > woken.newest.get(sender, -1):
+        woken = replace(woken, newest={**woken.newest, sender: message.round})
     if message.round > woken.round + FUTURE_ROUNDS:
         return woken, outputs
     logged, more = _log_proposal(woken, message) if isinstance(message, Proposal) else _log_vote(woken, message)

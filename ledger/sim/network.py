@@ -110,6 +110,7 @@ class _Network:
             for number, validator in enumerate(scenario.instances)
         ]
         self.faulty = {keys[validator] for validator in scenario.faulty}
+        self.correct = [one for one in self.instances if one.key not in self.faulty]
         self.crashes = {(crash.instance, crash.at_record): crash for crash in scenario.crashes}
         self.said: dict[tuple[bytes, int, int, int], bytes | None] = {}
         self.queue: list[tuple[int, int, int, int, Event]] = []
@@ -139,8 +140,7 @@ class _Network:
             self.feed(instance, event)
 
     def finished(self) -> bool:
-        correct = [one for one in self.instances if one.key not in self.faulty]
-        return all(one.up and len(one.chain) >= self.scenario.heights for one in correct)
+        return all(one.up and len(one.chain) >= self.scenario.heights for one in self.correct)
 
     def later(self, instance: _Instance, delay_ms: int, event: Event) -> None:
         self.order += 1

@@ -28,9 +28,11 @@ Event = Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, furnish: Any) -> Path:
     """A home folder, shared by the program's runs."""
-    return tmp_path_factory.mktemp("lineage")
+    made = tmp_path_factory.mktemp("lineage")
+    furnish(made, made)
+    return made
 
 
 def _environment() -> dict[str, str]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from msgspec.structs import replace
+from bundle_run import COMMIT, EVENTS, GRANT, LABELS, LINEAGE, MODEL, OPEN, REGISTER, RELEASE, RUN, SEAL, SITE, SUBMIT, digest
+from msgspec.structs import asdict, replace
 
 from ledger.codec import encode
 from ledger.consensus.blocks import build_block, extend, genesis_tip
@@ -63,12 +64,6 @@ from ledger.types import (
 )
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
-EVENTS = b'{"eventType":"START"}\n{"eventType":"COMPLETE"}\n'
-
-
-def digest(label: str) -> bytes:
-    """The digest of an artifact whose bytes are its label."""
-    return sha256(label.encode()).digest()
 
 
 def key(name: str) -> SigningKey:
@@ -209,11 +204,8 @@ def accepting(name: str) -> list[list[tuple[str, Any]]]:
 
 def invited() -> Chain:
     """`tiny`, whose one site was invited and named its own key."""
-    people = [
-        ("administrator", RegisterIdentity("coordinator", "coordinator", key("coordinator").public)),
-        ("administrator", invitation("hospital-a")),
-    ]
-    return tiny(people=[people, *accepting("hospital-a")])
+    people = [*registered(coordinator="coordinator"), ("administrator", invitation(SITE))]
+    return tiny(people=[people, *accepting(SITE)])
 
 
 def rotation(who: str, to: str, sequence: int) -> RotateIdentity:
@@ -224,31 +216,25 @@ def rotation(who: str, to: str, sequence: int) -> RotateIdentity:
 
 def rotated() -> Chain:
     """`tiny`, with every way in which a key changes: rotated twice, by site and coordinator, revoked by either, registered again."""
-    site, table = "hospital-a", digest("table of hospital-a")
-    outcome = CommitRound("run-1", 1, digest("sum"), digest("opened"), digest("m1"), True, "", ())
-    events = AppendLineage("run-1", 1, 2, sha256(EVENTS).digest(), zlib.compress(EVENTS))
-    stolen = RevokeIdentity(site, key("hospital-a 3").public, "the laptop was stolen")
-    chain = tiny(
+    stolen = RevokeIdentity(SITE, key("hospital-a 3").public, "the laptop was stolen")
+    return tiny(
         submit=[
-            [(site, rotation(site, "hospital-a 2", 2)), ("hospital-a 2", SubmitUpdate("run-1", 1, table, 100, digest("ciphertext"), 10))],
+            [(SITE, rotation(SITE, "hospital-a 2", 2)), ("hospital-a 2", SUBMIT)],
             [("hospital-a 2", rotation("hospital-a 2", "hospital-a 3", 4))],
         ],
-        seal=[[("coordinator", SealRound("run-1", 1, (site,))), ("coordinator", rotation("coordinator", "coordinator 2", 3))]],
+        seal=[[("coordinator", SEAL), ("coordinator", rotation("coordinator", "coordinator 2", 3))]],
         release=[
             [("administrator", stolen)],
-            [("administrator", RegisterIdentity(site, "site", key("hospital-a 4").public))],
-            [("hospital-a 4", ReleaseOpening("run-1", 1, digest("sum"), digest("opening")))],
+            [("administrator", RegisterIdentity(SITE, "site", key("hospital-a 4").public))],
+            [("hospital-a 4", RELEASE)],
         ],
-        commit=[[("coordinator 2", outcome)]],
-        lineage=[[("coordinator 2", events), ("hospital-a 4", said_by_site(site))]],
+        commit=[[("coordinator 2", COMMIT)]],
+        lineage=[[("coordinator 2", LINEAGE), ("hospital-a 4", said_by_site(SITE))]],
         register=[
-            [("coordinator 2", RegisterModel("breast-cancer", 1, "champion", digest("m1"), "run-1", 1))],
+            [("coordinator 2", MODEL)],
             [("coordinator 2", RevokeIdentity("coordinator", key("coordinator 2").public, "its project is over"))],
         ],
     )
-    for label in ("ciphertext", "sum", "opening", "opened", "m1"):
-        chain.named(label)
-    return chain
 
 
 def said_by_site(site: str) -> AppendLineage:
@@ -267,109 +253,67 @@ def x25519(label: str) -> bytes:
     return public
 
 
-def tiny(**changes: Any) -> Chain:
-    """One validator, one site, one round: the least there is.
+def registered(**roles: str) -> list[tuple[str, Any]]:
+    """The administrator registers everybody named."""
+    return [("administrator", RegisterIdentity(name, role, key(name).public)) for name, role in roles.items()]
 
-    changes: for a step, blocks in place of its own: lists of (author, body), or such a list and options of `Chain.block`.
-    """
-    chain, site = Chain("tiny", 1), "hospital-a"
-    table, events = digest("table of hospital-a"), zlib.compress(EVENTS)
-    run = OpenRun(
-        "run-1",
-        "breast-cancer",
-        chain.named("settings"),
-        "abc123",
-        digest("lock"),
-        "plain",
-        "{}",
-        31,
-        chain.named("m0"),
-        1,
-        1,
-        (DatasetUse(site, table),),
-    )
-    steps: dict[str, list[Any]] = {
-        "people": [
-            [
-                ("administrator", RegisterIdentity(name, role, key(name).public))
-                for name, role in (("coordinator", "coordinator"), (site, "site"))
-            ]
-        ],
-        "table": [[(site, RegisterDataset("table", table, "md5:a", 100, digest("schema"))), (site, GrantConsent(table, "breast-cancer"))]],
-        "run": [[("coordinator", run), ("coordinator", OpenRound("run-1", 1, digest("m0"), chain.named("context")))]],
-        "submit": [[(site, SubmitUpdate("run-1", 1, table, 100, chain.named("ciphertext"), 10))]],
-        "seal": [[("coordinator", SealRound("run-1", 1, (site,)))]],
-        "release": [[(site, ReleaseOpening("run-1", 1, chain.named("sum"), chain.named("opening")))]],
-        "commit": [[("coordinator", CommitRound("run-1", 1, digest("sum"), chain.named("opened"), chain.named("m1"), True, "", ()))]],
-        "lineage": [[("coordinator", AppendLineage("run-1", 1, 2, sha256(EVENTS).digest(), events))]],
-        "register": [[("coordinator", RegisterModel("breast-cancer", 1, "champion", digest("m1"), "run-1", 1))]],
-    }
-    for blocks in (steps | changes).values():
-        for block in blocks:
-            said, options = block if isinstance(block, tuple) else (block, {})
-            chain.block(*said, **options)
+
+def made(steps: dict[str, list[Any]]) -> Chain:
+    """One validator, and these steps: each of blocks, lists of (author, body), or such a list and options of `Chain.block`."""
+    chain = Chain("tiny", 1)
+    for label in (*LABELS, "ciphertext b", "m2"):
+        chain.named(label)
+    for block in (block for blocks in steps.values() for block in blocks):
+        said, options = block if isinstance(block, tuple) else (block, {})
+        chain.block(*said, **options)
     return chain
+
+
+def tiny(**changes: Any) -> Chain:
+    """One validator, one site, one round: the least there is. changes: for a step, blocks in place of its own, as `made` takes them."""
+    steps: dict[str, list[Any]] = {
+        "people": [registered(**{"coordinator": "coordinator", SITE: "site"})],
+        "table": [[(SITE, REGISTER), (SITE, GRANT)]],
+        "run": [[("coordinator", RUN), ("coordinator", OPEN)]],
+        "submit": [[(SITE, SUBMIT)]],
+        "seal": [[("coordinator", SEAL)]],
+        "release": [[(SITE, RELEASE)]],
+        "commit": [[("coordinator", COMMIT)]],
+        "lineage": [[("coordinator", LINEAGE)]],
+        "register": [[("coordinator", MODEL)]],
+    }
+    return made(steps | changes)
 
 
 def joining_steps() -> dict[str, list[Any]]:
     """The blocks of `joined`, by step: lists of (author, body)."""
-    table_a, table_b = digest("table of hospital-a"), digest("table of hospital-b")
-    lead, site_a, site_b = "coordinator", "hospital-a", "hospital-b"
-    opened = OpenGrowingRun(
-        "run-1",
-        "breast-cancer",
-        digest("settings"),
-        "abc123",
-        digest("lock"),
-        "plain",
-        "{}",
-        31,
-        digest("m0"),
-        1,
-        2,
-        (DatasetUse(site_a, table_a),),
-        maximum_sites=2,
-    )
-    people = [("coordinator", "coordinator"), (site_a, "site"), (site_b, "site")]
-    outcome = CommitRound("run-1", 1, digest("sum"), digest("opened"), digest("m1"), True, "", ())
+    table, lead, site = digest("table of hospital-b"), "coordinator", "hospital-b"
+    growing = OpenGrowingRun(**asdict(replace(RUN, rounds=2)), maximum_sites=2)
+    other = replace(SUBMIT, round=2, dataset=table, rows=50, ciphertext=digest("ciphertext b"), size_bytes=12)
     return {
-        "people": [[("administrator", RegisterIdentity(name, role, key(name).public)) for name, role in people]],
-        "table": [
-            [(site_a, RegisterDataset("table", table_a, "md5:a", 100, digest("schema"))), (site_a, GrantConsent(table_a, "breast-cancer"))]
-        ],
-        "run": [[(lead, opened), (lead, OpenRound("run-1", 1, digest("m0"), digest("context")))]],
-        "other": [
-            [(site_b, RegisterDataset("table", table_b, "md5:b", 50, digest("schema"))), (site_b, GrantConsent(table_b, "breast-cancer"))]
-        ],
-        "admit": [[(lead, AdmitSite("run-1", site_b, table_b, 2))]],
-        "submit": [[(site_a, SubmitUpdate("run-1", 1, table_a, 100, digest("ciphertext"), 10))]],
-        "seal": [[(lead, SealRound("run-1", 1, (site_a,)))]],
-        "release": [[(site_a, ReleaseOpening("run-1", 1, digest("sum"), digest("opening")))]],
-        "commit": [[(lead, outcome)]],
+        "people": [registered(**{lead: "coordinator", SITE: "site", site: "site"})],
+        "table": [[(SITE, REGISTER), (SITE, GRANT)]],
+        "run": [[(lead, growing), (lead, OPEN)]],
+        "other": [[(site, replace(REGISTER, sha256=table, dvc_hash="md5:b", rows=50)), (site, replace(GRANT, dataset=table))]],
+        "admit": [[(lead, AdmitSite("run-1", site, table, 2))]],
+        "submit": [[(SITE, SUBMIT)]],
+        "seal": [[(lead, SEAL)]],
+        "release": [[(SITE, RELEASE)]],
+        "commit": [[(lead, COMMIT)]],
         "second": [
-            [(lead, OpenRound("run-1", 2, digest("m1"), digest("context")))],
-            [
-                (site_a, SubmitUpdate("run-1", 2, table_a, 100, digest("ciphertext"), 10)),
-                (site_b, SubmitUpdate("run-1", 2, table_b, 50, digest("ciphertext b"), 12)),
-            ],
-            [(lead, SealRound("run-1", 2, (site_a, site_b)))],
-            [(site_b, ReleaseOpening("run-1", 2, digest("sum"), digest("opening")))],
-            [(lead, replace(outcome, round=2, candidate=digest("m2")))],
+            [(lead, replace(OPEN, round=2, base_model=digest("m1")))],
+            [(SITE, replace(SUBMIT, round=2)), (site, other)],
+            [(lead, SealRound("run-1", 2, (SITE, site)))],
+            [(site, replace(RELEASE, round=2))],
+            [(lead, replace(COMMIT, round=2, candidate=digest("m2")))],
         ],
-        "register": [[(lead, RegisterModel("breast-cancer", 1, "champion", digest("m2"), "run-1", 2))]],
+        "register": [[(lead, replace(MODEL, model=digest("m2"), round=2))]],
     }
 
 
 def joined(**changes: Any) -> Chain:
     """One validator, a run of one site, to which another is admitted during the first round: the second is of both. changes: see `tiny`."""
-    chain = Chain("tiny", 1)
-    for label in ("settings", "m0", "context", "ciphertext", "ciphertext b", "sum", "opening", "opened", "m1", "m2"):
-        chain.named(label)
-    for blocks in (joining_steps() | changes).values():
-        for block in blocks:
-            said, options = block if isinstance(block, tuple) else (block, {})
-            chain.block(*said, **options)
-    return chain
+    return made(joining_steps() | changes)
 
 
 def story(until: str = "") -> Chain:

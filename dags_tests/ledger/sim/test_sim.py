@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from ledger.consensus import core, rules
+from ledger.consensus.events import Event, Received
 from ledger.consensus.messages import Lock, SignedVote
 from ledger.consensus.replica import Replica
 from ledger.consensus.validators import ValidatorSet
-from ledger.sim import draw, simulate
+from ledger.sim import draw, network, simulate
 from ledger.sim.__main__ import main
 from ledger.sim.network import _Network
 
@@ -45,6 +46,28 @@ def test_a_seed_replays_exactly() -> None:
     for seed in (3, 226, 991):
         assert draw(seed) == draw(seed)
         assert simulate(draw(seed)) == simulate(draw(seed))
+
+
+def always_settling(replica: Replica, event: Event) -> core.Result:
+    """The slow, obvious step: every rule is tried after every event, also after a message that was heard before."""
+    replica, first = core._on_event(replica, event)
+    replica, rest = core._settle(replica)
+    return replica, first + rest
+
+
+def never_settling(replica: Replica, event: Event) -> core.Result:
+    """The mutant that tries no rule after any message."""
+    return core._on_event(replica, event) if isinstance(event, Received) else core.step(replica, event)
+
+
+def test_rules_that_are_not_tried_again_would_not_have_held() -> None:
+    """A step that passes the rules over when a message changed nothing has the outcome of one that tries them all; the mutant has not."""
+    seeds = range(SHIFT, SHIFT + 100)
+    outcomes = [simulate(draw(seed)) for seed in seeds]
+    with patch.object(network, "step", always_settling):
+        assert [simulate(draw(seed)) for seed in seeds] == outcomes
+    with patch.object(network, "step", never_settling):
+        assert any(simulate(draw(seed)) != outcome for seed, outcome in zip(seeds[:5], outcomes, strict=False))
 
 
 def test_twins_are_noticed() -> None:
@@ -80,9 +103,9 @@ def without(*dropped: object) -> AbstractContextManager[object]:
     return patch.object(core, "_RULES", tuple(rule for rule in core._RULES if rule not in dropped))
 
 
-def forget_prevotes(network: Any, instance: Any, vote: SignedVote, locked: Lock | None) -> None:
+def forget_prevotes(network_: Any, instance: Any, vote: SignedVote, locked: Lock | None) -> None:
     """A disk that keeps the lock and not why it was taken."""
-    PERSIST(network, instance, vote, msgspec.structs.replace(locked, prevotes=()) if locked else None)
+    PERSIST(network_, instance, vote, msgspec.structs.replace(locked, prevotes=()) if locked else None)
 
 
 PERSIST = _Network.persist
