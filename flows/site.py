@@ -41,7 +41,7 @@ Group = tuple[str, tuple[Dataset, ...], Opening]
 MOST_SITES_IN_FULL = 8
 """Up to this many sites the Prefect page shows every step of every site, unless `compute.fused`; with more its labels overlap, and
 sites are tasks."""
-MOST_GROUPS = 16
+MOST_GROUPS = 8
 """A round of more sites than this has so many tasks for them, each of a group of sites: what Prefect costs grows no further."""
 
 
