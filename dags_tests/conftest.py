@@ -26,6 +26,8 @@ from referencing import Registry, Resource
 hypothesis.settings.register_profile("cifer", deadline=None)  # machines are shared: how long an example took says nothing
 hypothesis.settings.load_profile("cifer")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore Ctrl-C, and tests send it to theirs
+
 ROOT = Path(__file__).resolve().parents[1]
 CIFER = [sys.executable, "-m", "flows.cli"]
 
