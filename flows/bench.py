@@ -125,7 +125,8 @@ def _bare_round(settings: Settings, scenario: Scenario, scheme: Any, keys: Any, 
     from cifer_tasks.learning.training import train
     from cifer_tasks.learning.weights import apply_update, digest, flatten
 
-    public = scheme.context({holder: pair[0] for holder, pair in keys.items()}, bytes(32))
+    lots = number.to_bytes(32, "big")  # a committee of key holders is drawn anew in every round, as a run draws it
+    public = scheme.context({holder: pair[0] for holder, pair in keys.items()}, lots)
     rows = {dataset.site: dataset.rows for dataset in scenario.datasets}
     encoding = Encoding.of(settings.encryption.bits, settings.privacy.clip_norm, rows)
     binding = Binding("00", "bare", number, len(flatten(model)), encoding.bound, "00" * 32)
