@@ -106,13 +106,30 @@ def read_wire(body: Body, start: int, layout: Layout, block: int) -> bytes | mem
     return body[start + where.start : start + where.stop]
 
 
-def encrypt_block(values: Vector, binding: Binding, layout: Layout, seed: bytes, errors: bytes, by: ring.Multiplier, block: int) -> bytes:
+class Masks:
+    """The public polynomials times a key, block by block; a secret wherever the key is."""
+
+    def __init__(self, layout: Layout, seed: bytes, key: ring.IntVector) -> None:
+        """key: small integers, int64 (4096,).  seed: what the public polynomials expand from."""
+        self._layout, self._seed = layout, seed
+        self._by = key if layout.coefficients <= ring.FEW else ring.multiplier(key)
+
+    def of(self, block: int) -> Residues:
+        """a_b times the key, as far as the block reaches."""
+        size, lanes, backend = self._layout.size(block), self._layout.lanes(block), self._layout.backend
+        if not isinstance(self._by, ring.Multiplier):
+            return ring.few_products(self._seed, size, self._by, lanes)
+        products = ring.multiply_block(ring.uniform_block(self._seed, block, backend, lanes), self._by, backend)
+        return products[0][:size], products[1][:size]
+
+
+def encrypt_block(values: Vector, binding: Binding, layout: Layout, masks: Masks, errors: bytes, block: int) -> bytes:
     """a_b s + x_b as it stands in a body. Raises `ValueError` for an entry beyond the binding's bound."""
     rows = _rows(values, layout, block)
     check_entries(rows, binding)
     words = ring.key_stream(errors, block * BLOCK, layout.size(block))
     parts = layout.packing.pack(rows, words, layout.backend)
-    masked = layout.packing.mask(parts, _products(layout, seed, by, block), layout.backend)
+    masked = layout.packing.mask(parts, masks.of(block), layout.backend)
     return ring.to_wire(masked, layout.backend)
 
 
@@ -126,19 +143,19 @@ def add_block(bodies: Sequence[tuple[Body, int]], layout: Layout, block: int) ->
 def opens(head: bytes | memoryview, layout: Layout, seed: bytes, key: ring.IntVector) -> bool:
     """Whether a sum of keys opens the check coefficients, in the first block's bytes, to zeros."""
     residues = ring.from_wire(head, layout.size(0), layout.backend)
-    products = _products(layout, seed, ring.multiplier(key), 0)
+    masks = ring.few_products(seed, CHECK_COEFFICIENTS, key, layout.lanes(0))
     checks = slice(CHECK_COEFFICIENTS)
     try:
-        found = layout.packing.unmask((residues[0][checks], residues[1][checks]), (products[0][checks], products[1][checks]), "numpy")
+        found = layout.packing.unmask((residues[0][checks], residues[1][checks]), masks, "numpy")
     except SpoiltSumError:
         return False
     return not found.any()
 
 
-def open_block(body: Body, start: int, layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> IntVector:
+def open_block(body: Body, start: int, layout: Layout, masks: Masks, block: int) -> IntVector:
     """A block's values under the sum of keys. Raises `SpoiltSumError` when a coefficient is no sum, or one lies beyond the last value."""
     residues = ring.from_wire(read_wire(body, start, layout, block), layout.size(block), layout.backend)
-    opened = layout.packing.unmask(residues, _products(layout, seed, by, block), layout.backend)
+    opened = layout.packing.unmask(residues, masks.of(block), layout.backend)
     rows = opened.reshape(layout.packing.digits, -1)[:, layout.checks(block) :].reshape(-1)
     where = layout.values(block)
     held = min(where.stop, layout.parameters) - where.start
@@ -146,13 +163,6 @@ def open_block(body: Body, start: int, layout: Layout, seed: bytes, by: ring.Mul
         msg = "the aggregate has values beyond the model's last parameter: a submission is longer than the model"
         raise SpoiltSumError(msg)
     return rows[:held]
-
-
-def _products(layout: Layout, seed: bytes, by: ring.Multiplier, block: int) -> Residues:
-    """a_b times a key, as far as the block reaches."""
-    uniform = ring.uniform_block(seed, block, layout.backend, layout.lanes(block))
-    products = ring.multiply_block(uniform, by, layout.backend)
-    return products[0][: layout.size(block)], products[1][: layout.size(block)]
 
 
 def _rows(values: Vector, layout: Layout, block: int) -> IntVector:

@@ -224,6 +224,43 @@ def multiply_block(block: Residues, by: Multiplier, backend: Backend) -> Residue
     return products[0], products[1]
 
 
+FEW: Final = 48
+"""Up to so many coefficients `few_products` is the faster way."""
+
+_LOW_BITS: Final = 23
+"""Of the lower half of a residue: sums of 4,096 products with integers below 2^17 are then exact in float64."""
+
+
+def few_products(seed: bytes, count: int, by: IntVector, lanes: int) -> Residues:
+    """The first `count` coefficients of `multiply_block(uniform_block(seed, 0), multiplier(by))`, written out as sums of products.
+
+    by: integers below 2^17 in absolute value, int64 (4096,). It takes no transform of them, and the rows are the same for all sites of a
+    round: of a model of 10 parameters the products take 0.05 ms instead of one.
+    """
+    factors = by.astype(np.float64)
+    found = []
+    for prime, rows in zip(PRIMES, _rows_of(seed, count, lanes), strict=True):
+        sums = np.einsum("ij,j->i", rows, factors).astype(np.int64)  # a matrix product of this size would start threads
+        high, low = sums[:count], sums[count:]
+        shifted = modulo(modulo(high, prime) << 17, prime) << (_LOW_BITS - 17)
+        found.append(modulo(shifted + low, prime))
+    return found[0], found[1]
+
+
+@lru_cache(maxsize=4)
+def _rows_of(seed: bytes, count: int, lanes: int) -> tuple[npt.NDArray[np.float64], ...]:
+    """For each prime what the first `count` coefficients of a product are made of: high halves, then low ones, float64 (2 count, 4096)."""
+    one = np.zeros(DEGREE, np.int64)
+    one[0] = 1
+    rows = []
+    for residues in multiply_block(uniform_block(seed, 0, "numpy", lanes), multiplier(one), "numpy"):
+        columns = residues.reshape(DEGREE, lanes).T
+        places = [divmod(number, lanes) for number in range(count)]
+        whole = np.array([np.concatenate([columns[lane][place::-1], -columns[lane][:place:-1]]) for place, lane in places])
+        rows.append(np.concatenate([whole >> _LOW_BITS, whole & ((1 << _LOW_BITS) - 1)]).astype(np.float64))
+    return tuple(rows)
+
+
 # ---------------------------------------------------------------------------------------------------------- on the wire
 
 

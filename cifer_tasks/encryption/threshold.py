@@ -43,7 +43,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cifer_tasks.encryption import dealing, ring, sharing
-from cifer_tasks.encryption._blocks import Layout, add_block, each, encrypt_block, open_block, opens, read_wire
+from cifer_tasks.encryption._blocks import Layout, Masks, add_block, each, encrypt_block, open_block, opens, read_wire
 from cifer_tasks.encryption._bodies import (
     SUBMISSION,
     SUM,
@@ -157,9 +157,9 @@ class ThresholdScheme(Scheme):
 
         def pieces() -> Iterator[Piece]:
             secret = ring.binomial(ring.key_stream(self._randomness(KEY_BYTES), 0, ring.DEGREE))
-            errors, multiplier = self._randomness(KEY_BYTES), ring.multiplier(secret)
+            errors, masks = self._randomness(KEY_BYTES), Masks(layout, seed, secret)
             dealt: list[bytes] = []
-            work = partial(encrypt_block, values, binding, layout, seed, errors, multiplier)
+            work = partial(encrypt_block, values, binding, layout, masks, errors)
             blocks = each(layout.blocks, work, meanwhile=lambda: dealt.extend(self._dealt(secret, binding, public, sender)))
             first = next(blocks)
             yield b"".join((SUBMISSION, *dealt))
@@ -305,8 +305,8 @@ class ThresholdScheme(Scheme):
             raise IntegrityError(msg)
         roster = self._roster(public)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
-        start, multiplier = start_of(aggregate, layout, roster.shape), ring.multiplier(key)
-        yield from each(layout.blocks, partial(open_block, aggregate.data, start, layout, seed, multiplier))
+        start, masks = start_of(aggregate, layout, roster.shape), Masks(layout, seed, key)
+        yield from each(layout.blocks, partial(open_block, aggregate.data, start, layout, masks))
 
     def _key(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> KeyFound:
         """What the openings give; found once for these very objects."""
