@@ -122,8 +122,10 @@ def submitted(run: RunRef, number: int, updates: Sequence[EncryptedUpdate]) -> d
 @step("submit[{number}]")
 def submit_together(run: RunRef, number: int, updates: tuple[EncryptedUpdate, ...]) -> tuple[Submission | SiteStepError, ...]:
     """Sign updates onto the ledger together, so that it takes them in few blocks."""
-    saying.submit_together(Workspace.of(run), number, updates)
-    return tuple(_at_once(updates, lambda update: FUSED.submit(run, number, update.site, update)))
+    workspace = Workspace.of(run)
+    saying.submit_together(workspace, number, updates)
+    all_there = {item.site for item in workspace.record.round(number).submissions} >= {update.site for update in updates}
+    return tuple(_each(updates, lambda update: FUSED.submit(run, number, update.site, update), all_there))
 
 
 def update_of(run: RunRef, number: int, table: Dataset, base: Opening, steps: Steps) -> Found:
@@ -189,8 +191,10 @@ def release(
     # One after the other: opening envelopes is many short calls, and two threads of them wait for the interpreter longer than they work.
     answers = [_attempt(partial(tasks.answer, run, number, site, sealed, aggregate)) for site in openers]
     ready = [(site, answer) for site, answer in zip(openers, answers, strict=True) if not isinstance(answer, SiteStepError)]
-    saying.open_together(Workspace.of(run), number, sealed, aggregate, ready)
-    sent = iter(_at_once(ready, lambda item: tasks.hand_over(run, number, item[0], sealed, aggregate, item[1])))
+    workspace = Workspace.of(run)
+    saying.open_together(workspace, number, sealed, aggregate, ready)
+    all_there = {item.site for item in workspace.record.round(number).releases} >= {site for site, _ in ready}
+    sent = iter(_each(ready, lambda item: tasks.hand_over(run, number, item[0], sealed, aggregate, item[1]), all_there))
     return tuple(answer if isinstance(answer, SiteStepError) else next(sent) for answer in answers)
 
 
@@ -204,10 +208,15 @@ def _released(run: RunRef, number: int, site: str, answer: Release | SiteStepErr
     return None
 
 
-def _at_once(items: Sequence[T], act: Callable[[T], R]) -> list[R | SiteStepError]:
-    """What `act` makes of each, up to `MOST_SIDE_BY_SIDE` at the same time: it waits for the ledger or the disk."""
-    with ThreadPoolExecutor(max_workers=max(min(len(items), MOST_SIDE_BY_SIDE), 1), thread_name_prefix="cifer-sites") as pool:
-        return list(pool.map(lambda item: _attempt(lambda: act(item)), items))
+def _each(items: Sequence[T], act: Callable[[T], R], all_there: bool) -> list[R | SiteStepError]:
+    """What `act` makes of each, up to `MOST_SIDE_BY_SIDE` at the same time: it waits for the ledger or the disk.
+
+    all_there: it does not, since everything is on the ledger and has only to be read back.
+    """
+    if all_there:
+        return [_attempt(partial(act, item)) for item in items]
+    with ThreadPoolExecutor(max_workers=min(len(items), MOST_SIDE_BY_SIDE), thread_name_prefix="cifer-sites") as pool:
+        return list(pool.map(lambda item: _attempt(partial(act, item)), items))
 
 
 def _attempt(step: Callable[[], R]) -> R | SiteStepError:

@@ -16,14 +16,15 @@ def bench() -> None:
 
 @command(bench, "round", "cifer bench round\ncifer bench round --sites 4,16,64 --fused --json")
 @click.option("--sites", default="4,16", show_default=True, metavar="N,N", help="Numbers of sites to measure.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=2), help="Rounds per measurement.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=2), help="Rounds per training; the first does not count.")
 @click.option(
     "--scheme", default="threshold", show_default=True, type=click.Choice(["threshold", "ckks", "plain"]), help="Encryption of both."
 )
 @click.option("--fused", is_flag=True, help="A task for a site, not five, as under compute.fused.")
 @click.option("--holders", default=0, show_default=True, metavar="N", help="Sites that hold shares, as encryption.holders; 0: all.")
+@click.option("--repeats", default=2, show_default=True, type=click.IntRange(min=1), help="Trainings with and without Cifer, in turn.")
 @as_json
-def bench_round(sites: str, rounds: int, scheme: str, fused: bool, holders: int, as_json: bool) -> None:
+def bench_round(sites: str, rounds: int, scheme: str, fused: bool, holders: int, repeats: int, as_json: bool) -> None:
     """What a round costs beside the bare loop with the same training and encryption."""
     from flows.bench import round_costs
 
@@ -31,7 +32,7 @@ def bench_round(sites: str, rounds: int, scheme: str, fused: bool, holders: int,
         counts = [int(part) for part in sites.split(",")]
     except ValueError:
         raise click.BadParameter(f"{sites!r} is not a list of numbers such as 4,16", param_hint="--sites") from None
-    print_report(round_costs(counts, rounds, scheme, fused, holders), as_json)
+    print_report(round_costs(counts, rounds, scheme, fused, holders, repeats), as_json)
 
 
 @command(bench, "schemes", "cifer bench schemes configs/quickstart.yaml\ncifer bench schemes configs/medpar.yaml --rounds 6 --json")
