@@ -33,6 +33,7 @@ from ledger.errors import CorruptionError, LedgerError, RejectedError, StorageEr
 from ledger.node.cluster import Cluster
 from ledger.node.effects import Accuse
 from ledger.node.replay import Replayed, replay
+from ledger.node.runs import SharedRuns
 from ledger.node.snapshots import Snapshots
 from ledger.node.validator import ValidatorNode
 from ledger.state.transition import transaction_ids
@@ -50,12 +51,13 @@ class EmbeddedLedger:
     """A `ledger.backends.base.Ledger` whose validators all run here. Use `create` or `open`, and `close` or ``with``."""
 
     def __init__(self, folder: Path, genesis: Genesis, keys: Mapping[str, SigningKey], *, share_verification: bool = True) -> None:
-        """See `create` and `open`. share_verification: False lets every validator verify every signature itself, as on its own machine."""
+        """See `create` and `open`. share_verification: False has every validator verify and run all itself, as on a machine of its own."""
         check_keys(genesis, keys)
         self._folder, self._genesis, self._keys = folder, genesis, dict(keys)
         shared = VerificationCache()
         self._helper = Helper(shared, alone=None if share_verification else True)
         self._caches = {name: shared if share_verification else VerificationCache() for name in keys}
+        self._runs = SharedRuns() if share_verification else None
         self._tip: Tip = genesis_tip(genesis)
         self._waiting: dict[bytes, list[tuple[Batch, int]]] = {}
         self._told = 0
@@ -306,9 +308,7 @@ class EmbeddedLedger:
             self._inbox.put(None)
 
     def _rest(self) -> None:
-        """Nothing is under way: keep one copy of the state, and nothing for transactions that are decided."""
-        for node in self._cluster.nodes.values():
-            node.share(self._tip.state)
+        """Nothing is under way: keep nothing for transactions that are decided."""
         for cache in self._caches.values():
             cache.forget()
         forget()
@@ -359,7 +359,7 @@ class EmbeddedLedger:
             verify = self._caches[name].verify
             found = replay(store, verify, donor)
             tip = found.tip
-            node = ValidatorNode(self._keys[name], store, tip, verify)
+            node = ValidatorNode(self._keys[name], store, tip, verify, runs=self._runs)
         except BaseException:
             store.close()
             raise

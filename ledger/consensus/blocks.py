@@ -15,7 +15,7 @@ from ledger.crypto import Domain, Verify
 from ledger.digests import certificate_digest, header_digest, network_id, transactions_root, validators_hash
 from ledger.errors import InvalidBlockError, RejectedError
 from ledger.state.draft import Draft
-from ledger.state.transition import apply_block, decode_transaction, take_transaction
+from ledger.state.transition import Run, apply_block, decode_transaction, run_transactions, take_transaction
 from ledger.state.view import State
 from ledger.types import Block, Certificate, CommittedBlock, Genesis, Header
 
@@ -110,8 +110,10 @@ def build_block(tip: Tip, transactions: tuple[bytes, ...], after: State, propose
     return Candidate(header_digest(header), Block(header, tip.certificate, transactions))
 
 
-def check_block(tip: Tip, block: Block, verify: Verify) -> State:
+def check_block(tip: Tip, block: Block, verify: Verify, run: Run = run_transactions) -> State:
     """C14: the state after `block`, which must follow `tip`: links, parent certificate, size, and every rule of the ledger.
+
+    run: see `apply_block`.
 
     Raises `InvalidBlockError`, or the named `RejectedError` of the first transaction that a rule refuses.
     """
@@ -130,7 +132,7 @@ def check_block(tip: Tip, block: Block, verify: Verify) -> State:
     if not 0 < len(block.transactions) <= MOST_TRANSACTIONS or size > MOST_BYTES:
         limits = f"a block holds 1 to {MOST_TRANSACTIONS} of at most {MOST_BYTES} bytes together"
         raise InvalidBlockError(f"{where} has {len(block.transactions)} transactions of {size} bytes; {limits}", "C9")
-    return apply_block(tip.state, block, verify)
+    return apply_block(tip.state, block, verify, run)
 
 
 def check_certificate(
@@ -166,10 +168,13 @@ def extend(tip: Tip, committed: CommittedBlock, after: State) -> Tip:
     return Tip(tip.next_validators, later, tip.validators, tip.network, block, header, committed.certificate, after)
 
 
-def follow(tip: Tip, committed: CommittedBlock, verify: Verify) -> Tip:
-    """Check a certified block that comes from anywhere, and extend the chain by it. Raises `RejectedError` with what does not hold."""
+def follow(tip: Tip, committed: CommittedBlock, verify: Verify, run: Run = run_transactions) -> Tip:
+    """Check a certified block that comes from anywhere, and extend the chain by it. Raises `RejectedError` with what does not hold.
+
+    run: see `apply_block`.
+    """
     header = committed.block.header
-    after = check_block(tip, committed.block, verify)
+    after = check_block(tip, committed.block, verify, run)
     certificate = committed.certificate
     check_certificate(tip.validators, tip.network, certificate, height=header.height, block=header_digest(header), verify=verify)
     return extend(tip, committed, after)

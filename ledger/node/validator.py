@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
 
 from ledger.codec import encode
 from ledger.consensus.blocks import Tip, build_block, check_block, extend, follow, select_transactions
@@ -43,8 +42,9 @@ from ledger.crypto import Domain, SigningKey, Verify
 from ledger.errors import BusyError, CorruptionError, RejectedError
 from ledger.node.effects import Accuse, Ask, Effect, Final, Refused, Reported, Send, SetTimer
 from ledger.node.mempool import Mempool
+from ledger.node.runs import SharedRuns
 from ledger.state.entries import Jail
-from ledger.state.transition import transaction_ids
+from ledger.state.transition import run_transactions, transaction_ids
 from ledger.state.view import State
 from ledger.storage.base import BlockStore, VoteRecord, Write
 from ledger.types import CommittedBlock, ReportEquivocation, SignedTransaction, Transaction, Validator
@@ -67,9 +67,11 @@ class ValidatorNode:
         *,
         grouped: bool = False,
         watching: bool = False,
+        runs: SharedRuns | None = None,
     ) -> None:
         """A validator whose chain ends in `tip`, which must be the end of `store` (see `ledger.node.replay`).
 
+        runs: what it shares with other validators of this process; None: it runs every rule itself.
         watching: it follows the others and signs nothing, for it may have signed what `store` does not know (SN7).
         """
         self.grouped = grouped
@@ -79,6 +81,8 @@ class ValidatorNode:
         self.durable_height = tip.height
         self.pool = Mempool(tip.state, verify)
         self._verify = verify
+        self._runs = runs
+        self._run = runs or run_transactions
         self._wanted: RequestProposal | None = None
         self._outcomes: dict[bytes, State] = {}
         self._writes: list[Write] = []
@@ -183,25 +187,16 @@ class ValidatorNode:
         """Take the next certified block from a peer. Raises `RejectedError` when it does not verify; ignores other heights."""
         if committed.block.header.height != self.height:
             return []
-        after = follow(self.tip, committed, self._verify)
+        after = follow(self.tip, committed, self._verify, self._run)
         self._outcomes[after.block] = after.state
         return self._feed(CaughtUp(committed))
 
     def _outcome_of_lock(self, locked: Candidate) -> State:
         try:
-            return check_block(self.tip, locked.block, self._verify)
+            return check_block(self.tip, locked.block, self._verify, self._run)
         except RejectedError as error:
             where = f"{self.store.place}: the block locked at height {locked.block.header.height}"
             raise CorruptionError(f"{where} does not hold: {error}: restore this file from a backup") from error
-
-    def share(self, state: State) -> None:
-        """Hold another validator's copy of this very state in place of the own one: two in a process would take twice the memory.
-
-        The root says that it is the same: each of the two has found it by running every rule.
-        """
-        if not len(self.pool) and state is not self.tip.state and (state.height, state.root()) == (self.tip.height, self.tip.state.root()):
-            self.tip = replace(self.tip, state=state)
-            self.pool.rebase(state)
 
     def drop(self, transactions: list[bytes]) -> None:
         """Forget waiting transactions that will not be committed."""
@@ -260,14 +255,16 @@ class ValidatorNode:
             self._wanted = wanted
             return []
         candidate = build_block(self.tip, taken, after, self.key.public)
-        self._outcomes[candidate.id] = after.at(wanted.height)
+        self._outcomes[candidate.id] = after
+        if self._runs is not None:
+            self._runs.note(self.tip.state, taken, after)
         return [ProposalReady(wanted.height, wanted.round, candidate)]
 
     def _is_valid(self, candidate: Candidate) -> bool:
-        """C14, by running every rule on this validator's own state."""
+        """C14, on this validator's own state."""
         if candidate.id not in self._outcomes:
             try:
-                self._outcomes[candidate.id] = check_block(self.tip, candidate.block, self._verify)
+                self._outcomes[candidate.id] = check_block(self.tip, candidate.block, self._verify, self._run)
             except RejectedError:
                 return False
         return True

@@ -122,8 +122,20 @@ _RULES: Final[Mapping[type, Rule]] = {
 }
 
 
-def apply_block(state: State, block: Block, verify: Verify = crypto.verify) -> State:
-    """The state after `block`, which must be the next one. `state` stays as it was.
+Run = Callable[[State, int, tuple[bytes, ...], Verify], State]
+"""What `run_transactions` does."""
+
+
+def run_transactions(state: State, height: int, transactions: tuple[bytes, ...], verify: Verify) -> State:
+    """The state that the transactions of block `height` lead to. Raises the named `RejectedError` of the first that a rule refuses."""
+    draft = Draft.of(state, height)
+    for data in transactions:
+        take_transaction(draft, decode_transaction(data), verify)
+    return draft.finish()
+
+
+def apply_block(state: State, block: Block, verify: Verify = crypto.verify, run: Run = run_transactions) -> State:
+    """The state after `block`, which must be the next one. `state` stays as it was. run: gives what `run_transactions` gives.
 
     Raises the named `RejectedError` of the first transaction that a rule refuses, and `InvalidBlockError` when the header does not
     describe the transactions or the state they lead to. Who proposed the block, what it builds on and who certified it is
@@ -131,10 +143,7 @@ def apply_block(state: State, block: Block, verify: Verify = crypto.verify) -> S
     """
     header = block.header
     _check_header(state, header, block.transactions)
-    draft = Draft.of(state, header.height)
-    for data in block.transactions:
-        take_transaction(draft, decode_transaction(data), verify)
-    after = draft.finish()
+    after = run(state, header.height, block.transactions, verify)
     if after.root() != header.state_root:
         have, says = after.root().hex()[:16], header.state_root.hex()[:16]
         checks.refuse(

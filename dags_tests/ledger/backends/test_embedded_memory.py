@@ -9,6 +9,9 @@ import pytest
 from ledger import codec
 from ledger.backends.embedded import EmbeddedLedger
 from ledger.crypto import VerificationCache
+from ledger.node import runs, validator
+from ledger.state import State
+from ledger.state.transition import run_transactions
 
 TRANSACTIONS = 30
 """Each with ten signatures: more than are kept."""
@@ -39,7 +42,7 @@ def test_a_decided_transaction_leaves_its_entries_in_one_state_and_nothing_else(
 @pytest.mark.parametrize(
     ("broken", "left"),
     [
-        ("ledger.node.validator.ValidatorNode.share", {"states", "bases"}),
+        ("ledger.node.runs.SharedRuns.note", {"states", "bases"}),
         ("ledger.backends.embedded.forget", {"results"}),
         ("ledger.crypto.VerificationCache.forget", {"acceptances"}),
     ],
@@ -50,16 +53,23 @@ def test_mutants_that_remember_are_caught(bench: Any, broken: str, left: set[str
     assert left_behind(bench) == left
 
 
-def test_another_state_is_never_taken_for_the_own_one(bench: Any) -> None:
-    """Neither an earlier state, nor another of the same height, nor the same entries at another height is shared."""
-    with bench.create() as ledger:
-        before = ledger.state()
-        ledger.submit(bench.signed(ledger, 0, "east"))
+@pytest.mark.parametrize(("share", "expected"), [(True, 0), (False, 3)])
+def test_a_block_is_run_once(bench: Any, share: bool, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a block's leader found is enough for all four; where nothing is shared, the three others run the rules as well."""
+    run: list[int] = []
+
+    def counted(*asked: Any) -> State:
+        run.append(1)
+        return run_transactions(*asked)
+
+    monkeypatch.setattr(runs, "run_transactions", counted)
+    monkeypatch.setattr(validator, "run_transactions", counted)
+    with EmbeddedLedger.create(bench.folder, bench.setup.genesis, bench.setup.keys, share_verification=share) as ledger:
+        for number in range(3):
+            ledger.submit(bench.signed(ledger, number, f"site-{number}"))
         ledger._command(lambda: None)
-        (node, *_), now = ledger._cluster.nodes.values(), ledger.state()
-        for other in (before, before.at(now.height), now.at(now.height + 1)):
-            node.share(other)
-            assert node.tip.state is now
+        assert len(run) == 3 * expected
+        assert len(roots(ledger)) == 1
 
 
 def test_a_ledger_goes_on_from_a_shared_state(bench: Any) -> None:
