@@ -174,7 +174,7 @@ def weaknesses(workspace: Workspace) -> list[str]:
     if workspace.settings.execution == "local":
         found.append("execution: local: all sites, their tables and their keys are on this machine")
     if workspace.settings.ledger.backend == "embedded":
-        found.append("embedded ledger: all validators run in this process, so it withstands crashes and bad files, not this machine's owner")
+        found.append("embedded ledger: all validators run in this process: it withstands crashes and bad files, not this machine's owner")
     return found
 
 
