@@ -224,41 +224,44 @@ def multiply_block(block: Residues, by: Multiplier, backend: Backend) -> Residue
     return products[0], products[1]
 
 
-FEW: Final = 48
-"""Up to so many coefficients `few_products` is the faster way."""
+_LIMB_BITS: Final = 15
+_LIMBS: Final = PRIME_BITS // _LIMB_BITS
+_FOLDED: Final = DEGREE // 2
+_TWIST: Final = np.exp(-1j * np.pi * np.arange(_FOLDED) / DEGREE)
 
-_LOW_BITS: Final = 23
-"""Of the lower half of a residue: sums of 4,096 products with integers below 2^17 are then exact in float64."""
 
+def first_products(seed: bytes, count: int, by: IntVector) -> Residues:
+    """The first `count` coefficients of `multiply_block(uniform_block(seed, 0, ..., 1), multiplier(by), ...)`, through a complex FFT.
 
-def few_products(seed: bytes, count: int, by: IntVector, lanes: int) -> Residues:
-    """The first `count` coefficients of `multiply_block(uniform_block(seed, 0), multiplier(by))`, written out as sums of products.
-
-    by: integers below 2^17 in absolute value, int64 (4096,). It takes no transform of them, and the rows are the same for all sites of a
-    round: of a model of 10 parameters the products take 0.05 ms instead of one.
+    by: integers below 2^15 in absolute value, int64 (4096,). The public polynomial is cut into limbs of 15 bits, whose products with `by`
+    are integers below 2^42, and their FFT is kept for all sites of a round: 0.2 ms where transforms modulo primes take 1.3.
+    Exact: the error of such a product is below 2^-53 times 12 steps times a small constant times the lengths of both factors, which are
+    at most 2^21 each, so below 2^-4 whatever the numbers are.
     """
-    factors = by.astype(np.float64)
+    folded = np.fft.ifft(_public_spectra(seed) * _spectrum(by)) / _TWIST
+    limbs = np.rint(np.concatenate([folded.real, -folded.imag], axis=-1)[..., :count]).astype(np.int64)
     found = []
-    for prime, rows in zip(PRIMES, _rows_of(seed, count, lanes), strict=True):
-        sums = np.einsum("ij,j->i", rows, factors).astype(np.int64)  # a matrix product of this size would start threads
-        high, low = sums[:count], sums[count:]
-        shifted = modulo(modulo(high, prime) << 17, prime) << (_LOW_BITS - 17)
-        found.append(modulo(shifted + low, prime))
+    for prime, (low, middle, high) in zip(PRIMES, limbs, strict=True):
+        upper = (modulo(high, prime) << _LIMB_BITS) + middle
+        found.append(modulo((modulo(upper, prime) << _LIMB_BITS) + low, prime))
     return found[0], found[1]
 
 
+def _spectrum(polynomials: IntVector) -> npt.NDArray[np.complex128]:
+    """Values of integer polynomials (..., 4096) at half of the roots of X^4096 + 1, complex (..., 2048). At the rest they are
+    conjugate."""
+    spectrum: npt.NDArray[np.complex128] = np.fft.fft((polynomials[..., :_FOLDED] - 1j * polynomials[..., _FOLDED:]) * _TWIST)
+    return spectrum
+
+
 @lru_cache(maxsize=4)
-def _rows_of(seed: bytes, count: int, lanes: int) -> tuple[npt.NDArray[np.float64], ...]:
-    """For each prime what the first `count` coefficients of a product are made of: high halves, then low ones, float64 (2 count, 4096)."""
+def _public_spectra(seed: bytes) -> npt.NDArray[np.complex128]:
+    """Of the first public polynomial of a lone lane, limb by limb from the lowest, complex (2, 3, 2048)."""
     one = np.zeros(DEGREE, np.int64)
     one[0] = 1
-    rows = []
-    for residues in multiply_block(uniform_block(seed, 0, "numpy", lanes), multiplier(one), "numpy"):
-        columns = residues.reshape(DEGREE, lanes).T
-        places = [divmod(number, lanes) for number in range(count)]
-        whole = np.array([np.concatenate([columns[lane][place::-1], -columns[lane][:place:-1]]) for place, lane in places])
-        rows.append(np.concatenate([whole >> _LOW_BITS, whole & ((1 << _LOW_BITS) - 1)]).astype(np.float64))
-    return tuple(rows)
+    residues = multiply_block(uniform_block(seed, 0, "numpy", 1), multiplier(one), "numpy")
+    shifts = _LIMB_BITS * np.arange(_LIMBS)[:, np.newaxis]
+    return _spectrum(np.array(residues)[:, np.newaxis] >> shifts & (1 << _LIMB_BITS) - 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- on the wire

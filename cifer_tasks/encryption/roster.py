@@ -23,7 +23,7 @@ from cifer_tasks.errors import IntegrityError
 KEY_BYTES: Final = 32
 
 _RING: Final = f"cifer-ring/{ring.DEGREE}/{ring.PRIMES[0]}/{ring.PRIMES[1]}"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _LOTS_DOMAIN: Final = b"cifer/committee-lots/1:"
 
 

@@ -125,14 +125,11 @@ def _interpolate(places: Sequence[int], at: int) -> npt.NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def fitting(
-    shares: Mapping[int, Share], threshold: int, limit: int, opens: Callable[[IntVector], bool]
-) -> tuple[IntVector, tuple[int, ...]]:
+def fitting(shares: Mapping[int, Share], threshold: int, opens: Callable[[IntVector], bool]) -> tuple[IntVector, tuple[int, ...]]:
     """The summed key that the most shares agree on, int64 (4096,), and the numbers of the holders whose shares do not belong to it.
 
-    A set of shares is taken when it lies on polynomials of degree t - 1, whose values at 0 are at most `limit` in absolute value, and
-    `opens` accepts these as the key. Sets with fewer holders left out come first. Raises `UnfitSharesError` when no set of t fits, or none
-    among the first `MOST_SUBSETS`.
+    A set of shares is taken when it lies on polynomials of degree t - 1, and `opens` accepts their values at 0 as the key. Sets with fewer
+    holders left out come first. Raises `UnfitSharesError` when no set of t fits, or none among the first `MOST_SUBSETS`.
 
     With n shares, up to (n - t) / 2 wrong ones are always the ones left out (the unique decoding radius of Reed-Solomon codes).
     More, made to measure, can lie on other polynomials with the same values at 0: the key is right then, and honest holders may be
@@ -146,7 +143,7 @@ def fitting(
         if any(each.issuperset(kept) for each in shut) or not _on_polynomials(shares, kept, threshold):
             continue
         key = combine({number: shares[number] for number in kept[:threshold]})
-        if int(np.abs(key).max()) <= limit and opens(key):
+        if opens(key):
             return key, out
         if len(kept) > threshold:
             shut.append(set(kept))

@@ -17,15 +17,16 @@ block it depends on the signatures of validators over the block before, so no on
 made for it, before the round is open. That its expansion is as good as uniform rests on SHA-256 and AES. A round has one opening, so no
 a_b is ever used with a second sealed set.
 
-The first eight coefficients of a sum hold zeros: a wrong sum of keys opens them to zero with probability below 2^-35 in each prime. So a
-wrong share is noticed even under a model of one parameter, and the holder who released it is named as long as t honest ones are left
-and at most half of the others lie; more who conspire can have honest ones named instead, though never another sum opened.
+The first 104 coefficients of a sum hold zeros, which makes it a commitment: only one sum of keys that anybody can find is short and leaves
+errors in them that are, see `_blocks.opens`. So a wrong share is noticed even under a model of one parameter, and the holder who released
+it is named as long as t honest ones are left and at most half of the others lie; more who conspire can have honest ones named instead,
+though never another sum opened.
 
 What it rests on: ring-LWE at these parameters, also when the sum of two honest sites' keys and errors is revealed (Hint-RLWE, Kim et al.
-2023); at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are dishonest; t >
-2K/3. A site that deals bad shares to more than K - t holders keeps a round from opening, and each of them names it; it cannot make the sum
-open to something else. One that deals shares of another key than it encrypts under keeps a round from opening too. No single round shows
-which site that was; several do that are each without some of the suspects: see suspects.py.
+2023), and ring-SIS; at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are
+dishonest; t > 2K/3. A site that deals bad shares to more than K - t holders keeps a round from opening, and each of them names it; it
+cannot make the sum open to something else. One that deals shares of another key than it encrypts under keeps a round from opening too. No
+single round shows which site that was; several do that are each without some of the suspects: see suspects.py.
 """
 
 from __future__ import annotations
@@ -337,7 +338,7 @@ class ThresholdScheme(Scheme):
             raise ClosedSumError(msg)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
         head = read_wire(aggregate.data, start_of(aggregate, layout, roster.shape), layout, 0)
-        key, unfit = sharing.fitting(shares, roster.threshold, aggregate.count * ring.ETA, partial(opens, head, layout, seed))
+        key, unfit = sharing.fitting(shares, roster.threshold, partial(opens, head, layout, seed, aggregate.count))
         return key, faults | {roster.names[number - 1]: "the share does not fit those of the others" for number in unfit}
 
     def _roster(self, public: PublicContext) -> Roster:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
+from math import ceil, e, log, log2, pi, sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.config import Encryption
-from cifer_tasks.encryption import Binding, Ciphertext, Opening, PublicContext, SecretContext, dealing, ring, scheme_for, sharing, threshold
+from cifer_tasks.encryption import (
+    Binding,
+    Ciphertext,
+    Opening,
+    PublicContext,
+    SecretContext,
+    _blocks,
+    dealing,
+    ring,
+    scheme_for,
+    sharing,
+    threshold,
+)
 from cifer_tasks.encryption._blocks import CHECK_COEFFICIENTS
 from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share, submission_bytes
 from cifer_tasks.encryption.dealing import shape_of
@@ -308,6 +322,86 @@ def test_with_no_share_to_spare_a_wrong_one_keeps_the_sum_closed() -> None:
         made.scheme.open(aggregate, openings, made.public)
 
 
+FORGED = json.loads((Path(__file__).parents[2] / "vectors" / "binding.json").read_text())
+
+
+def check_made_to_measure_shares_do_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short vector that LLL found, which shows in none of eight coefficients, is added to the key by one of the t who answer."""
+    monkeypatch.setattr(threshold, "public_seed", lambda binding, public: bytes.fromhex(FORGED["seed"]))
+    made = group(40)
+    submissions = made.submissions(vectors(2, 40, 10, 2**15))
+    aggregate, openings = made.add(submissions), made.releases(submissions, made.names[:27])
+    shift = np.zeros(ring.DEGREE, dtype=np.int64)
+    shift[: len(FORGED["vector"])] = FORGED["vector"]
+    weight = pow(int(sharing._interpolate(range(1, 28), 0)[0]), -1, FIELD)
+    openings[0] = replace(openings[0], data=released_bytes((released_share(openings[0]) + weight * shift) % FIELD))
+    with pytest.raises(ClosedSumError, match="no 27 of the 27 released shares open the sum"):
+        made.scheme.faults(aggregate, openings, made.public)
+
+
+def test_a_sum_opens_with_no_other_short_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers last, and knows everybody else's share, cannot have the sum open to something else."""
+    check_made_to_measure_shares_do_not_open(monkeypatch)
+
+
+def test_with_too_few_check_coefficients_a_sum_opens_with_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant with eight check coefficients takes that share for a good one."""
+    monkeypatch.setattr(_blocks, "CHECK_COEFFICIENTS", 8)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        check_made_to_measure_shares_do_not_open(monkeypatch)
+
+
+def test_the_vector_that_was_found_hides_in_eight_coefficients_and_shows_in_the_ninth() -> None:
+    """What the two tests above rest on, by the products themselves."""
+    shift = np.zeros(ring.DEGREE, dtype=np.int64)
+    shift[: len(FORGED["vector"])] = FORGED["vector"]
+    for products in ring.first_products(bytes.fromhex(FORGED["seed"]), 9, shift):
+        assert not products[:8].any() and products[8]
+
+
+def test_check_coefficients_bind_a_sum_of_up_to_a_thousand_keys() -> None:
+    """Ring-SIS by core-SVP: the shortest vector that 128 bits of work find is longer than the difference of two keys that are accepted."""
+    entries, exponent = ring.DEGREE + _blocks.CHECK_COEFFICIENTS, 64 * log(2)
+    accepted = ring.ETA / 2 * (entries + 2 * sqrt(entries * exponent) + 2 * exponent)
+    assert ceil(accepted) == _blocks.LENGTH_SQUARED
+    block = 128 / 0.292
+    root_hermite = ((pi * block) ** (1 / block) * block / (2 * pi * e)) ** (1 / (2 * (block - 1)))
+    shortest_log2 = 2 * sqrt(_blocks.CHECK_COEFFICIENTS * log2(ring.MODULUS) * log2(root_hermite))
+    assert log2(2 * sqrt(1000 * _blocks.LENGTH_SQUARED)) < shortest_log2 < 0.99 * log2(ring.MODULUS)
+
+
+@pytest.mark.parametrize("parameters", [10, 15 * ring.BLOCK])
+def test_a_key_that_is_too_long_does_not_open(parameters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of extreme coefficients open the sum that they are the keys of, and are refused; the mutant without the rule opens it."""
+    made = group(2)
+    values = vectors(1, 2, parameters, 2**14)
+    with monkeypatch.context() as patch:
+        patch.setattr(ring, "binomial", lambda words: np.full(words.size, ring.ETA))
+        submissions = made.submissions(values)
+    openings = made.releases(submissions, made.names)
+    with pytest.raises(ClosedSumError):
+        made.scheme.faults(made.add(submissions), openings, made.public)
+    monkeypatch.setattr(_blocks, "LENGTH_SQUARED", 2**40)
+    assert np.array_equal(made.open(submissions, made.names), sum(values))
+
+
+def test_the_errors_of_check_coefficients_count() -> None:
+    """With all errors at their largest a sum stays closed, though each error is within its range."""
+    made = group(2)
+    layout, seed = threshold._layout(made.binding(10), threshold.parse_roster(made.public.data)), bytes(32)
+    key = ring.binomial(ring.key_stream(bytes(32), 0, ring.DEGREE))
+    products = ring.first_products(seed, layout.coefficients, key)
+    for error, count, fits in (
+        (0, 1, True),
+        (ring.ETA, 1, False),
+        (ring.ETA, 2, True),
+        (-ring.ETA, 1, False),
+        (2 * ring.ETA + 1, 2, False),
+    ):
+        head = ring.to_wire(tuple((part + error) % prime for part, prime in zip(products, ring.PRIMES, strict=True)), "numpy")
+        assert _blocks.opens(head, layout, seed, count, key) is fits, (error, count)
+
+
 def test_too_few_releases_say_how_many_are_missing() -> None:
     """t - 1 releases leave the sum closed, with the numbers."""
     made = group(4)
@@ -521,7 +615,7 @@ def test_rosters_are_canonical_and_have_at_least_two_sites() -> None:
     with pytest.raises(ValueError, match="has 31 bytes"):
         scheme.context({**keys, "c": PublicContext("threshold", bytes(31))})
     good = json.loads(scheme.context(keys).data)
-    for changed in ({**good, "version": 1}, {**good, "ring": "x"}, {**good, "holders": good["holders"][::-1]}, {**good, "more": 1}, []):
+    for changed in ({**good, "version": 2}, {**good, "ring": "x"}, {**good, "holders": good["holders"][::-1]}, {**good, "more": 1}, []):
         data = json.dumps(changed, sort_keys=True, separators=(",", ":")).encode()
         with pytest.raises(IntegrityError, match="not a roster"):
             scheme.openers(["a"], PublicContext("threshold", data))
