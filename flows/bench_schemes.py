@@ -58,7 +58,7 @@ def _changed(settings: Settings, scheme: str, rounds: int) -> Settings:
     """The settings with another scheme, so many rounds, and nothing that a round does not need. Raises `ConfigError`."""
     raw = settings.model_dump(mode="json")
     if scheme != settings.encryption.scheme:
-        raw["encryption"] |= {"scheme": scheme, "selective": 1.0}
+        raw["encryption"] |= {"scheme": scheme, "selective": 1.0, "holders": 0}
     raw["training"]["rounds"] = rounds
     raw |= {"baselines": False, "approval": "none"}
     return parse(raw, where="bench")

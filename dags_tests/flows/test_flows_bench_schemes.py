@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cifer_tasks.config import SMALLEST_COMMITTEE
+
 
 def test_encrypted_rounds_beside_plain_ones(trainer: Any) -> None:
-    """One round of each counts; both end with the same model, and each ratio is that of the figures beside it. Nothing is left behind."""
-    trainer.write(encryption__scheme="threshold")
+    """One round of each counts, also with a committee of key holders; both end with one model, and ratios are those of the figures.
+
+    Nothing is left behind."""
+    trainer.write(encryption__scheme="threshold", encryption__holders=SMALLEST_COMMITTEE)
     before = trainer.tree()
     said = trainer.cifer("bench", "schemes", trainer.folder / "scenario.yaml", "--rounds", "2", "--repeats", "1", "--json")
     assert said.code == 0, said.err
