@@ -158,17 +158,12 @@ def opens(head: bytes | memoryview, layout: Layout, seed: bytes, count: int, key
         return False
     sums, masks = ring.from_wire(head, layout.size(0), layout.backend), Masks(layout, seed, key).of(0)
     errors, others = (
-        _centred(whole[:CHECK_COEFFICIENTS] - mask[:CHECK_COEFFICIENTS], prime)
+        ring.balanced(whole[:CHECK_COEFFICIENTS] - mask[:CHECK_COEFFICIENTS], prime)
         for whole, mask, prime in zip(sums, masks, ring.PRIMES, strict=True)
     )
     if not np.array_equal(errors, others) or int(np.abs(errors).max()) > count * ring.ETA:
-        return False
+        return False  # whose squares, besides, would not fit 64 bits
     return length + int(errors @ errors) <= count * LENGTH_SQUARED
-
-
-def _centred(values: ring.IntVector, prime: int) -> ring.IntVector:
-    reduced = ring.modulo(values, prime)
-    return np.asarray(np.where(reduced > prime // 2, reduced - prime, reduced))
 
 
 def open_block(body: Body, start: int, layout: Layout, masks: Masks, block: int) -> IntVector:

@@ -115,6 +115,12 @@ def modulo(values: IntVector, modulus: int) -> IntVector:
     return values - values // modulus * modulus
 
 
+def balanced(values: IntVector, modulus: int) -> IntVector:
+    """The integers nearest to zero that have the same remainders by an odd modulus, int64."""
+    reduced = modulo(values, modulus)
+    return np.asarray(np.where(reduced > modulus // 2, reduced - modulus, reduced))
+
+
 # ------------------------------------------------------------------------------------------------------------ key streams
 
 

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cifer_tasks.encryption.ring import DEGREE, IntVector, key_stream, modulo
+from cifer_tasks.encryption.ring import DEGREE, IntVector, balanced, key_stream, modulo
 from cifer_tasks.errors import IntegrityError, UnfitSharesError
 
 Share = npt.NDArray[np.int64]
@@ -104,13 +104,7 @@ def add_shares(shares: Iterable[Share]) -> Share:
 
 def combine(shares: Mapping[int, Share]) -> IntVector:
     """The shared integers from t shares by holder number (1, 2, ...), int64 (4096,), balanced: from -32,760 to 32,760."""
-    return balanced(_interpolate(list(shares), 0) @ np.array(list(shares.values())))
-
-
-def balanced(values: IntVector) -> IntVector:
-    """Field elements as the integers nearest to zero."""
-    reduced = modulo(values, FIELD)
-    return np.asarray(np.where(reduced > FIELD // 2, reduced - FIELD, reduced))
+    return balanced(_interpolate(list(shares), 0) @ np.array(list(shares.values())), FIELD)
 
 
 def _interpolate(places: Sequence[int], at: int) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.encryption import sharing
-from cifer_tasks.encryption.ring import ETA
+from cifer_tasks.encryption.ring import ETA, balanced
 from cifer_tasks.encryption.sharing import FIELD
 from cifer_tasks.errors import IntegrityError
 
@@ -63,7 +63,7 @@ def test_shares_of_a_sum_are_sums_of_shares(holders: int, dealers: int, seed: in
 
 def test_a_thousand_keys_fit_the_field() -> None:
     """The sum of 1,000 keys at their extreme is balanced within the field of 65,521 elements."""
-    assert np.array_equal(sharing.balanced(np.array([1000 * ETA % FIELD, -1000 * ETA % FIELD])), [1000 * ETA, -1000 * ETA])
+    assert np.array_equal(balanced(np.array([1000 * ETA % FIELD, -1000 * ETA % FIELD]), FIELD), [1000 * ETA, -1000 * ETA])
 
 
 def test_polynomials_are_uniform_over_the_field() -> None:
