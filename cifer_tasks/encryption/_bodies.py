@@ -68,7 +68,7 @@ def _envelopes_start(kind: bytes) -> int:
 
 
 def released_bytes(share: sharing.Share) -> bytes:
-    """An opening that is a share, int64 (4096,)."""
+    """An opening that is a share, int64 (n,)."""
     return _SHARE + sharing.share_bytes(share)
 
 
@@ -77,15 +77,15 @@ def dispute_bytes(dealers: Sequence[str]) -> bytes:
     return _DISPUTE + json.dumps(dealers).encode()
 
 
-def released_share(opening: Opening) -> sharing.Share:
-    """The share that an opening is. Raises `IntegrityError` for one that is none, and says whom it disputes instead."""
+def released_share(opening: Opening, shape: Shape) -> sharing.Share:
+    """The share that an opening is, int64 (n,). Raises `IntegrityError` for one that is none, and says whom it disputes instead."""
     if dealers := disputed_by(opening):
         msg = f"it disputes what {', '.join(dealers)} dealt to it"
         raise IntegrityError(msg)
     if opening.data[:1] != _SHARE:
         msg = "it is neither a share nor a dispute"
         raise IntegrityError(msg)
-    return sharing.share_from_bytes(opening.data[1:])
+    return sharing.share_from_bytes(opening.data[1:], shape.polynomials)
 
 
 def disputed_by(opening: Opening) -> tuple[str, ...]:

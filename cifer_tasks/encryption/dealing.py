@@ -1,13 +1,13 @@
 """What a dealer hands out for one key, and the proof that it belongs together, which each holder checks before it releases anything.
 
-The shares of a key lie on polynomials f_1 to f_4096 of degree t - 1. The dealer draws r more, b_1 to b_r, wholly random, deals shares of
+The shares of a key lie on n polynomials f_c of degree t - 1. The dealer draws r more, b_1 to b_r, wholly random, deals shares of
 these in the same envelopes, and publishes beside the envelopes
 
     p_i = b_i + sum_c g_ic f_c        i = 1 to r
 
 with the g_ic expanded from SHA-256 over the round, the roster, the dealer and all its envelopes. Holder number x takes its share only when
 p_i(x) = b_i(x) + sum_c g_ic f_c(x) for every i. This is the proof of Atapoor, Baghery, Cozzo and Pedersen ("VSS from Distributed ZK Proofs
-and Applications", Asiacrypt 2023, ePrint 2023/992) for 4,096 polynomials at once. Envelopes stand for its commitments: what one opens to is
+and Applications", Asiacrypt 2023, ePrint 2023/992) for n polynomials at once. Envelopes stand for its commitments: what one opens to is
 a function of its bytes and of the holder's registered key.
 
 Soundness. Shares of a set of holders lie on such polynomials if those of every t + 1 among them do. Where those of some t + 1 do not, all
@@ -15,8 +15,8 @@ of these accept with probability `FIELD`^-r over the challenge, one in `FIELD` f
 the least with C(K, t + 1) `FIELD`^-r <= 2^-128, which bounds the chance of each challenge that a dealer tries: 9 with 4 to 16 holders,
 14 with 100. With t = K there is nothing to prove.
 
-Secrecy. The b_i are uniform and used once, so p is uniform whatever the key is: with what any t - 1 holders have got it says nothing about
-the key.
+Secrecy. The b_i are uniform and used once, so what is published is uniform whatever the key is: with what half of the holders have got (see
+sharing.py) it says nothing about the key.
 
 What it does not show is that the key is the one the submission is encrypted under, which no holder can see: such a sum does not open, and
 suspects.py finds whose update it was.
@@ -25,7 +25,8 @@ suspects.py finds whose update it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -36,41 +37,53 @@ import numpy as np
 import numpy.typing as npt
 
 from cifer_tasks.encryption.envelopes import EXTRA_BYTES
-from cifer_tasks.encryption.ring import DEGREE, IntVector, modulo
+from cifer_tasks.encryption.ring import IntVector, modulo
 from cifer_tasks.encryption.sharing import (
     ELEMENT_BYTES,
     FIELD,
     Polynomials,
     Share,
-    polynomials,
-    powers_of,
+    Sharing,
     share_from_bytes,
-    threshold_of,
     uniform,
     values_at,
+    weights_of,
 )
+from cifer_tasks.errors import IntegrityError
 
 Challenge = npt.NDArray[np.uint16]
 
 SOUNDNESS_LOG2: Final = 128
 
-_PARTS: Final = 8
-"""Products are added up in so many parts: larger ones have OpenBLAS start threads, whose waiting costs more (`SINGLE_THREAD_LOG2`)."""
 _DOMAIN: Final = b"cifer/dealing-challenge/1:"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a dealing to `holders` holders. checks: r."""
+    """The sizes of a dealing. checks: r."""
 
-    holders: int
-    threshold: int
+    sharing: Sharing
     checks: int
+
+    @property
+    def holders(self) -> int:
+        """K."""
+        return self.sharing.holders
+
+    @property
+    def threshold(self) -> int:
+        """t."""
+        return self.sharing.threshold
+
+    @property
+    def polynomials(self) -> int:
+        """n."""
+        return self.sharing.polynomials
 
     @property
     def elements(self) -> int:
         """Field elements that one holder gets."""
-        return DEGREE + self.checks
+        return self.polynomials + self.checks
 
     @property
     def envelope_bytes(self) -> int:
@@ -89,34 +102,39 @@ class Shape:
 
 
 @lru_cache(maxsize=8)
-def shape_of(holders: int) -> Shape:
+def shape_of(sharing: Sharing) -> Shape:
     """What is dealt to so many holders."""
-    threshold, checks = threshold_of(holders), 0
-    while comb(holders, threshold + 1) << SOUNDNESS_LOG2 > FIELD**checks:
+    checks = 0
+    while comb(sharing.holders, sharing.threshold + 1) << SOUNDNESS_LOG2 > FIELD**checks:
         checks += 1
-    return Shape(holders, threshold, checks)
+    return Shape(sharing, checks)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dealing:
-    """What a dealer knows of one dealing, and forgets. shares: int64 (holders, 4096 + r)."""
+    """What a dealer knows of one dealing, and forgets. shares: int64 (holders, n + r)."""
 
     shares: Share
-    _coefficients: Polynomials
+    _values: Polynomials
 
     def prove(self, challenge: Challenge) -> bytes:
-        """The polynomials p_i as field elements, little-endian (t, r)."""
-        combined = _combined(challenge, self._coefficients[:, :DEGREE].T).T + self._coefficients[:, DEGREE:]
+        """The polynomials p_i as field elements, little-endian (t, r), by their values where those of `sharing.values_at` are."""
+        polynomials = challenge.shape[1]
+        combined = (challenge.astype(np.float64) @ self._values[:, :polynomials].T).T + self._values[:, polynomials:]
         return modulo(combined.astype(np.int64), FIELD).astype("<u2").tobytes()
 
 
 def dealing(secret: IntVector, shape: Shape, key: bytes) -> Dealing:
     """Deal a key. secret: int64 (4096,).  key: 32 bytes that everything is drawn from, used for nothing else."""
-    # The values of the blinding polynomials at 0 are the first of the stream, the other coefficients follow.
-    drawn = uniform(key, shape.checks + (shape.threshold - 1) * shape.elements)
-    values = np.concatenate([modulo(secret, FIELD), drawn[: shape.checks].astype(np.int64)])
-    coefficients = polynomials(values, drawn[shape.checks :].reshape(shape.threshold - 1, shape.elements))
-    return Dealing(values_at(coefficients, shape.holders), coefficients)
+    how, polynomials = shape.sharing, shape.polynomials
+    # The values of the blinding polynomials where others carry the key are the first of the stream; what is uniform of all follows.
+    first = how.packed * shape.checks
+    drawn = uniform(key, first + how.hidden * shape.elements)
+    values = np.empty((how.threshold, shape.elements))
+    values[: how.packed, :polynomials] = how.rows(secret)
+    values[: how.packed, polynomials:] = drawn[:first].reshape(how.packed, shape.checks)
+    values[how.packed :] = drawn[first:].reshape(how.hidden, shape.elements)
+    return Dealing(values_at(values, how), values)
 
 
 def seed_of(about: Iterable[str | int], envelopes: bytes) -> bytes:
@@ -128,33 +146,42 @@ def seed_of(about: Iterable[str | int], envelopes: bytes) -> bytes:
 
 
 def challenge_of(seed: bytes, shape: Shape) -> Challenge:
-    """The g_ic, uint16 (r, 4096)."""
-    return uniform(seed, shape.checks * DEGREE).reshape(shape.checks, DEGREE)
+    """The g_ic, uint16 (r, n)."""
+    return uniform(seed, shape.checks * shape.polynomials).reshape(shape.checks, shape.polynomials)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a dealer publishes, as each holder checks it. published: the polynomials of the proof, float64 (t, r)."""
+class Claims:
+    """What m dealers published, as holders check it.
 
-    challenge: Challenge
-    published: Polynomials
+    proved: which proofs can be read, bool (m,).  challenges: float64 (m, r, n).  expected: the values of the published polynomials at the
+    holders' numbers, int64 (m, holders, r).
+    """
 
-
-def claim_of(seed: bytes, proof: bytes, shape: Shape) -> Claim:
-    """See `seed_of` and `Dealing.prove`. Raises `IntegrityError` for a proof of another length or with numbers outside the field."""
-    published = share_from_bytes(proof, shape.threshold * shape.checks).reshape(shape.threshold, shape.checks)
-    return Claim(challenge_of(seed, shape), published.astype(np.float64))
-
-
-def belongs(share: Share, number: int, claim: Claim, shape: Shape) -> bool:
-    """Whether the share of holder `number` (1, 2, ...), int64 (4096 + r,), is on the polynomials that its dealer published."""
-    combined = _combined(claim.challenge, share[:DEGREE, np.newaxis].astype(np.float64))[:, 0] + share[DEGREE:]
-    expected = powers_of(shape.threshold, shape.holders)[number - 1] @ claim.published
-    return not modulo((combined - expected).astype(np.int64), FIELD).any()
+    proved: npt.NDArray[np.bool_]
+    challenges: npt.NDArray[np.float64]
+    expected: npt.NDArray[np.int64]
 
 
-def _combined(challenge: Challenge, columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The challenge times field elements (4096, n), float64 (r, n), not reduced: 4,096 products below 2^32 are exact."""
-    parts = _PARTS, DEGREE // _PARTS
-    left = challenge.astype(np.float64).reshape(len(challenge), *parts).transpose(1, 0, 2)
-    return np.asarray(np.matmul(left, columns.reshape(*parts, columns.shape[1])).sum(axis=0))
+def claims_of(published: Sequence[tuple[bytes, bytes]], shape: Shape) -> Claims:
+    """published: the seed of each dealing, see `seed_of`, and its proof, see `Dealing.prove`."""
+    proved = np.zeros(len(published), np.bool_)
+    challenges = np.zeros((len(published), shape.checks, shape.polynomials))
+    values = np.zeros((len(published), shape.threshold, shape.checks))
+    for row, (seed, proof) in enumerate(published):
+        with suppress(IntegrityError):  # of another length, or with numbers outside the field
+            values[row] = share_from_bytes(proof, shape.threshold * shape.checks).reshape(shape.threshold, shape.checks)
+            challenges[row] = challenge_of(seed, shape)
+            proved[row] = True
+    return Claims(proved, challenges, modulo((weights_of(shape.sharing) @ values).astype(np.int64), FIELD))
+
+
+def belong(shares: Share, number: int, claims: Claims) -> npt.NDArray[np.bool_]:
+    """Which shares of holder `number` (1, 2, ...) are on the polynomials that their dealers published, bool (m,).
+
+    shares: int64 (m, n + r).
+    """
+    polynomials = claims.challenges.shape[2]
+    # Exact: 4,096 products below 2^32.
+    combined = (claims.challenges @ shares[:, :polynomials, np.newaxis].astype(np.float64))[:, :, 0] + shares[:, polynomials:]
+    return claims.proved & ~modulo(combined.astype(np.int64) - claims.expected[:, number - 1], FIELD).any(axis=1)

@@ -1,9 +1,9 @@
 """Who holds shares in a round under the threshold scheme: its public context.
 
-All sites of the round do, or a committee drawn among them: K sites that deal to each other make K^2 envelopes, 537 MB at 256 sites, and a
-committee of h makes K h. It is drawn by lots that follow from the run's opening on the ledger and the round's number, so the coordinator
-picks nobody, short of opening one run after the other until it likes the lots, which everybody sees. Whoever can take over sites of its
-choice knows every committee of a run beforehand.
+All sites of the round do, or a committee drawn among them: K sites that deal to each other make K^2 envelopes, a million at 1,000 sites,
+and a committee of h makes K h. It is drawn by lots that follow from the run's opening on the ledger and the round's number, so the
+coordinator picks nobody, short of opening one run after the other until it likes the lots, which everybody sees. Whoever can take over
+sites of its choice knows every committee of a run beforehand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cifer_tasks.errors import IntegrityError
 KEY_BYTES: Final = 32
 
 _RING: Final = f"cifer-ring/{ring.DEGREE}/{ring.PRIMES[0]}/{ring.PRIMES[1]}"
-_VERSION: Final = 3
+_VERSION: Final = 4
 _LOTS_DOMAIN: Final = b"cifer/committee-lots/1:"
 
 
@@ -47,8 +47,9 @@ class Roster:
 
     @property
     def shape(self) -> dealing.Shape:
-        """What each of them is dealt."""
-        return dealing.shape_of(len(self.names))
+        """What each of them is dealt. Of a committee, half can be dishonest by chance: a key is not packed for one."""
+        how = sharing.Sharing.unpacked if self.others else sharing.Sharing.among
+        return dealing.shape_of(how(len(self.names)))
 
     @property
     def smallest_set(self) -> int:

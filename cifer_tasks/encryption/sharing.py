@@ -1,10 +1,14 @@
-"""A site's key, shared among all sites of the run: Shamir's shares.
+"""A site's key, shared among all sites of the run: packed Shamir shares.
 
-A key has 4,096 small coefficients. Each is shared on its own over the field of 65,521 elements (Shamir 1979): the share of holder number x
-is f(x) with f(0) the coefficient and f of degree t - 1, otherwise uniform. Any t shares give the coefficient, t - 1 say nothing about
-it. Shares add: the sum of what one holder got from several sites is its share of the sum of their keys, which is all that is ever
-released. The field is the largest below 2^16 rather than one of the ring's primes: the sum of up to 1,000 keys is at most 21,000 in
-absolute value and fits, and a share takes 8 kB instead of 23.
+A key has 4,096 small coefficients, shared over the field of 65,521 elements. One polynomial f of degree t - 1, otherwise uniform, carries
+several of them (Franklin and Yung 1992): coefficients are its values at 0, -1, -2, ..., and the share of holder number x is f(x). Any t
+shares give the coefficients; p = t less the number of those on one polynomial say nothing about them, and what lies between says
+something. p is half of the holders, so that a polynomial carries about a sixth of their number, and what a dealer hands out is as
+large for a thousand holders as for ten, but for what each envelope costs. With p = t - 1 it is Shamir's own scheme (1979).
+
+Shares add: the sum of what one holder got from several sites is its share of the sum of their keys, which is all that is ever released.
+The field is the largest below 2^16 rather than one of the ring's primes: the sum of up to 1,000 keys is at most 21,000 in absolute value
+and fits, and an element takes 2 bytes instead of 6.
 
 t is above two thirds of the holders: the aggregator can then lie to a third of them about who took part without getting two sums opened.
 That the shares of one dealer belong together is proved in dealing.py, and envelopes.py is what they travel in.
@@ -12,7 +16,8 @@ That the shares of one dealer belong together is proved in dealing.py, and envel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, islice
 from typing import Final
@@ -46,42 +51,82 @@ def smallest_set(holders: int) -> int:
     return holders - threshold_of(holders) + 2
 
 
-def deal(secret: IntVector, threshold: int, holders: int, key: bytes) -> Share:
-    """Shares of integers, int64 (holders, n): row i is for holder number i + 1.
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How keys are shared among `holders`. hidden: p, so many of them learn nothing together; from 1 to t - 1."""
 
-    secret: int64 (n,), at most half of the field in absolute value.  key: 32 bytes that the polynomials are drawn from, used for nothing
+    holders: int
+    hidden: int
+
+    @classmethod
+    def among(cls, holders: int) -> Sharing:
+        """Half of the holders learn nothing together."""
+        return cls(holders, holders // 2)
+
+    @classmethod
+    def unpacked(cls, holders: int) -> Sharing:
+        """All but the last of those that it takes learn nothing together."""
+        return cls(holders, threshold_of(holders) - 1)
+
+    @property
+    def threshold(self) -> int:
+        """t."""
+        return threshold_of(self.holders)
+
+    @property
+    def packed(self) -> int:
+        """How many coefficients of a key lie on one polynomial."""
+        return self.threshold - self.hidden
+
+    @property
+    def polynomials(self) -> int:
+        """n: how many polynomials a key takes, and field elements a share of it has."""
+        return -(-DEGREE // self.packed)
+
+    @property
+    def secret_places(self) -> range:
+        """Where the values of a polynomial are coefficients of the key."""
+        return range(0, -self.packed, -1)
+
+    def rows(self, secret: IntVector) -> IntVector:
+        """A key, int64 (4096,), as values at `secret_places`, field elements (`packed`, n); zeros follow where it ends."""
+        padded = np.zeros(self.packed * self.polynomials, np.int64)
+        padded[:DEGREE] = modulo(secret, FIELD)
+        return padded.reshape(self.packed, self.polynomials)
+
+    def key(self, rows: IntVector) -> IntVector:
+        """The key that lies in such values, int64 (4096,), balanced: from -32,760 to 32,760."""
+        return balanced(rows.reshape(-1)[:DEGREE], FIELD)
+
+
+def deal(secret: IntVector, how: Sharing, key: bytes) -> Share:
+    """Shares of a key, int64 (holders, n): row i is for holder number i + 1.
+
+    secret: int64 (4096,), at most half of the field in absolute value.  key: 32 bytes that the polynomials are drawn from, used for nothing
     else.
     """
-    return values_at(polynomials(secret, uniform(key, (threshold - 1) * secret.size).reshape(threshold - 1, secret.size)), holders)
+    drawn = uniform(key, how.hidden * how.polynomials).reshape(how.hidden, how.polynomials)
+    return values_at(np.concatenate([how.rows(secret), drawn]).astype(np.float64), how)
 
 
-def polynomials(values: IntVector, others: npt.NDArray[np.uint16]) -> Polynomials:
-    """The coefficients of n polynomials, float64 (t, n), field elements: row k is of x^k.
-
-    values: of the polynomials at 0, integers (n,).  others: their other coefficients, uniform field elements (t - 1, n).
-    """
-    coefficients = np.empty((len(others) + 1, values.size))
-    coefficients[0] = modulo(values, FIELD)
-    coefficients[1:] = others
-    return coefficients
-
-
-def values_at(coefficients: Polynomials, holders: int) -> Share:
-    """Values of polynomials at 1, 2, ..., int64 (holders, n)."""
+def values_at(values: Polynomials, how: Sharing) -> Share:
+    """Values at 1, 2, ..., int64 (holders, n), of polynomials that are given by t values each, float64 (t, n): at `secret_places`, then at
+    1, 2, ..., p, where they are uniform."""
     # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
-    threshold, size = coefficients.shape
-    powers, dealt = powers_of(threshold, holders), np.empty((holders, size), np.int64)
-    width = max(2**SINGLE_THREAD_LOG2 // powers.size, 64)
+    size, weights = values.shape[1], weights_of(how)[how.hidden :]
+    dealt = np.empty((how.holders, size), np.int64)
+    dealt[: how.hidden] = values[how.packed :]
+    width = max(2**SINGLE_THREAD_LOG2 // weights.size, 64)
     for start in range(0, size, width):
         part = slice(start, start + width)
-        dealt[:, part] = modulo((powers @ coefficients[:, part]).astype(np.int64), FIELD)
+        dealt[how.hidden :, part] = modulo((weights @ values[:, part]).astype(np.int64), FIELD)
     return dealt
 
 
 @lru_cache(maxsize=8)
-def powers_of(threshold: int, holders: int) -> npt.NDArray[np.float64]:
-    """x^0 to x^(t-1) for holder numbers x = 1, 2, ..., float64 (holders, t)."""
-    return np.array([[pow(x, degree, FIELD) for degree in range(threshold)] for x in range(1, holders + 1)], dtype=np.float64)
+def weights_of(how: Sharing) -> npt.NDArray[np.float64]:
+    """What takes the t values that a polynomial is given by to those at 1, 2, ..., float64 (holders, t): see `values_at`."""
+    return lagrange([*how.secret_places, *range(1, how.hidden + 1)], range(1, how.holders + 1)).astype(np.float64)
 
 
 def uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
@@ -94,49 +139,60 @@ def uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
     return kept
 
 
-def add_shares(shares: Iterable[Share]) -> Share:
-    """The share of the sum, int64 (4096,). One is held at a time: many holders in a process add those of many sites side by side."""
-    total = np.zeros(DEGREE, np.int64)
-    for share in shares:
-        total += share
+def add_shares(shares: Share) -> Share:
+    """The share of the sum, int64 (n,). shares: int64 (m, n)."""
+    total: Share = shares.sum(axis=0)
     return modulo(total, FIELD)
 
 
-def combine(shares: Mapping[int, Share]) -> IntVector:
-    """The shared integers from t shares by holder number (1, 2, ...), int64 (4096,), balanced: from -32,760 to 32,760."""
-    return balanced(_interpolate(list(shares), 0) @ np.array(list(shares.values())), FIELD)
+def combine(shares: Mapping[int, Share], how: Sharing) -> IntVector:
+    """The shared key from t shares by holder number (1, 2, ...), int64 (4096,), balanced: from -32,760 to 32,760."""
+    return how.key(_values(shares, list(shares), how.secret_places))
 
 
-def _interpolate(places: Sequence[int], at: int) -> npt.NDArray[np.int64]:
-    """Lagrange's coefficients: what to multiply the values at `places` with to get the value at `at`."""
-    found = []
-    for place in places:
-        above, below = 1, 1
-        for other in places:
-            if other != place:
-                above, below = above * (at - other) % FIELD, below * (place - other) % FIELD
-        found.append(above * pow(below, -1, FIELD) % FIELD)
-    return np.array(found, dtype=np.int64)
+def lagrange(places: Sequence[int], at: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Lagrange's coefficients: what to multiply the values at `places` with to get those at `at`, int64 (len(at), len(places))."""
+    nodes = np.array(places, np.int64)
+    below = np.diagonal(_products_without(nodes[:, np.newaxis] - nodes))
+    above = _products_without(np.array(at, np.int64)[:, np.newaxis] - nodes)
+    inverses = np.array([pow(int(value), -1, FIELD) for value in below], np.int64)
+    return np.asarray(above * inverses % FIELD)
 
 
-def fitting(shares: Mapping[int, Share], threshold: int, opens: Callable[[IntVector], bool]) -> tuple[IntVector, tuple[int, ...]]:
+def _products_without(factors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each place of a row the product of all other factors in it, modulo `FIELD`."""
+    factors = factors % FIELD
+    before, after = np.ones_like(factors), np.ones_like(factors)
+    for place in range(1, factors.shape[1]):
+        before[:, place] = before[:, place - 1] * factors[:, place - 1] % FIELD
+        after[:, -1 - place] = after[:, -place] * factors[:, -place] % FIELD
+    return np.asarray(before * after % FIELD)
+
+
+def _values(shares: Mapping[int, Share], numbers: Sequence[int], at: Sequence[int]) -> IntVector:
+    """Values at `at` of the polynomials through the shares of these holders, field elements (len(at), n)."""
+    known = np.array([shares[number] for number in numbers], dtype=np.float64)  # exact, as in `values_at`, and many times as fast
+    return modulo((lagrange(numbers, at).astype(np.float64) @ known).astype(np.int64), FIELD)
+
+
+def fitting(shares: Mapping[int, Share], how: Sharing, opens: Callable[[IntVector], bool]) -> tuple[IntVector, tuple[int, ...]]:
     """The summed key that the most shares agree on, int64 (4096,), and the numbers of the holders whose shares do not belong to it.
 
-    A set of shares is taken when it lies on polynomials of degree t - 1, and `opens` accepts their values at 0 as the key. Sets with fewer
+    A set of shares is taken when it lies on polynomials of degree t - 1, and `opens` accepts the key that they carry. Sets with fewer
     holders left out come first. Raises `UnfitSharesError` when no set of t fits, or none among the first `MOST_SUBSETS`.
 
     With n shares, up to (n - t) / 2 wrong ones are always the ones left out (the unique decoding radius of Reed-Solomon codes).
-    More, made to measure, can lie on other polynomials with the same values at 0: the key is right then, and honest holders may be
+    More, made to measure, can lie on other polynomials that carry the same key: it is right then, and honest holders may be
     left out instead.
     """
-    numbers = sorted(shares)
+    numbers, threshold = sorted(shares), how.threshold
     left_out = (out for count in range(len(numbers) - threshold + 1) for out in combinations(numbers, count))
     shut: list[set[int]] = []  # any t of such a set give the key that it gives
     for out in islice(left_out, MOST_SUBSETS):
         kept = [number for number in numbers if number not in out]
         if any(each.issuperset(kept) for each in shut) or not _on_polynomials(shares, kept, threshold):
             continue
-        key = combine({number: shares[number] for number in kept[:threshold]})
+        key = combine({number: shares[number] for number in kept[:threshold]}, how)
         if opens(key):
             return key, out
         if len(kept) > threshold:
@@ -150,21 +206,19 @@ def fitting(shares: Mapping[int, Share], threshold: int, opens: Callable[[IntVec
 
 
 def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], threshold: int) -> bool:
-    base = numbers[:threshold]
-    values = np.array([shares[number] for number in base], dtype=np.float64)  # exact, as in `values_at`, and many times as fast
-    others = numbers[threshold:]
-    return all(np.array_equal(modulo((_interpolate(base, number) @ values).astype(np.int64), FIELD), shares[number]) for number in others)
+    base, others = numbers[:threshold], numbers[threshold:]
+    return not others or np.array_equal(_values(shares, base, others), [shares[number] for number in others])
 
 
 # ----------------------------------------------------------------------------------------------------- in an envelope
 
 
 def share_bytes(share: Share) -> bytes:
-    """A share as 16-bit field elements, little-endian: of a key 8,192 bytes."""
+    """A share as 16-bit field elements, little-endian."""
     return share.astype("<u2").tobytes()
 
 
-def share_from_bytes(data: bytes, elements: int = DEGREE) -> Share:
+def share_from_bytes(data: bytes, elements: int) -> Share:
     """The share in `data`. Raises `IntegrityError` for another length or a number outside the field."""
     if len(data) != ELEMENT_BYTES * elements:
         msg = f"a share has {ELEMENT_BYTES * elements} bytes, not {len(data)}"

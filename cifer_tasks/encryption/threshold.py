@@ -8,7 +8,8 @@ The aggregator adds; sum_i c_ib - a_b sum_i s_i is the packed sum. s_i is drawn 
 that the submission carries, and forgotten: see sharing.py. These are all K sites of the run, of which the rest of this page speaks, or a
 committee drawn among them: see roster.py. When the ledger has sealed the set of submissions, each holder looks whether the shares it got
 from exactly the sealed sites belong to what their dealers proved (dealing.py), adds them, and releases that one sum; or it releases, once
-and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the sum of the keys, whoever dropped out in between.
+and for good, whose is none: it disputes them. Any t of K holders, t above 2K/3, give the sum of the keys, whoever dropped out in between;
+half of them learn nothing from what they were dealt.
 Nobody ever releases anything that depends on a_b and one s_i: with a common a_b that would open the site's update (the public part
 subtracts away).
 
@@ -23,10 +24,11 @@ it is named as long as t honest ones are left and at most half of the others lie
 though never another sum opened.
 
 What it rests on: ring-LWE at these parameters, also when the sum of two honest sites' keys and errors is revealed (Hint-RLWE, Kim et al.
-2023), and ring-SIS; at least two honest sites in each sealed set, which `smallest_set` enforces while fewer than K - t + 1 sites are
-dishonest; t > 2K/3. A site that deals bad shares to more than K - t holders keeps a round from opening, and each of them names it; it
-cannot make the sum open to something else. One that deals shares of another key than it encrypts under keeps a round from opening too. No
-single round shows which site that was; several do that are each without some of the suspects: see suspects.py.
+2023), and ring-SIS; an honest half of the holders, of a committee more than K - t of them; at least two honest sites in each sealed set,
+which `smallest_set` enforces while fewer than K - t + 1 sites are dishonest; t > 2K/3. A site that deals bad shares to more than K - t
+holders keeps a round from opening, and each of them names it; it cannot make the sum open to something else. One that deals shares of
+another key than it encrypts under keeps a round from opening too. No single round shows which site that was; several do that are each
+without some of the suspects: see suspects.py.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class ThresholdScheme(Scheme):
     """
 
     name = "threshold"
-    warning = "encryption.scheme=threshold: more than two thirds of the sites together can read each site's update"
+    warning = "encryption.scheme=threshold: more than half of the sites together can learn about each site's update"
     key_per_site = True
 
     def __init__(self, randomness: Callable[[int], bytes] = secrets.token_bytes, bucket_size: int = 0, holders: int = 0) -> None:
@@ -96,7 +98,7 @@ class ThresholdScheme(Scheme):
                 "update of that round; docs/trust.md says how likely that is"
             )
         self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
-        self._claimed: tuple[tuple[Ciphertext, ...], tuple[dealing.Claim | None, ...]] = (), ()
+        self._claimed: tuple[tuple[Ciphertext, ...], dealing.Claims | None] = (), None
         self._fitted: tuple[tuple[object, ...], KeyFound] = (), (np.zeros(0, np.int64), {})
 
     def smallest_set(self, sites: int) -> int:
@@ -238,41 +240,32 @@ class ThresholdScheme(Scheme):
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
-        disputed: list[str] = []
-
-        def fitting() -> Iterator[sharing.Share]:
-            for (sender, ciphertext), claim in zip(submissions.items(), self._claims(submissions, public), strict=True):
-                try:
-                    number, envelope = envelope_of(ciphertext, place, roster.shape)
-                    data = self._envelopes.open(envelope, number, _address(binding, sender, opener), private, roster.keys[place])
-                    share = sharing.share_from_bytes(data, roster.shape.elements)
-                    fits = claim is not None and dealing.belongs(share, place + 1, claim, roster.shape)
-                except IntegrityError:
-                    fits = False
-                if fits:
-                    yield share[: ring.DEGREE]
-                else:
-                    disputed.append(sender)
-
-        total = sharing.add_shares(fitting())
+        shares = np.zeros((len(submissions), roster.shape.elements), np.int64)
+        read = np.zeros(len(submissions), np.bool_)
+        for row, (sender, ciphertext) in enumerate(submissions.items()):
+            with suppress(IntegrityError):
+                number, envelope = envelope_of(ciphertext, place, roster.shape)
+                content = self._envelopes.open(envelope, number, _address(binding, sender, opener), private, roster.keys[place])
+                shares[row] = sharing.share_from_bytes(content, roster.shape.elements)
+                read[row] = True
+        fits = read & dealing.belong(shares, place + 1, self._claims(submissions, public))
+        disputed = [sender for sender, fit in zip(submissions, fits, strict=True) if not fit]
+        total = sharing.add_shares(shares[:, : roster.shape.polynomials])
         data = dispute_bytes(disputed) if disputed else released_bytes(total)
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
 
-    def _claims(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> tuple[dealing.Claim | None, ...]:
-        """What each dealer published, None where it is no proof; once for all holders in this process that look at these very objects."""
+    def _claims(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> dealing.Claims:
+        """What the dealers published; once for all holders in this process that look at these very objects."""
         items, (known, claims) = tuple(submissions.values()), self._claimed
-        if not _same(known, items):
-            claims = tuple(self._claim(sender, ciphertext, public) for sender, ciphertext in submissions.items())
+        if claims is None or not _same(known, items):
+            shape = self._roster(public).shape
+            published = [
+                (_seed(ciphertext.binding, public, sender, envelopes_of(ciphertext, sender, shape)), proof_of(ciphertext, shape))
+                for sender, ciphertext in submissions.items()
+            ]
+            claims = dealing.claims_of(published, shape)
             self._claimed = items, claims
         return claims
-
-    def _claim(self, sender: str, ciphertext: Ciphertext, public: PublicContext) -> dealing.Claim | None:
-        shape = self._roster(public).shape
-        seed = _seed(ciphertext.binding, public, sender, envelopes_of(ciphertext, sender, shape))
-        try:
-            return dealing.claim_of(seed, proof_of(ciphertext, shape), shape)
-        except IntegrityError:
-            return None
 
     def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
@@ -338,7 +331,7 @@ class ThresholdScheme(Scheme):
             raise ClosedSumError(msg)
         layout, seed = _layout(aggregate.binding, roster), public_seed(aggregate.binding, public)
         head = read_wire(aggregate.data, start_of(aggregate, layout, roster.shape), layout, 0)
-        key, unfit = sharing.fitting(shares, roster.threshold, partial(opens, head, layout, seed, aggregate.count))
+        key, unfit = sharing.fitting(shares, roster.shape.sharing, partial(opens, head, layout, seed, aggregate.count))
         return key, faults | {roster.names[number - 1]: "the share does not fit those of the others" for number in unfit}
 
     def _roster(self, public: PublicContext) -> Roster:
@@ -406,7 +399,7 @@ def _shares(aggregate: Ciphertext, openings: Sequence[Opening], roster: Roster) 
                 msg = f"it is of aggregate {opening.aggregate.hex()[:16]}, not of {digest.hex()[:16]}"
                 raise IntegrityError(msg)
             check_count(aggregate, opening.sealed_sites)
-            shares[number] = released_share(opening)
+            shares[number] = released_share(opening, roster.shape)
         except IntegrityError as error:
             faults[opening.opener] = str(error)
     return shares, faults

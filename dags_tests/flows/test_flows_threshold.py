@@ -72,7 +72,8 @@ def lying(release: Callable[..., Any], liar: str, number: int) -> Callable[..., 
         opening = release(self, submissions, opener, public, secret)
         if opener != liar or opening.binding.round != number:
             return opening
-        return replace(opening, data=released_bytes((released_share(opening) + np.arange(4096)) % sharing.FIELD))
+        share = released_share(opening, self._roster(public).shape)
+        return replace(opening, data=released_bytes((share + np.arange(share.size)) % sharing.FIELD))
 
     return released
 

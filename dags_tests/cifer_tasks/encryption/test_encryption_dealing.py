@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.encryption import dealing, sharing
-from cifer_tasks.encryption.dealing import Challenge, Claim, Dealing, belongs, challenge_of, claim_of, shape_of
+from cifer_tasks.encryption.dealing import Challenge, Claims, Dealing, Shape, belong, challenge_of, claims_of
 from cifer_tasks.encryption.ring import DEGREE, ETA
-from cifer_tasks.encryption.sharing import FIELD
-from cifer_tasks.errors import IntegrityError
+from cifer_tasks.encryption.sharing import FIELD, Sharing
 
 SECRET = np.random.default_rng(0).integers(-ETA, ETA + 1, DEGREE)
+
+
+def shape_of(holders: int) -> Shape:
+    return dealing.shape_of(Sharing.among(holders))
 
 
 @pytest.mark.parametrize("holders", [2, 3, 4, 5, 16, 17, 100, 1000])
@@ -41,14 +44,17 @@ def dealt(holders: int, seed: int = 1) -> tuple[Dealing, Callable[[np.ndarray], 
 
 
 def accepting(shares: np.ndarray, challenge: Challenge, proof: bytes) -> list[int]:
-    shape = shape_of(len(shares))
-    published = np.frombuffer(proof, "<u2").reshape(shape.threshold, shape.checks).astype(np.float64)
-    return [place for place in range(len(shares)) if belongs(shares[place], place + 1, Claim(challenge, published), shape)]
+    how = shape_of(len(shares))
+    published = np.frombuffer(proof, "<u2").reshape(how.threshold, how.checks).astype(np.int64)
+    expected = sharing.weights_of(how.sharing).astype(np.int64) @ published % FIELD
+    claims = Claims(np.ones(1, np.bool_), challenge.astype(np.float64)[np.newaxis], expected[np.newaxis])
+    return [place for place in range(len(shares)) if belong(shares[place : place + 1], place + 1, claims)[0]]
 
 
 def together(shares: np.ndarray, places: list[int], threshold: int) -> bool:
     """The oracle: whether these holders' shares of the key lie on polynomials of degree t - 1, by Lagrange's interpolation."""
-    return sharing._on_polynomials({place + 1: shares[place, :DEGREE] for place in places}, [place + 1 for place in places], threshold)
+    polynomials = shape_of(len(shares)).polynomials
+    return sharing._on_polynomials({place + 1: shares[place, :polynomials] for place in places}, [place + 1 for place in places], threshold)
 
 
 @pytest.mark.parametrize("holders", [2, 3, 4, 7, 16, 40])
@@ -59,15 +65,21 @@ def test_an_honest_dealing_is_accepted_by_all(holders: int) -> None:
     proof = made.prove(challenge(made.shares))
     assert len(proof) == shape.proof_bytes and made.shares.shape == (holders, shape.elements)
     assert accepting(made.shares, challenge(made.shares), proof) == list(range(holders))
-    last = {place + 1: made.shares[place, :DEGREE] for place in range(holders)[-shape.threshold :]}
-    assert np.array_equal(sharing.combine(last), SECRET)
+    last = {place + 1: made.shares[place, : shape.polynomials] for place in range(holders)[-shape.threshold :]}
+    assert np.array_equal(sharing.combine(last, shape.sharing), SECRET)
 
 
-def fitted(shares: np.ndarray, places: list[int], challenge: Challenge, threshold: int) -> bytes:
+def combined(challenge: Challenge, rows: np.ndarray) -> np.ndarray:
+    """The challenge times each row, (m, n) to (m, r), in integers."""
+    return rows.astype(np.int64) @ challenge.T.astype(np.int64) % FIELD
+
+
+def fitted(shares: np.ndarray, places: list[int], challenge: Challenge) -> bytes:
     """The proof that t chosen holders accept, whatever they hold: through what they will compute. No dealer can do more."""
-    values = dealing._combined(challenge, shares[places, :DEGREE].T.astype(np.float64)).T + shares[places, DEGREE:]
-    powers = [[pow(place + 1, degree, FIELD) for degree in range(threshold)] for place in places]
-    return solve(powers, (values % FIELD).astype(np.int64)).astype("<u2").tobytes()
+    how = shape_of(len(shares))
+    values = combined(challenge, shares[places, : how.polynomials]) + shares[places, how.polynomials :]
+    weights = sharing.weights_of(how.sharing)[places].astype(int).tolist()
+    return solve(weights, values % FIELD).astype("<u2").tobytes()
 
 
 def solve(matrix: list[list[int]], values: np.ndarray) -> np.ndarray:
@@ -94,11 +106,11 @@ def test_whoever_accepts_holds_shares_that_belong_together(data: st.DataObject, 
     shares, rng = made.shares.copy(), np.random.default_rng(data.draw(st.integers(0, 2**32)))
     victims = sorted(data.draw(st.sets(st.integers(0, holders - 1), min_size=1)))
     for place in victims:
-        changed = slice(0, data.draw(st.sampled_from([1, DEGREE, DEGREE + shape_of(holders).checks])))
+        changed = slice(0, data.draw(st.sampled_from([1, shape_of(holders).polynomials, shape_of(holders).elements])))
         shares[place, changed] = rng.integers(0, FIELD, changed.stop)
     asked, threshold = challenge(shares), shape_of(holders).threshold
     chosen = sorted(data.draw(st.permutations(range(holders)))[:threshold])
-    for proof in (made.prove(asked), fitted(shares, chosen, asked, threshold)):
+    for proof in (made.prove(asked), fitted(shares, chosen, asked)):
         found = accepting(shares, asked, proof)
         assert len(found) <= threshold or together(shares, found, threshold)
     assert set(chosen) <= set(found)
@@ -108,7 +120,8 @@ def check_a_known_challenge_is_no_help(challenge: Callable[[np.ndarray], Challen
     """A dealer that guesses the challenge bends one share and its blinding so that they cancel: its holder notices."""
     shares = made.shares.copy()
     shares[2, 0] = (shares[2, 0] + 1) % FIELD
-    shares[2, DEGREE:] = (shares[2, DEGREE:] - guess[:, 0]) % FIELD
+    blinding = shares[2, guess.shape[1] :]
+    blinding[:] = (blinding - guess[:, 0]) % FIELD
     asked = challenge(shares)
     found = accepting(shares, asked, made.prove(asked))
     assert found == [0, 1, 3, 4]
@@ -139,34 +152,35 @@ def check_hidden(made: Dealing, challenge: Challenge) -> None:
     """What is published does not give the dealer's combination of its key away."""
     shape = shape_of(len(made.shares))
     published = np.frombuffer(made.prove(challenge), "<u2").reshape(shape.threshold, shape.checks)
-    of_the_key = dealing._combined(challenge, (SECRET % FIELD)[:, np.newaxis].astype(np.float64))[:, 0] % FIELD
-    assert not np.any(published[0] == of_the_key)
+    of_the_key = combined(challenge, shape.sharing.rows(SECRET))
+    assert not np.any(published[: shape.sharing.packed] == of_the_key)
 
 
 def test_a_proof_says_nothing_about_the_key() -> None:
-    """Perfect secrecy: the proof and any t - 1 shares come from every other key just as well, under other blinding."""
+    """Perfect secrecy: the proof and the shares of any half come from every other key just as well, under other blinding."""
     made, challenge = dealt(5)
     shape, asked = shape_of(5), challenge(made.shares)
+    how = shape.sharing
     check_hidden(made, asked)
-    for places in combinations(range(5), shape.threshold - 1):
-        # The polynomial of degree t - 1 that is 1 at 0 and 0 at these holders.
-        powers = [[pow(x, degree, FIELD) for degree in range(shape.threshold)] for x in (0, *(place + 1 for place in places))]
-        bump = solve(powers, np.array([[1], *([0] for _ in places)]))
-        change = np.random.default_rng(7).integers(0, FIELD, DEGREE)
-        blind = -dealing._combined(asked, change[:, np.newaxis].astype(np.float64))[:, 0] % FIELD
-        coefficients = (made._coefficients + bump * np.concatenate([change, blind])) % FIELD
-        other = Dealing(sharing.values_at(coefficients, 5), coefficients)
+    for places in combinations(range(1, 6), how.hidden):
+        # Polynomials that are anything where those of the key carry it, and 0 at these holders.
+        change = np.random.default_rng(7).integers(0, FIELD, (how.packed, shape.polynomials))
+        bump = np.concatenate([change, -combined(asked, change) % FIELD], axis=1)
+        elsewhere = sharing.lagrange([*how.secret_places, *places], range(1, how.hidden + 1))[:, : how.packed] @ bump
+        values = (made._values + np.concatenate([bump, elsewhere])) % FIELD
+        other = Dealing(sharing.values_at(values, how), values)
         assert other.prove(asked) == made.prove(asked)
-        assert np.array_equal(other.shares[list(places)], made.shares[list(places)])
-        assert not np.array_equal(sharing.combine({x + 1: other.shares[x, :DEGREE] for x in range(shape.threshold)}), SECRET)
+        assert all(np.array_equal(other.shares[number - 1], made.shares[number - 1]) for number in places)
+        found = sharing.combine({x + 1: other.shares[x, : shape.polynomials] for x in range(shape.threshold)}, how)
+        assert np.array_equal(how.rows(found), (how.rows(SECRET) + change) % FIELD)
 
 
 def test_a_proof_without_blinding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant that publishes the bare combination of its polynomials fails the check of secrecy."""
     made, challenge = dealt(5)
-    coefficients = made._coefficients.copy()
-    coefficients[:, DEGREE:] = 0
-    bare = Dealing(sharing.values_at(coefficients, 5), coefficients)
+    values = made._values.copy()
+    values[:, shape_of(5).polynomials :] = 0
+    bare = Dealing(sharing.values_at(values, shape_of(5).sharing), values)
     with pytest.raises(AssertionError):
         check_hidden(bare, challenge(bare.shares))
 
@@ -175,10 +189,10 @@ def test_a_proof_of_another_length_or_beyond_the_field_is_none() -> None:
     """Cut short, too long, or with numbers that are no elements."""
     made, challenge = dealt(5)
     proof = made.prove(challenge(made.shares))
-    for wrong in (proof[:-2], proof + b"\0\0", b"", b"\xff" * len(proof)):
-        with pytest.raises(IntegrityError):
-            claim_of(bytes(32), wrong, shape_of(5))
-    assert np.array_equal(claim_of(bytes(32), proof, shape_of(5)).published, np.frombuffer(proof, "<u2").reshape(-1, shape_of(5).checks))
+    wrong = (proof[:-2], proof + b"\0\0", b"", b"\xff" * len(proof))
+    found = claims_of([(bytes(32), each) for each in (*wrong, proof)], shape_of(5))
+    assert found.proved.tolist() == [False, False, False, False, True]
+    assert not any(belong(np.zeros((5, shape_of(5).elements), np.int64), 1, found)[:4])
 
 
 def test_a_dealing_prints_nothing_of_its_key() -> None:

@@ -34,9 +34,9 @@ from cifer_tasks.encryption import (
 )
 from cifer_tasks.encryption._blocks import CHECK_COEFFICIENTS
 from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share, submission_bytes
-from cifer_tasks.encryption.dealing import shape_of
+from cifer_tasks.encryption.dealing import Shape
 from cifer_tasks.encryption.envelopes import Address, Envelopes
-from cifer_tasks.encryption.sharing import FIELD
+from cifer_tasks.encryption.sharing import FIELD, Sharing
 from cifer_tasks.encryption.threshold import ThresholdScheme, public_seed
 from cifer_tasks.errors import CiferError, ClosedSumError, IntegrityError, KeyMismatchError
 
@@ -80,6 +80,10 @@ def group(sites: int) -> Group:
     names = tuple(f"site-{number:02d}" for number in range(sites))
     pairs = {name: scheme.generate() for name in names}
     return Group(names, {name: pair[1] for name, pair in pairs.items()}, scheme.context({n: p[0] for n, p in pairs.items()}), scheme)
+
+
+def shape_of(holders: int) -> Shape:
+    return dealing.shape_of(Sharing.among(holders))
 
 
 def vectors(seed: int, sites: int, parameters: int, bound: int) -> list[np.ndarray]:
@@ -266,7 +270,7 @@ def test_a_release_is_a_function_of_the_shares_alone() -> None:
     changed[submission_bytes(shape_of(3))] ^= 1
     submissions["site-00"] = replace(submissions["site-00"], data=bytes(changed))
     after = made.releases(submissions, ["site-01"])[0]
-    assert before.data == after.data and before.aggregate != after.aggregate and len(before.data) == 1 + 2 * 4096
+    assert before.data == after.data and before.aggregate != after.aggregate and len(before.data) == 1 + 2 * shape_of(3).polynomials
 
 
 @pytest.mark.parametrize(("sites", "smallest"), [(2, 2), (3, 2), (4, 3), (7, 4)])
@@ -300,8 +304,8 @@ def test_a_wrong_share_is_named_and_the_others_open(kind: str, parameters: int) 
     values = vectors(2, 5, parameters, 2**15)
     submissions = made.submissions(values)
     aggregate, openings = made.add(submissions), made.releases(submissions, made.names)
-    share = released_share(openings[2])
-    shift = {"noise": np.arange(4096), "small shift": np.ones(4096, dtype=np.int64)}.get(kind)
+    share = released_share(openings[2], shape_of(len(openings)))
+    shift = {"noise": np.arange(share.size), "small shift": np.ones_like(share)}.get(kind)
     data = openings[1].data if shift is None else released_bytes((share + shift) % FIELD)
     openings[2] = replace(openings[2], data=data)
     assert made.scheme.faults(aggregate, openings, made.public) == {"site-02": "the share does not fit those of the others"}
@@ -315,8 +319,8 @@ def test_with_no_share_to_spare_a_wrong_one_keeps_the_sum_closed() -> None:
     made = group(4)
     submissions = made.submissions(vectors(2, 4, 1, 2**15))
     aggregate, openings = made.add(submissions), made.releases(submissions, made.names[:3])
-    weight = int(sharing._interpolate([1, 2, 3], 0)[0])
-    bent = (released_share(openings[0]) + pow(weight, -1, FIELD)) % FIELD
+    weight = int(sharing.lagrange([1, 2, 3], [0])[0, 0])
+    bent = (released_share(openings[0], shape_of(4)) + pow(weight, -1, FIELD)) % FIELD
     openings[0] = replace(openings[0], data=released_bytes(bent))
     with pytest.raises(IntegrityError, match="no 3 of the 3 released shares open the sum"):
         made.scheme.open(aggregate, openings, made.public)
@@ -326,21 +330,24 @@ FORGED = json.loads((Path(__file__).parents[2] / "vectors" / "binding.json").rea
 
 
 def check_made_to_measure_shares_do_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short vector that LLL found, which shows in none of eight coefficients, is added to the key by one of the t who answer."""
+    """A short vector that LLL found, which shows in none of eight coefficients, is added to the key by seven of the t who answer."""
     monkeypatch.setattr(threshold, "public_seed", lambda binding, public: bytes.fromhex(FORGED["seed"]))
     made = group(40)
     submissions = made.submissions(vectors(2, 40, 10, 2**15))
     aggregate, openings = made.add(submissions), made.releases(submissions, made.names[:27])
     shift = np.zeros(ring.DEGREE, dtype=np.int64)
     shift[: len(FORGED["vector"])] = FORGED["vector"]
-    weight = pow(int(sharing._interpolate(range(1, 28), 0)[0]), -1, FIELD)
-    openings[0] = replace(openings[0], data=released_bytes((released_share(openings[0]) + weight * shift) % FIELD))
+    how, liars = Sharing.among(40), range(1, 8)
+    bent = sharing.lagrange([*how.secret_places, *range(8, 28)], liars)[:, : how.packed] @ how.rows(shift) % FIELD
+    for number, change in zip(liars, bent, strict=True):
+        share = released_share(openings[number - 1], shape_of(40))
+        openings[number - 1] = replace(openings[number - 1], data=released_bytes((share + change) % FIELD))
     with pytest.raises(ClosedSumError, match="no 27 of the 27 released shares open the sum"):
         made.scheme.faults(aggregate, openings, made.public)
 
 
 def test_a_sum_opens_with_no_other_short_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who answers last, and knows everybody else's share, cannot have the sum open to something else."""
+    """Who answer last, and know everybody else's share, cannot have the sum open to something else."""
     check_made_to_measure_shares_do_not_open(monkeypatch)
 
 
@@ -534,7 +541,7 @@ def test_a_bad_dealing_is_named_by_whom_it_was_dealt_to(victims: int) -> None:
 
 def test_a_holder_that_does_not_look_leaves_the_dealer_unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant that releases whatever it was dealt fails the check above."""
-    monkeypatch.setattr(dealing, "belongs", lambda *given: True)
+    monkeypatch.setattr(dealing, "belong", lambda shares, *given: np.ones(len(shares), np.bool_))
     with pytest.raises(AssertionError):
         check_bad_dealing_is_named(1)
 
