@@ -20,6 +20,8 @@ PIECE_BYTES: Final = 1 << 20
 MOST_FLUSHES: Final = 8
 """So many flushes are under way at a time: more threads wait for each other's turn at the interpreter, not for the disk."""
 
+_flushing = ThreadPoolExecutor(MOST_FLUSHES, thread_name_prefix="cifer-flush")
+
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
@@ -158,9 +160,8 @@ def flush_all(paths: Iterable[Path]) -> None:
         for path in waiting:
             flush(path)
         return
-    with ThreadPoolExecutor(MOST_FLUSHES, thread_name_prefix="cifer-flush") as pool:
-        for _ in pool.map(flush, waiting):
-            pass
+    for _ in _flushing.map(flush, waiting):
+        pass
 
 
 def flush_tree(folder: Path) -> None:

@@ -177,11 +177,13 @@ def claims_of(published: Sequence[tuple[bytes, bytes]], shape: Shape) -> Claims:
 
 
 def belong(shares: Share, number: int, claims: Claims) -> npt.NDArray[np.bool_]:
-    """Which shares of holder `number` (1, 2, ...) are on the polynomials that their dealers published, bool (m,).
+    """Which shares of holder `number` (1, 2, ...) are on the polynomials that their dealers published, bool (m,). None is that has
+    a number beyond the field.
 
     shares: int64 (m, n + r).
     """
     polynomials = claims.challenges.shape[2]
     # Exact: 4,096 products below 2^32.
     combined = (claims.challenges @ shares[:, :polynomials, np.newaxis].astype(np.float64))[:, :, 0] + shares[:, polynomials:]
-    return claims.proved & ~modulo(combined.astype(np.int64) - claims.expected[:, number - 1], FIELD).any(axis=1)
+    elements = (shares < FIELD).all(axis=1)
+    return claims.proved & elements & ~modulo(combined.astype(np.int64) - claims.expected[:, number - 1], FIELD).any(axis=1)

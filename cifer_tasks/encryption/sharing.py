@@ -213,9 +213,24 @@ def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], thresho
 # ----------------------------------------------------------------------------------------------------- in an envelope
 
 
+def elements_of(shares: Share) -> npt.NDArray[np.uint16]:
+    """Shares as they are sent: 16-bit field elements, little-endian."""
+    return shares.astype("<u2")
+
+
 def share_bytes(share: Share) -> bytes:
-    """A share as 16-bit field elements, little-endian."""
-    return share.astype("<u2").tobytes()
+    """`elements_of` one share."""
+    return elements_of(share).tobytes()
+
+
+def no_share(elements: int) -> bytes:
+    """What stands for a share that could not be read: as long as one, and none, since no field element is in it."""
+    return b"\xff" * (ELEMENT_BYTES * elements)
+
+
+def shares_from_bytes(dealt: Sequence[bytes]) -> Share:
+    """The shares in m contents of one length, int64 (m, elements). What is no field element is `FIELD` or above."""
+    return np.frombuffer(b"".join(dealt), "<u2").reshape(len(dealt), -1).astype(np.int64)
 
 
 def share_from_bytes(data: bytes, elements: int) -> Share:

@@ -177,8 +177,8 @@ class ThresholdScheme(Scheme):
         made = dealing.dealing(secret, roster.shape, self._randomness(KEY_BYTES))
         number, seal = self._randomness(NUMBER_BYTES), self._envelopes.seal
         sealed = (
-            seal(sharing.share_bytes(share), _address(binding, sender, receiver), key, number)
-            for share, receiver, key in zip(made.shares, roster.names, roster.keys, strict=True)
+            seal(share.tobytes(), _address(binding, sender, receiver), key, number)
+            for share, receiver, key in zip(sharing.elements_of(made.shares), roster.names, roster.keys, strict=True)
         )
         envelopes = b"".join((number, *sealed))
         return envelopes, made.prove(dealing.challenge_of(_seed(binding, public, sender, envelopes), roster.shape))
@@ -240,18 +240,18 @@ class ThresholdScheme(Scheme):
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
-        shares = np.zeros((len(submissions), roster.shape.elements), np.int64)
-        read = np.zeros(len(submissions), np.bool_)
-        for row, (sender, ciphertext) in enumerate(submissions.items()):
-            with suppress(IntegrityError):
-                number, envelope = envelope_of(ciphertext, place, roster.shape)
-                content = self._envelopes.open(envelope, number, _address(binding, sender, opener), private, roster.keys[place])
-                shares[row] = sharing.share_from_bytes(content, roster.shape.elements)
-                read[row] = True
-        fits = read & dealing.belong(shares, place + 1, self._claims(submissions, public))
+        shape, unread = roster.shape, sharing.no_share(roster.shape.elements)
+        dealt: list[bytes] = []
+        for sender, ciphertext in submissions.items():
+            number, envelope = envelope_of(ciphertext, place, shape)
+            try:
+                dealt.append(self._envelopes.open(envelope, number, _address(binding, sender, opener), private, roster.keys[place]))
+            except IntegrityError:
+                dealt.append(unread)
+        shares = sharing.shares_from_bytes(dealt)
+        fits = dealing.belong(shares, place + 1, self._claims(submissions, public))
         disputed = [sender for sender, fit in zip(submissions, fits, strict=True) if not fit]
-        total = sharing.add_shares(shares[:, : roster.shape.polynomials])
-        data = dispute_bytes(disputed) if disputed else released_bytes(total)
+        data = dispute_bytes(disputed) if disputed else released_bytes(sharing.add_shares(shares[:, : shape.polynomials]))
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
 
     def _claims(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> dealing.Claims:
