@@ -6,18 +6,19 @@ SHA-256 of its bytes, so reading verifies and writing twice is harmless. `SiteFo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from cifer_tasks.artifact_client import SERVICE_SCHEME, Pass, ServiceShelf
 from cifer_tasks.errors import IntegrityError, StorageError
-from cifer_tasks.files import Body, FileBytes, digest_of, flush_files, pieces_of, write_each_once, write_pieces
+from cifer_tasks.files import Body, FileBytes, digest_of, flush_files, pieces_of, write_pieces
 from cifer_tasks.records import ArtifactRef, Kind, SiteFile
 from cifer_tasks.shelves import LocalShelf, RemoteShelf, Shelf, address_of, sha256_of
+from cifer_tasks.words import say_once
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 """What may name a site, a file of a site or a secret: it becomes a file name, so no separators and no leading dot."""
@@ -145,6 +146,10 @@ def shelf_at(url: str, access: Pass | None = None) -> Shelf:
     return RemoteShelf(url) if "://" in url else LocalShelf(Path(url))
 
 
+_in_memory: dict[tuple[Path, str], tuple[str, bytes]] = {}
+"""What sites of this process hold, by folder and kind: its name, and its bytes."""
+
+
 class SiteFolder:
     """A site's private folder, mode 0700, for files that must not leave it: `<root>/<site>/`."""
 
@@ -159,6 +164,20 @@ class SiteFolder:
         pieces = (data,) if isinstance(data, bytes) else data
         # Not flushed: what a power cut takes is made again from the table.
         return SiteFile(self.site, name, *write_pieces(pieces, self.folder, lambda _: path, durable=False))
+
+    def hold(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> SiteFile:
+        """`put`, for what the next step takes in this process and then discards: up to `HELD_BYTES` stay in memory, never on the disk.
+
+        One of a kind is held, the last one: of ``round-7.update``, and all other `*.update`.
+        """
+        pieces, start = iter((data,) if isinstance(data, bytes) else data), bytearray()
+        for piece in pieces:
+            if len(start) + len(piece) > HELD_BYTES:
+                return self.put(name, chain((bytes(start), piece), pieces))
+            start += piece
+        content = bytes(start)
+        _in_memory[self.folder, Path(_checked(name)).suffix] = name, content
+        return SiteFile(self.site, name, sha256_of(content), len(content))
 
     def keep(self, name: str, data: bytes) -> SiteFile:
         """`put`, so that it survives a power cut, in place of all files whose names end alike: of ``round-7.update``, all `*.update`."""
@@ -181,16 +200,20 @@ class SiteFolder:
             msg = f"{path}: cannot be read: {_cause(error)}"
             raise StorageError(msg) from None
 
-    def once(self, name: str, data: bytes) -> bytes:
-        """Write a file, mode 0600, unless there is one of this name, and return what it holds. Raises `StorageError`."""
-        return once_each([(self, name, data)])[0]
+    def once(self, name: str, said: bytes) -> bool:
+        """`say_once` of this site."""
+        return once_each([(self, name, said)])[0]
 
     def get(self, file: SiteFile) -> Body:
         """A file's bytes, verified; large ones stay in the file. Raises `IntegrityError` when it is another site's, missing or changed."""
         path = self._path(file)
+        name, held = _in_memory.get((self.folder, path.suffix), ("", b""))
         try:
-            content: Body = path.read_bytes() if file.size_bytes <= HELD_BYTES else FileBytes(path, 0, file.size_bytes)
-            found = (hashlib.sha256(content).hexdigest(), len(content)) if isinstance(content, bytes) else digest_of(path)
+            if name == file.name:
+                content: Body = held
+            else:
+                content = path.read_bytes() if file.size_bytes <= HELD_BYTES else FileBytes(path, 0, file.size_bytes)
+            found = (sha256_of(content), len(content)) if isinstance(content, bytes) else digest_of(path)
         except FileNotFoundError:
             msg = f"{path}: missing; run the round again from its training step"
             raise IntegrityError(msg) from None
@@ -221,6 +244,9 @@ class SiteFolder:
         the old blocks, so it would promise what it cannot keep. Keep the folder on an encrypted disk.
         """
         path = self._path(file)
+        if _in_memory.get((self.folder, path.suffix), ("", b""))[0] == file.name:
+            del _in_memory[self.folder, path.suffix]
+            return
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -243,14 +269,11 @@ class SiteFolder:
         return self.folder / _checked(file.name)
 
 
-def once_each(files: Sequence[tuple[SiteFolder, str, bytes]]) -> list[bytes]:
-    """`SiteFolder.once` of a folder, name and bytes each; the disk is waited for once."""
-    contents: dict[Path, bytes] = {}
-    for site, name, data in files:
+def once_each(words: Sequence[tuple[SiteFolder, str, bytes]]) -> list[bool]:
+    """What sites say once, under a name: whether it is what they say for the first time, or said then. See `words.say_once`."""
+    for site, _, _ in words:
         site._make()
-        contents[site.folder / _checked(name)] = data
-    write_each_once(contents)
-    return [_read_file(path) for path in contents]
+    return say_once([(site.folder, _checked(name), said) for site, name, said in words])
 
 
 def _checked(name: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,36 +115,29 @@ def write_pieces(
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Create `path` with mode 0600 and these bytes, whole, durable, or not at all; False, and nothing written, when it exists."""
-    return path in write_each_once({path: data})
+    """Create `path` with mode 0600 and these bytes, whole, durable, or not at all; False, and nothing written, when it exists.
 
-
-def write_each_once(contents: Mapping[Path, bytes]) -> frozenset[Path]:
-    """`write_once` of several files, whose flushes are waited for together; those that are new. Raises `StorageError` naming one."""
-    drafts: dict[Path, Path] = {}
-    made: set[Path] = set()
-    path = Path()
+    Raises `StorageError` naming it.
+    """
+    if path.exists():
+        return False
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:
-            for path, data in contents.items():
-                if not path.exists():
-                    drafts[path] = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-                    handle = os.open(drafts[path], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                    with os.fdopen(handle, "wb") as stream:
-                        stream.write(data)
-            flush_all(drafts.values())
-            for path, draft in drafts.items():
-                with suppress(FileExistsError):
-                    os.link(draft, path)
-                    made.add(path)
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            flush(draft)
+            os.link(draft, path)
+        except FileExistsError:
+            return False
         finally:
-            for draft in drafts.values():
-                draft.unlink(missing_ok=True)
-        flush_all({path.parent for path in made})  # a promise that a power cut forgets is none
+            draft.unlink(missing_ok=True)
+        flush(path.parent)
     except OSError as error:
         msg = f"{path}: cannot be written: {error.strerror}; free space there, or set CIFER_HOME to a folder you can write to"
         raise StorageError(msg) from None
-    return frozenset(made)
+    return True
 
 
 def flush_files(paths: Iterable[Path]) -> None:

@@ -76,7 +76,7 @@ def open_statistics(
         return done
     workspace.record.check_sealed(number, sealed)
     asked = "\n".join((reference.digest, *(f"{item.site} {item.ciphertext.digest}" for item in sealed.submissions))).encode()
-    if workspace.site_folder(site).once(f"round-{number}.measures", asked) != asked:
+    if not workspace.site_folder(site).once(f"round-{number}.measures", asked):
         msg = f"round {number}: {site} has opened statistics of another set or against another reference, and opens no second ones"
         raise IntegrityError(msg)
     again, opened = _measuring(workspace.scheme).release_statistics(

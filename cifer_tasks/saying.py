@@ -57,9 +57,9 @@ def _promise(workspace: Workspace, number: int, sites: Sequence[str], sealed: Se
         f"{part.unit} {' '.join(f'{site}*{factor}' for site, factor in zip(part.sites, part.factors, strict=True))}" for part in plan.parts
     ]
     named = "\n".join([*submitted, *parts]).encode()
-    words = once_each([(workspace.site_folder(site), f"round-{number}.opens", named) for site in sites])
-    for site, word in zip(sites, words, strict=True):
-        if word != named:
+    same = once_each([(workspace.site_folder(site), f"round-{number}.opens", named) for site in sites])
+    for site, as_before in zip(sites, same, strict=True):
+        if not as_before:
             msg = f"round {number}: {site} has released for another set of submissions in this round, and opens no second one"
             raise IntegrityError(msg)
 

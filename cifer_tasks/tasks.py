@@ -231,7 +231,7 @@ def validate_data(run: RunRef, number: int, site: str, table: Dataset) -> Valida
 @step("train[{site}]")
 @at_site
 def train(run: RunRef, number: int, site: str, table: Dataset, opening: Opening, validation: Validation) -> LocalUpdate:
-    """Train at the site from the round's base model; the delta stays in the site's folder."""
+    """Train at the site from the round's base model; the delta stays at the site, in memory or in its folder."""
     workspace = Workspace.of(run)
     if validation.dataset != table.sha256 or not validation.passed:
         msg = f"refusing to train on a table that has not passed validation ({table.sha256[:16]})"
@@ -242,9 +242,9 @@ def train(run: RunRef, number: int, site: str, table: Dataset, opening: Opening,
     rows = data.read_table(table, workspace.scenario.target)
     if plans(workspace, number):
         found = site_sensitivity(workspace.settings, workspace.store.get(opening.base), rows, site)
-        return LocalUpdate(site, folder.put(name, floats_to_bytes(found)), rows.rows, (), number)
+        return LocalUpdate(site, folder.hold(name, floats_to_bytes(found)), rows.rows, (), number)
     result = training.train(workspace.settings, workspace.store.get(opening.base), rows, site, workspace.training_round(number))
-    keep = folder.keep if workspace.settings.rounds.staleness else folder.put
+    keep = folder.keep if workspace.settings.rounds.staleness else folder.hold
     update = keep(name, floats_to_bytes(result.delta))
     return LocalUpdate(site, update, result.rows, tuple(Measured(key, value) for key, value in sorted(result.metrics.items())), number)
 
@@ -268,7 +268,7 @@ def protect(run: RunRef, number: int, site: str, update: LocalUpdate) -> Protect
     lag = number - update.round
     counted = workspace.record.counted(number, lag, update.rows)
     encoded, norm, clipped = workspace.encoding(number).encode_pieces(plain, counted, seed, residual)
-    protected = folder.put(f"round-{number}.encoded", map(integers_to_bytes, encoded))
+    protected = folder.hold(f"round-{number}.encoded", map(integers_to_bytes, encoded))
     if residual is not None:
         folder.put(f"round-{number}.residual", floats_to_bytes(residual))
     if not workspace.settings.rounds.staleness:

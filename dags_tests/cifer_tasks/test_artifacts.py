@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from cifer_tasks.artifacts import ArtifactStore, SiteFolder
+from cifer_tasks.artifacts import HELD_BYTES, ArtifactStore, SiteFolder
 from cifer_tasks.errors import IntegrityError, StorageError
 from cifer_tasks.records import ArtifactRef, SiteFile
 
@@ -228,6 +228,42 @@ def test_discarding_is_final_and_repeatable(tmp_path: Path) -> None:
         folder.get(file)
 
 
+def test_what_is_held_is_not_on_the_disk(tmp_path: Path) -> None:
+    """A small update reads back and is in no file, the next one takes its place, and a discarded one is gone."""
+    folder = SiteFolder(tmp_path, "a")
+    first = folder.hold("round-1.update", b"first")
+    other = folder.hold("round-1.encoded", iter((b"ot", memoryview(b"her"))))
+    assert files_in(tmp_path) == []
+    assert (SiteFolder(tmp_path, "a").get(first), folder.get(other)) == (b"first", b"other")
+    second = folder.hold("round-2.update", b"second")
+    with pytest.raises(IntegrityError, match="missing"):
+        folder.get(first)
+    folder.discard(first)
+    assert folder.get(second) == b"second"
+    folder.hold("round-2.update", b"third")
+    with pytest.raises(IntegrityError, match="changed since a wrote it"):
+        folder.get(second)
+    folder.discard(second)
+    for gone in (second, other):
+        folder.discard(gone)
+        with pytest.raises(IntegrityError, match="missing"):
+            folder.get(gone)
+    with pytest.raises(IntegrityError, match="a's file and stays there"):
+        SiteFolder(tmp_path, "b").get(first)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_is_large_is_held_in_a_file(tmp_path: Path, pieces: int) -> None:
+    """Beyond `HELD_BYTES` it is a file of the folder, in whatever pieces it comes."""
+    folder, content = SiteFolder(tmp_path, "a"), os.urandom(HELD_BYTES + 1)
+    size = -(-len(content) // pieces)
+    file = folder.hold("round-1.update", (content[start : start + size] for start in range(0, len(content), size)))
+    assert files_in(tmp_path) != [] and file.digest == hashlib.sha256(content).hexdigest()
+    assert bytes(folder.get(file)[:]) == content
+    folder.discard(file)
+    assert files_in(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../b/update", "a/b", "/etc/passwd", "A", "x\0", "x\n", ".hidden"])
 def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     """Neither a site's nor a file's name can point outside the site's folder."""
@@ -258,6 +294,6 @@ def test_what_is_put_unflushed_is_flushed_later_with_its_name(tmp_path: Path, mo
     ref = store.put("ciphertext", iter([b"many ", b"pieces"]), durable=False)
     assert store.get(ref) == b"many pieces" and not flushed
     store.flush(ref)
-    assert flushed == [str(store.path(ref)), str(store.path(ref).parent)]
+    assert sorted(flushed) == [str(store.path(ref).parent), str(store.path(ref))]
     with pytest.raises(StorageError, match="cannot be flushed"):
         store.flush(ArtifactRef("ciphertext", "0" * 64, 3))

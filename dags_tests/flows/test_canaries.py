@@ -29,17 +29,17 @@ import torch
 
 from cifer_tasks.artifacts import SiteFolder
 
-put, copies = SiteFolder.put, Path("../captured")
+hold, copies = SiteFolder.hold, Path("../captured")
 copies.mkdir(exist_ok=True)
 
 
 def spying(self, name, data):
     data = data if isinstance(data, bytes) else b"".join(data)
     (copies / f"{self.site}.{name}").write_bytes(data)
-    return put(self, name, data)
+    return hold(self, name, data)
 
 
-SiteFolder.put = spying
+SiteFolder.hold = spying
 
 
 class Net(lightning.LightningModule):

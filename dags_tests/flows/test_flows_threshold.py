@@ -257,7 +257,7 @@ def test_nothing_in_a_sites_folder_or_the_store_is_its_key(finished: Any) -> Non
     """What a site keeps of a round is the set it opened: no plaintext, no key of the round."""
     lab, ref = finished
     kept = {path.name for site in SITES for path in (lab.home / "runs" / ref.run / "sites" / site).iterdir()}
-    assert kept == {"round-1.opens"}
+    assert kept == {"words"}
 
 
 def test_one_site_is_told_before_anything_starts(trainer: Any) -> None:
@@ -330,7 +330,7 @@ def test_what_a_site_signs_is_on_the_disk_before(trainer: Any, monkeypatch: pyte
 
     def flushing(path: Path) -> None:
         flush(path)
-        flushed.add(path.parent / path.name.rpartition(".")[0].lstrip(".") if path.name.startswith(".round-") else path)
+        flushed.add(path)
 
     def signing(ledger: Any, said: Any) -> Any:
         for author, body in said:
@@ -339,7 +339,8 @@ def test_what_a_site_signs_is_on_the_disk_before(trainer: Any, monkeypatch: pyte
                 rests_on = [shelf / digest[:2] / digest[2:]]
                 if isinstance(body, ReleaseOpening):
                     site = ledger.state().identity_of(author.public).name
-                    rests_on.append(trainer.home / "runs" / body.run / "sites" / site / f"round-{body.round}.opens")
+                    rests_on.append(trainer.home / "runs" / body.run / "sites" / site / "words")
+                    assert f"round-{body.round}.opens " in rests_on[-1].read_text()
                 signed[body.round] += 1
                 lost = [path for path in rests_on if not path.exists() or not {path, path.parent} <= flushed]
                 early.extend((body.round, path.suffix) for path in lost)

@@ -42,7 +42,7 @@ from pathlib import Path
 
 from cifer_tasks.artifacts import SiteFolder
 
-_step, _put = Net.training_step, SiteFolder.put
+_step, _hold = Net.training_step, SiteFolder.hold
 
 
 def waiting(self, batch, batch_index):
@@ -54,14 +54,14 @@ def waiting(self, batch, batch_index):
 
 
 def spying(self, name, data):
-    """Keep a copy of every private file, in the site's own folder."""
+    """Keep a copy of every plaintext update and encoding, in the site's own folder."""
     Path("captured").mkdir(exist_ok=True)
     data = data if isinstance(data, bytes) else b"".join(data)
     (Path("captured") / name).write_bytes(data)
-    return _put(self, name, data)
+    return _hold(self, name, data)
 
 
-Net.training_step, SiteFolder.put = waiting, spying
+Net.training_step, SiteFolder.hold = waiting, spying
 '''
 
 

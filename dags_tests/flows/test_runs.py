@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -246,7 +247,8 @@ def test_every_format_is_written_and_the_signed_statement_holds_against_the_bund
 def test_no_plaintext_update_is_left_at_a_site(quickstart: Finished) -> None:
     """Once submitted, a site's plain and encoded updates are gone from its folder; what stays is which set it opened in each round."""
     left = [path for path in (quickstart.home / "runs" / quickstart.ref.run / "sites").rglob("*") if path.is_file()]
-    assert {path.suffix for path in left} == {".opens"}
+    assert {path.name for path in left} == {"words"}
+    assert all(re.fullmatch(r"(round-\d+\.opens [0-9a-f]{64}\n)+", path.read_text()) for path in left)
 
 
 def _name(event: dict[str, Any]) -> str:
