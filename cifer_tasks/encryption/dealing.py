@@ -28,7 +28,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from math import comb
 from typing import Final
@@ -58,44 +58,44 @@ SOUNDNESS_LOG2: Final = 128
 _DOMAIN: Final = b"cifer/dealing-challenge/1:"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """The sizes of a dealing. checks: r."""
 
     sharing: Sharing
     checks: int
 
-    @property
+    @cached_property
     def holders(self) -> int:
         """K."""
         return self.sharing.holders
 
-    @property
+    @cached_property
     def threshold(self) -> int:
         """t."""
         return self.sharing.threshold
 
-    @property
+    @cached_property
     def polynomials(self) -> int:
         """n."""
         return self.sharing.polynomials
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Field elements that one holder gets."""
         return self.polynomials + self.checks
 
-    @property
+    @cached_property
     def envelope_bytes(self) -> int:
         """Of one holder's envelope."""
         return ELEMENT_BYTES * self.elements + EXTRA_BYTES
 
-    @property
+    @cached_property
     def proof_bytes(self) -> int:
         """Of the published polynomials."""
         return ELEMENT_BYTES * self.threshold * self.checks
 
-    @property
+    @cached_property
     def total_bytes(self) -> int:
         """Of all envelopes and the proof."""
         return self.holders * self.envelope_bytes + self.proof_bytes

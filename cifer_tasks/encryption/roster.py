@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from math import comb, log2
 from typing import Final
@@ -27,7 +27,7 @@ _VERSION: Final = 4
 _LOTS_DOMAIN: Final = b"cifer/committee-lots/1:"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Roster:
     """Who holds shares: names in ascending order, and the X25519 public key of each.  others: the sites of the round that hold none."""
 
@@ -35,23 +35,23 @@ class Roster:
     keys: tuple[bytes, ...]
     others: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def sites(self) -> int:
         """K: how many submissions a round has at most."""
         return len(self.names) + len(self.others)
 
-    @property
+    @cached_property
     def threshold(self) -> int:
         """t: how many of them open a sum."""
         return sharing.threshold_of(len(self.names))
 
-    @property
+    @cached_property
     def shape(self) -> dealing.Shape:
         """What each of them is dealt. Of a committee, half can be dishonest by chance: a key is not packed for one."""
         how = sharing.Sharing.unpacked if self.others else sharing.Sharing.among
         return dealing.shape_of(how(len(self.names)))
 
-    @property
+    @cached_property
     def smallest_set(self) -> int:
         """The fewest submissions that they open the sum of."""
         return sharing.smallest_set(self.sites)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, islice
 from typing import Final
 
@@ -51,7 +51,7 @@ def smallest_set(holders: int) -> int:
     return holders - threshold_of(holders) + 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sharing:
     """How keys are shared among `holders`. hidden: p, so many of them learn nothing together; from 1 to t - 1."""
 
@@ -68,22 +68,22 @@ class Sharing:
         """All but the last of those that it takes learn nothing together."""
         return cls(holders, threshold_of(holders) - 1)
 
-    @property
+    @cached_property
     def threshold(self) -> int:
         """t."""
         return threshold_of(self.holders)
 
-    @property
+    @cached_property
     def packed(self) -> int:
         """How many coefficients of a key lie on one polynomial."""
         return self.threshold - self.hidden
 
-    @property
+    @cached_property
     def polynomials(self) -> int:
         """n: how many polynomials a key takes, and field elements a share of it has."""
         return -(-DEGREE // self.packed)
 
-    @property
+    @cached_property
     def secret_places(self) -> range:
         """Where the values of a polynomial are coefficients of the key."""
         return range(0, -self.packed, -1)
