@@ -115,6 +115,14 @@ def test_lots_are_fair_and_a_rotation_is_not() -> None:
     assert not is_fair(in_turn)
 
 
+def test_shares_are_packed_for_all_and_not_for_a_committee(made: Round) -> None:
+    """Of all sites half learn nothing; of a committee, half of which can be dishonest by chance, all but the last of the t it takes."""
+    everybody = parse_roster(ThresholdScheme().context(made.keys).data).shape.sharing
+    drawn = made.roster.shape.sharing
+    assert (everybody.holders, everybody.hidden, everybody.packed) == (9, 4, 3)
+    assert (drawn.holders, drawn.hidden, drawn.packed) == (HOLDERS, threshold_of(HOLDERS) - 1, 1)
+
+
 @pytest.mark.parametrize(("sites", "dishonest", "holders"), [(9, 4, 5), (10, 6, 4), (12, 4, 7), (8, 2, 5)])
 def test_the_chance_of_a_captured_committee_is_counted(sites: int, dishonest: int, holders: int) -> None:
     """The hypergeometric tail is what counting every committee gives."""
