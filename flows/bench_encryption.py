@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,14 +40,21 @@ ROWS: Final = 100
 def encryption_costs(parameters: int, clients: int, families: Sequence[str] = FAMILIES) -> Report:
     """Parameters per second to encrypt (at one site), to add (all sites' together) and to open; bytes, memory and error of each family.
 
-    Ratios are given where the baseline is among the families.
+    Ratios are given where the baseline is among the families. killed: families of which a process was killed, as the system does when
+    memory runs out.
     """
-    rows = {family: _measure(family, parameters, clients) for family in families}
+    rows: dict[str, dict[str, Any]] = {}
+    killed: list[str] = []
+    for family in families:
+        try:
+            rows[family] = _measure(family, parameters, clients)
+        except BrokenProcessPool:
+            killed.append(family)
     baseline = rows.get(BASELINE, {})
     for row in rows.values() if baseline else ():
         row["encrypt_speed_ratio"] = row["encrypt_params_per_second"] / baseline["encrypt_params_per_second"]
         row["bytes_ratio"] = baseline["bytes_per_parameter"] / row["bytes_per_parameter"]
-    document = {"parameters": parameters, "clients": clients, "baseline": BASELINE, "families": rows}
+    document = {"parameters": parameters, "clients": clients, "baseline": BASELINE, "families": rows, "killed": killed}
     return Report(document, tuple(_lines(document)))
 
 
@@ -61,6 +69,10 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f"{family:<13} {speeds} {row['bytes_per_parameter']:>12.3f} {row['peak_bytes'] / 1e6:>8.0f} {row['max_error']:>10.1e} "
             + (f"{row['encrypt_speed_ratio']:>7.1f} {row['bytes_ratio']:>8.1f}" if "bytes_ratio" in row else f"{'-':>7} {'-':>8}")
         )
+    lines += [
+        f"{family}: its process was killed, most likely for want of memory; try fewer --params or --clients"
+        for family in document["killed"]
+    ]
     return lines
 
 
