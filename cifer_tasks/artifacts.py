@@ -173,6 +173,7 @@ class SiteFolder:
         pieces, start = iter((data,) if isinstance(data, bytes) else data), bytearray()
         for piece in pieces:
             if len(start) + len(piece) > HELD_BYTES:
+                _in_memory.pop((self.folder, Path(name).suffix), None)
                 return self.put(name, chain((bytes(start), piece), pieces))
             start += piece
         content = bytes(start)

@@ -99,16 +99,6 @@ class Sharing:
         return balanced(rows.reshape(-1)[:DEGREE], FIELD)
 
 
-def deal(secret: IntVector, how: Sharing, key: bytes) -> Share:
-    """Shares of a key, int64 (holders, n): row i is for holder number i + 1.
-
-    secret: int64 (4096,), at most half of the field in absolute value.  key: 32 bytes that the polynomials are drawn from, used for nothing
-    else.
-    """
-    drawn = uniform(key, how.hidden * how.polynomials).reshape(how.hidden, how.polynomials)
-    return values_at(np.concatenate([how.rows(secret), drawn]).astype(np.float64), how)
-
-
 def values_at(values: Polynomials, how: Sharing) -> Share:
     """Values at 1, 2, ..., int64 (holders, n), of polynomials that are given by t values each, float64 (t, n): at `secret_places`, then at
     1, 2, ..., p, where they are uniform."""

@@ -17,6 +17,12 @@ from cifer_tasks.errors import IntegrityError
 SECRET = np.random.default_rng(0).integers(-ETA, ETA + 1, 4096)
 
 
+def deal(secret: np.ndarray, how: Sharing, key: bytes) -> np.ndarray:
+    """Shares of a key and nothing else: what `dealing.dealing` deals, without the blinding polynomials of its proof."""
+    drawn = sharing.uniform(key, how.hidden * how.polynomials).reshape(how.hidden, how.polynomials)
+    return sharing.values_at(np.concatenate([how.rows(secret), drawn]).astype(np.float64), how)
+
+
 def numbered(shares: np.ndarray) -> dict[int, np.ndarray]:
     return dict(enumerate(shares, 1))
 
@@ -31,7 +37,7 @@ def test_the_threshold_is_above_two_thirds_and_the_smallest_set_has_two_honest_s
 
 def test_any_threshold_of_shares_gives_the_key_and_one_less_does_not() -> None:
     """Every subset of t of 6 holders combines to the key; of t - 1, to something else."""
-    shares = numbered(sharing.deal(SECRET, Sharing.among(6), bytes(32)))
+    shares = numbered(deal(SECRET, Sharing.among(6), bytes(32)))
     for chosen in combinations(shares, 5):
         assert np.array_equal(sharing.combine({number: shares[number] for number in chosen}, Sharing.among(6)), SECRET)
     for chosen in combinations(shares, 4):
@@ -41,7 +47,7 @@ def test_any_threshold_of_shares_gives_the_key_and_one_less_does_not() -> None:
 def check_learn_nothing(how: Sharing, together: int, seed: int = 1) -> None:
     """Perfect secrecy: any key at all lies on polynomials through the shares of so many holders, and is what any t then combine to."""
     rng = np.random.default_rng(seed)
-    shares = numbered(sharing.deal(SECRET, how, rng.bytes(32)))
+    shares = numbered(deal(SECRET, how, rng.bytes(32)))
     known = [int(place) + 1 for place in rng.permutation(how.holders)[:together]]
     others = [number for number in shares if number not in known]
     for claimed in (np.full(4096, -ETA), np.zeros(4096, np.int64), rng.integers(-ETA, ETA + 1, 4096)):
@@ -77,7 +83,7 @@ def test_a_sharing_that_packs_more_is_noticed() -> None:
 def test_shares_are_values_of_the_polynomials(how: Sharing) -> None:
     """The oracle: each share is the value at the holder's number of the one polynomial of degree t - 1 through the key and the first p
     shares, by Newton's divided differences."""
-    shares, places = sharing.deal(SECRET, how, b"k" * 32), [*how.secret_places, *range(1, how.hidden + 1)]
+    shares, places = deal(SECRET, how, b"k" * 32), [*how.secret_places, *range(1, how.hidden + 1)]
     for column in (0, 1, how.polynomials - 1):
         values = [*(int(row[column]) for row in how.rows(SECRET)), *(int(share[column]) for share in shares[: how.hidden])]
         for number in range(1, how.holders + 1):
@@ -107,7 +113,7 @@ def test_shares_of_a_sum_are_sums_of_shares(holders: int, dealers: int, seed: in
     rng = np.random.default_rng(seed)
     secrets = [rng.choice([-ETA, ETA, 0], 4096) for _ in range(dealers)]
     how = Sharing.among(holders)
-    dealt = [sharing.deal(secret, how, rng.bytes(32)) for secret in secrets]
+    dealt = [deal(secret, how, rng.bytes(32)) for secret in secrets]
     summed = [sharing.add_shares(np.array([shares[holder] for shares in dealt])) for holder in range(holders)]
     chosen = rng.permutation(holders)[: how.threshold]
     assert np.array_equal(sharing.combine({int(holder) + 1: summed[holder] for holder in chosen}, how), np.sum(secrets, axis=0))
@@ -130,7 +136,7 @@ def test_polynomials_are_uniform_over_the_field() -> None:
 def test_wrong_shares_are_named_while_t_honest_ones_are_left(data: st.DataObject, holders: int) -> None:
     """Whatever up to K - t holders release instead of their share, the key is found, and up to (K - t) / 2 are exactly those named."""
     how, threshold = Sharing.among(holders), sharing.threshold_of(holders)
-    shares = numbered(sharing.deal(SECRET, how, b"k" * 32))
+    shares = numbered(deal(SECRET, how, b"k" * 32))
     wrong = data.draw(st.sets(st.sampled_from(sorted(shares)), max_size=holders - threshold))
     for number in wrong:
         kind = data.draw(st.sampled_from(["noise", "one coefficient", "shifted"]))
@@ -147,7 +153,7 @@ def test_wrong_shares_are_named_while_t_honest_ones_are_left(data: st.DataObject
 
 def test_colluding_wrong_shares_can_shift_the_blame_but_not_the_key() -> None:
     """Beyond the unique decoding radius: holders 2 and 5 of 7 add one each, the key is right, and two honest holders are left out."""
-    shares = numbered(sharing.deal(SECRET, Sharing.among(7), b"k" * 32))
+    shares = numbered(deal(SECRET, Sharing.among(7), b"k" * 32))
     for number in (2, 5):
         shares[number] = shares[number].copy()
         shares[number][0] = (shares[number][0] + 1) % FIELD
@@ -158,7 +164,7 @@ def test_colluding_wrong_shares_can_shift_the_blame_but_not_the_key() -> None:
 
 def test_a_share_that_shifts_the_key_by_a_little_is_left_to_the_trial_opening() -> None:
     """With no share to spare, a share bent so that the key stays small passes the range; only what it opens shows it."""
-    shares = numbered(sharing.deal(np.zeros(4096, dtype=np.int64), Sharing.unpacked(3), b"k" * 32))
+    shares = numbered(deal(np.zeros(4096, dtype=np.int64), Sharing.unpacked(3), b"k" * 32))
     weight = int(sharing.lagrange([1, 2, 3], [0])[0, 0])
     shares[1] = (shares[1] + pow(weight, -1, FIELD)) % FIELD
     assert int(np.abs(sharing.fitting(shares, Sharing.unpacked(3), lambda key: True)[0]).max()) == 1
@@ -168,7 +174,7 @@ def test_a_share_that_shifts_the_key_by_a_little_is_left_to_the_trial_opening() 
 
 def test_more_wrong_shares_than_can_be_spared_stop_the_opening() -> None:
     """With fewer than t honest shares nothing is opened and nothing is made up."""
-    shares = numbered(sharing.deal(SECRET, Sharing.among(6), b"k" * 32))
+    shares = numbered(deal(SECRET, Sharing.among(6), b"k" * 32))
     for number in (2, 5):
         shares[number] = (shares[number] + 7) % FIELD
     with pytest.raises(IntegrityError, match="no 5 of the 6 released shares open the sum: at least 2"):
