@@ -20,7 +20,7 @@ from cifer_tasks.aggregation.weighing import Decision, Weighed
 from cifer_tasks.config import Settings, parse
 from cifer_tasks.encryption import scheme_for
 from cifer_tasks.encryption._shared import SharedKeyScheme
-from cifer_tasks.encryption._wire import frames
+from cifer_tasks.encryption._wire import read_openings
 from cifer_tasks.encryption.encoding import Encoding
 from cifer_tasks.encryption.plain import PlainScheme, read_submission
 from cifer_tasks.encryption.scheme import (
@@ -254,19 +254,10 @@ class _Replaying:
         public: PublicContext,
     ) -> tuple[list[IntVector], bool, dict[str, str]]:
         """What each sum opens to, whether that took nobody's word, and the releases that were no use."""
-        usable: dict[str, list[Opening]] = {}
-        faults: dict[str, str] = {}
-        for item in found.releases:
-            try:
-                raw = frames(self._get(item.opening, f"the opening by {item.site}"))
-                openings = [Opening.from_bytes(bytes(frame[:]), self._scheme.name, binding) for frame in raw]
-            except IntegrityError as error:
-                faults[item.site] = str(error)
-                continue
-            if len(openings) != len(sums) or {opening.opener for opening in openings} != {item.site}:
-                faults[item.site] = f"what it signed are {len(openings)} openings for {len(sums)} sums, or somebody else's"
-            else:
-                usable[item.site] = openings
+        signed = {item.site: item.opening for item in found.releases}
+        usable, faults = read_openings(
+            signed, lambda digest: self._get(digest, f"an opening of round {found.round}"), self._scheme.name, binding, len(sums)
+        )
         for place, total in enumerate(sums):
             faults |= self._scheme.faults(total, [openings[place] for openings in usable.values()], public)
         honest = [openings for site, openings in usable.items() if site not in faults]

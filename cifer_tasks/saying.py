@@ -39,12 +39,12 @@ def openings(
     """Each key holder's one release for the sum `total`. Raises `IntegrityError` when one has released for another sum in this round.
 
     Before it leaves the holder's memory, the holder writes down in its own folder which sums it opens, the first ones in this round.
+    What holders of one process release is one artifact, that each of them signs: the disk is slow at files, not at bytes.
     """
     _promise(workspace, number, [site for site, _ in releases], sealed, plan_of(workspace, number, sealed))
-    stored = [workspace.store.put("opening", (item.to_bytes() for item in items), durable=False) for _, items in releases]
-    workspace.store.flush(*stored)
-    opened = bytes.fromhex(total.digest)
-    return [ReleaseOpening(workspace.ref.run, number, opened, bytes.fromhex(ref.digest)) for ref in stored]
+    stored = workspace.store.put("opening", (item.to_bytes() for _, items in releases for item in items))
+    said = ReleaseOpening(workspace.ref.run, number, bytes.fromhex(total.digest), bytes.fromhex(stored.digest))
+    return [said for _ in releases]
 
 
 def _promise(workspace: Workspace, number: int, sites: Sequence[str], sealed: SealedSet, plan: Plan) -> None:
@@ -68,18 +68,20 @@ def submit_together(workspace: Workspace, number: int, updates: Sequence[Encrypt
     """The submissions of those sites that have none on record, as `_say`."""
     record = workspace.record
     waiting = [update for update in updates if record.submission(number, update.site) is None]
-    _say(workspace, [update.site for update in waiting], lambda: submissions(workspace, number, waiting))
+    if waiting:
+        _say(workspace, [update.site for update in waiting], lambda: submissions(workspace, number, waiting))
 
 
 def open_together(workspace: Workspace, number: int, sealed: SealedSet, total: ArtifactRef, releases: Sequence[Releasing]) -> None:
     """The releases of those key holders that have none on record, as `_say`."""
     record = workspace.record
     waiting = [(site, items) for site, items in releases if record.release(number, site) is None]
-    _say(workspace, [site for site, _ in waiting], lambda: openings(workspace, number, sealed, total, waiting))
+    if waiting:
+        _say(workspace, [site for site, _ in waiting], lambda: openings(workspace, number, sealed, total, waiting))
 
 
 def _say(workspace: Workspace, sites: Sequence[str], make: Callable[[], Sequence[Body]]) -> None:
-    """Put on the ledger, in few batches, what several sites say.
+    """Put on the ledger, in few batches, what one or more sites say.
 
     Where the disk, a folder or a rule speaks against one of them, whoever is not on record afterwards says it alone, and learns so what
     concerns it: a refusal costs no other site its place. Raises `UnavailableError`.

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from cifer_tasks.encryption._wire import frames
+from cifer_tasks.encryption._wire import frames, read_openings
 from cifer_tasks.encryption.scheme import Binding, Ciphertext
 from cifer_tasks.encryption.scheme import Opening as Released
 from cifer_tasks.encryption.selective import Mask, SelectiveScheme, most_sensitive
@@ -102,23 +102,8 @@ def read_releases(
     workspace: Workspace, binding: Binding, releases: tuple[Release, ...], sums: int
 ) -> tuple[dict[str, list[Released]], dict[str, str]]:
     """The openings of each sum by holder, and the holders whose artifact is damaged or another's."""
-    found: dict[str, list[Released]] = {}
-    faults: dict[str, str] = {}
-    for item in releases:
-        try:
-            openings = [
-                Released.from_bytes(bytes(frame[:]), workspace.scheme.name, binding) for frame in frames(workspace.store.get(item.opening))
-            ]
-        except IntegrityError as error:
-            faults[item.site] = str(error)
-            continue
-        if len(openings) != sums:
-            faults[item.site] = f"it released {len(openings)} openings for {sums} sums"
-        elif strangers := {opening.opener for opening in openings} - {item.site}:
-            faults[item.site] = f"what it signed is an opening by {min(strangers)}"
-        else:
-            found[item.site] = openings
-    return found, faults
+    signed = {item.site: item.opening for item in releases}
+    return read_openings(signed, workspace.store.get, workspace.scheme.name, binding, sums)
 
 
 def stays_closed(workspace: Workspace, number: int, total: ArtifactRef, releases: tuple[Release, ...]) -> bool:

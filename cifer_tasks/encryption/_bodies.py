@@ -1,7 +1,6 @@
 """What stands in the body of a submission, a sum and an opening under the threshold scheme.
 
 submission    02, the dealing's number of 12 bytes, an envelope for each holder in order, the proof of the dealing, the coefficients
-              01, of earlier versions: the same without a number; its envelopes are contexts of their own
 sum           00, the coefficients
 opening       00, the share of the sum of keys; or 01, the names of those whose dealing the holder disputes, as a JSON array
 """
@@ -20,22 +19,24 @@ from cifer_tasks.encryption.scheme import Ciphertext, Opening
 from cifer_tasks.errors import IntegrityError
 
 SUBMISSION: Final = b"\x02"
-FIRST_SUBMISSION: Final = b"\x01"
 SUM: Final = b"\x00"
+
+_ENVELOPES: Final = len(SUBMISSION) + NUMBER_BYTES
+"""Where in a submission's body the envelopes begin."""
 
 _SHARE, _DISPUTE = b"\x00", b"\x01"
 
 
 def submission_bytes(shape: Shape) -> int:
     """How many bytes of a submission's body come before its coefficients."""
-    return 1 + NUMBER_BYTES + shape.total_bytes
+    return _ENVELOPES + shape.total_bytes
 
 
 def start_of(ciphertext: Ciphertext, layout: Layout, shape: Shape) -> int:
     """Where the part of a body that is added begins. Raises `IntegrityError` when the body is not that of a vector of this length."""
     kind = bytes(ciphertext.data[:1])
-    start = 1 if kind == SUM else _envelopes_start(kind) + shape.total_bytes
-    if kind not in (SUBMISSION, FIRST_SUBMISSION, SUM) or len(ciphertext.data) != start + layout.wire_bytes:
+    start = len(SUM) if kind == SUM else submission_bytes(shape)
+    if kind not in (SUBMISSION, SUM) or len(ciphertext.data) != start + layout.wire_bytes:
         msg = f"the ciphertext is not {layout.coefficients} coefficients for {layout.parameters} parameters: damaged or another model's"
         raise IntegrityError(msg)
     return start
@@ -43,28 +44,22 @@ def start_of(ciphertext: Ciphertext, layout: Layout, shape: Shape) -> int:
 
 def envelopes_of(ciphertext: Ciphertext, sender: str, shape: Shape) -> bytes:
     """All envelopes of a submission, after their number. Raises `IntegrityError` when a sum stands in its place."""
-    kind = bytes(ciphertext.data[:1])
-    if ciphertext.count != 1 or kind not in (SUBMISSION, FIRST_SUBMISSION):
+    if ciphertext.count != 1 or bytes(ciphertext.data[:1]) != SUBMISSION:
         msg = f"what stands for {sender} is a sum and not its submission"
         raise IntegrityError(msg)
-    return bytes(ciphertext.data[1 : _envelopes_start(kind) + shape.holders * shape.envelope_bytes])
+    return bytes(ciphertext.data[len(SUBMISSION) : _ENVELOPES + shape.holders * shape.envelope_bytes])
 
 
 def envelope_of(ciphertext: Ciphertext, place: int, shape: Shape) -> tuple[bytes, bytes]:
     """The number of a submission's dealing, and what it carries for holder number `place`, from 0."""
-    first = _envelopes_start(bytes(ciphertext.data[:1]))
-    start = first + place * shape.envelope_bytes
-    return bytes(ciphertext.data[1:first]), bytes(ciphertext.data[start : start + shape.envelope_bytes])
+    start = _ENVELOPES + place * shape.envelope_bytes
+    return bytes(ciphertext.data[len(SUBMISSION) : _ENVELOPES]), bytes(ciphertext.data[start : start + shape.envelope_bytes])
 
 
 def proof_of(ciphertext: Ciphertext, shape: Shape) -> bytes:
     """The proof that a submission's dealing belongs together."""
-    end = _envelopes_start(bytes(ciphertext.data[:1])) + shape.total_bytes
+    end = submission_bytes(shape)
     return bytes(ciphertext.data[end - shape.proof_bytes : end])
-
-
-def _envelopes_start(kind: bytes) -> int:
-    return 1 + (NUMBER_BYTES if kind == SUBMISSION else 0)
 
 
 def released_bytes(share: sharing.Share) -> bytes:

@@ -11,12 +11,15 @@ by the ledger, where its author signs it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final, NoReturn, TypeVar
 
 from cifer_tasks.encryption.scheme import Binding, Ciphertext, Opening
 from cifer_tasks.errors import IntegrityError
 from cifer_tasks.files import Body, FileBytes, Piece, pieces_of
+
+H = TypeVar("H", bound=Hashable)
 
 CIPHERTEXT_MAGIC: Final = b"CIFERCT\x03"
 OPENING_MAGIC: Final = b"CIFEROP\x03"
@@ -91,6 +94,41 @@ def frames(data: Body) -> list[Body]:
         start = end
     if not found:
         _refuse("frame", "no bytes at all")
+    return found
+
+
+def read_openings(
+    signed: Mapping[str, H], read: Callable[[H], bytes], scheme: str, binding: Binding, sums: int
+) -> tuple[dict[str, list[Opening]], dict[str, str]]:
+    """The openings of each sum by holder, and the holders whose artifact is damaged or another's.
+
+    signed: by holder, the artifact that it signed; several may have signed one, where each has openings of its own.
+    read: gives its bytes, or raises `IntegrityError`.
+    """
+    found: dict[str, list[Opening]] = {}
+    faults: dict[str, str] = {}
+    read_once = lru_cache(maxsize=None)(lambda artifact: _by_opener(read(artifact), scheme, binding))
+    for site, artifact in signed.items():
+        try:
+            openings = read_once(artifact)
+        except IntegrityError as error:
+            faults[site] = str(error)
+            continue
+        own = openings.get(site, [])
+        if len(own) == sums:
+            found[site] = own
+        elif own:
+            faults[site] = f"it released {len(own)} openings for {sums} sums"
+        else:
+            faults[site] = f"what it signed is an opening by {min(openings)}"
+    return found, faults
+
+
+def _by_opener(data: bytes, scheme: str, binding: Binding) -> dict[str, list[Opening]]:
+    found: dict[str, list[Opening]] = {}
+    for frame in frames(data):
+        opening = unpack_opening(bytes(frame[:]), scheme, binding)
+        found.setdefault(opening.opener, []).append(opening)
     return found
 
 

@@ -41,8 +41,8 @@ from cifer_tasks.encryption.ring import IntVector, modulo
 from cifer_tasks.encryption.sharing import (
     ELEMENT_BYTES,
     FIELD,
+    Elements,
     Polynomials,
-    Share,
     Sharing,
     share_from_bytes,
     uniform,
@@ -112,9 +112,9 @@ def shape_of(sharing: Sharing) -> Shape:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dealing:
-    """What a dealer knows of one dealing, and forgets. shares: int64 (holders, n + r)."""
+    """What a dealer knows of one dealing, and forgets. shares: uint16 (holders, n + r)."""
 
-    shares: Share
+    shares: Elements
     _values: Polynomials
 
     def prove(self, challenge: Challenge) -> bytes:
@@ -176,11 +176,11 @@ def claims_of(published: Sequence[tuple[bytes, bytes]], shape: Shape) -> Claims:
     return Claims(proved, challenges, modulo((weights_of(shape.sharing) @ values).astype(np.int64), FIELD))
 
 
-def belong(shares: Share, number: int, claims: Claims) -> npt.NDArray[np.bool_]:
+def belong(shares: Elements, number: int, claims: Claims) -> npt.NDArray[np.bool_]:
     """Which shares of holder `number` (1, 2, ...) are on the polynomials that their dealers published, bool (m,). None is that has
     a number beyond the field.
 
-    shares: int64 (m, n + r).
+    shares: uint16 (m, n + r).
     """
     polynomials = claims.challenges.shape[2]
     # Exact: 4,096 products below 2^32.

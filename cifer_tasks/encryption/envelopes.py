@@ -29,7 +29,6 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from cifer_tasks.errors import IntegrityError
 
@@ -42,15 +41,15 @@ MOST_DEALINGS: Final = 64
 MOST_CONTEXTS: Final = 2**16
 """How many contexts a process keeps at either end, of half a kilobyte each: those of 256 sites with each other. The oldest go first."""
 
-_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _KEM_ID: Final = b"KEM" + (0x0020).to_bytes(2, "big")
 _SUITE_ID: Final = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in (0x0020, 0x0001, 0x0003))
-_SINGLE: Final = b"cifer/key-share/1:"
 _PAIR: Final = b"cifer/key-share/2:"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+_Pair = tuple[str, str, str, str, bytes]
+
+
+class Address(NamedTuple):
     """What an envelope is for. opened: `Binding.opened`, which names the round's opening on the ledger."""
 
     network: str
@@ -68,19 +67,9 @@ class Address:
         """What each message is bound to besides: its `aad`."""
         return _round_bytes(self.round, self.opened)
 
-    def single(self) -> bytes:
-        """The `info` of an envelope that is a context of its own, as in submissions of the first form."""
-        return _SINGLE + _json(self.network, self.run, self.round, self.opened, self.sender, self.receiver)
-
-
-class _Pair(NamedTuple):
-    """Between whom a context is. key: the receiver's, 32 bytes."""
-
-    network: str
-    run: str
-    sender: str
-    receiver: str
-    key: bytes
+    def pair(self, key: bytes) -> _Pair:
+        """Between whom the context is. key: the receiver's, 32 bytes."""
+        return self.network, self.run, self.sender, self.receiver, key
 
 
 class Context:
@@ -145,7 +134,7 @@ class Envelopes:
 
     def seal(self, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
         """`data` in an envelope, 48 bytes longer, that only the holder of `key` opens, and only as addressed. number: see the module."""
-        pair = _Pair(address.network, address.run, address.sender, address.receiver, key)
+        pair = address.pair(key)
         found = self._sending.get(pair)
         if found is None or found.uses >= MOST_DEALINGS:
             found = self._keep(self._sending, pair, _Kept(*sending(key, address.info(), self._randomness(KEY_BYTES))))
@@ -153,14 +142,12 @@ class Envelopes:
         return found.enc + found.context.seal(number, data, address.round_bytes())
 
     def open(self, envelope: bytes, number: bytes, address: Address, private: X25519PrivateKey, key: bytes) -> bytes:
-        """What is in an envelope. key: the public key of `private`.  number: empty for an envelope that is a context of its own.
+        """What is in an envelope. key: the public key of `private`.
 
         Raises `IntegrityError` naming the sender when it does not open as addressed.
         """
         try:
-            if not number:
-                return _SUITE.decrypt(envelope, private, address.single())
-            pair = _Pair(address.network, address.run, address.sender, address.receiver, key)
+            pair = address.pair(key)
             enc, found = envelope[:KEY_BYTES], self._receiving.get(pair)
             known = found is not None and found.enc == enc
             if found is None or not known:

@@ -56,17 +56,28 @@ class Roster:
         """The fewest submissions that they open the sum of."""
         return sharing.smallest_set(self.sites)
 
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The number of each holder, from 0."""
+        return {name: number for number, name in enumerate(self.names)}
+
+    @cached_property
+    def others_set(self) -> frozenset[str]:
+        """`others`, to look names up in."""
+        return frozenset(self.others)
+
     def check_site(self, name: str) -> None:
         """Raise `IntegrityError` for anybody who is not one of the round's sites."""
-        if name not in self.others:
+        if name not in self.numbers and name not in self.others_set:
             self.place(name)
 
     def place(self, name: str) -> int:
         """The number of a holder, from 0. Raises `IntegrityError` for anybody else."""
-        if name not in self.names:
+        place = self.numbers.get(name)
+        if place is None:
             msg = f"{name} is not one of the {len(self.names)} key holders of this round"
             raise IntegrityError(msg)
-        return self.names.index(name)
+        return place
 
 
 def committee(sites: Iterable[str], size: int, lots: bytes) -> tuple[str, ...]:

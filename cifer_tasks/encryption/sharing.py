@@ -29,6 +29,7 @@ from cifer_tasks.encryption.ring import DEGREE, IntVector, balanced, key_stream,
 from cifer_tasks.errors import IntegrityError, UnfitSharesError
 
 Share = npt.NDArray[np.int64]
+Elements = npt.NDArray[np.uint16]
 Polynomials = npt.NDArray[np.float64]
 
 FIELD: Final = 65_521
@@ -99,12 +100,12 @@ class Sharing:
         return balanced(rows.reshape(-1)[:DEGREE], FIELD)
 
 
-def values_at(values: Polynomials, how: Sharing) -> Share:
-    """Values at 1, 2, ..., int64 (holders, n), of polynomials that are given by t values each, float64 (t, n): at `secret_places`, then at
+def values_at(values: Polynomials, how: Sharing) -> Elements:
+    """Values at 1, 2, ..., uint16 (holders, n), of polynomials that are given by t values each, float64 (t, n): at `secret_places`, then at
     1, 2, ..., p, where they are uniform."""
     # Exact: every partial sum is an integer below 1,000 2^32, so float64 holds it whatever the order.
     size, weights = values.shape[1], weights_of(how)[how.hidden :]
-    dealt = np.empty((how.holders, size), np.int64)
+    dealt = np.empty((how.holders, size), np.uint16)
     dealt[: how.hidden] = values[how.packed :]
     width = max(2**SINGLE_THREAD_LOG2 // weights.size, 64)
     for start in range(0, size, width):
@@ -129,9 +130,9 @@ def uniform(key: bytes, count: int) -> npt.NDArray[np.uint16]:
     return kept
 
 
-def add_shares(shares: Share) -> Share:
-    """The share of the sum, int64 (n,). shares: int64 (m, n)."""
-    total: Share = shares.sum(axis=0)
+def add_shares(shares: Share | Elements) -> Share:
+    """The share of the sum, int64 (n,). shares: (m, n)."""
+    total: Share = shares.sum(axis=0, dtype=np.int64)
     return modulo(total, FIELD)
 
 
@@ -203,14 +204,9 @@ def _on_polynomials(shares: Mapping[int, Share], numbers: Sequence[int], thresho
 # ----------------------------------------------------------------------------------------------------- in an envelope
 
 
-def elements_of(shares: Share) -> npt.NDArray[np.uint16]:
-    """Shares as they are sent: 16-bit field elements, little-endian."""
-    return shares.astype("<u2")
-
-
-def share_bytes(share: Share) -> bytes:
-    """`elements_of` one share."""
-    return elements_of(share).tobytes()
+def share_bytes(share: Share | Elements) -> bytes:
+    """A share as it is sent: 16-bit field elements, little-endian."""
+    return share.astype("<u2", copy=False).tobytes()
 
 
 def no_share(elements: int) -> bytes:
@@ -218,9 +214,9 @@ def no_share(elements: int) -> bytes:
     return b"\xff" * (ELEMENT_BYTES * elements)
 
 
-def shares_from_bytes(dealt: Sequence[bytes]) -> Share:
-    """The shares in m contents of one length, int64 (m, elements). What is no field element is `FIELD` or above."""
-    return np.frombuffer(b"".join(dealt), "<u2").reshape(len(dealt), -1).astype(np.int64)
+def shares_from_bytes(dealt: Sequence[bytes]) -> Elements:
+    """The shares in m contents of one length, uint16 (m, elements). What is no field element is `FIELD` or above."""
+    return np.frombuffer(b"".join(dealt), "<u2").reshape(len(dealt), -1).astype(np.uint16, copy=False)
 
 
 def share_from_bytes(data: bytes, elements: int) -> Share:

@@ -97,8 +97,8 @@ class ThresholdScheme(Scheme):
                 f"encryption.holders={holders}: more than two thirds of the {holders} sites drawn in a round together can read each site's "
                 "update of that round; docs/trust.md says how likely that is"
             )
-        self._summed: tuple[tuple[Ciphertext, ...], bytes] = (), b""
-        self._claimed: tuple[tuple[Ciphertext, ...], dealing.Claims | None] = (), None
+        self._summed: tuple[tuple[object, ...], bytes] = (), b""
+        self._claimed: tuple[tuple[object, ...], dealing.Claims | None] = (), None
         self._fitted: tuple[tuple[object, ...], KeyFound] = (), (np.zeros(0, np.int64), {})
 
     def smallest_set(self, sites: int) -> int:
@@ -177,8 +177,8 @@ class ThresholdScheme(Scheme):
         made = dealing.dealing(secret, roster.shape, self._randomness(KEY_BYTES))
         number, seal = self._randomness(NUMBER_BYTES), self._envelopes.seal
         sealed = (
-            seal(share.tobytes(), _address(binding, sender, receiver), key, number)
-            for share, receiver, key in zip(sharing.elements_of(made.shares), roster.names, roster.keys, strict=True)
+            seal(sharing.share_bytes(share), _address(binding, sender, receiver), key, number)
+            for share, receiver, key in zip(made.shares, roster.names, roster.keys, strict=True)
         )
         envelopes = b"".join((number, *sealed))
         return envelopes, made.prove(dealing.challenge_of(_seed(binding, public, sender, envelopes), roster.shape))
@@ -209,7 +209,7 @@ class ThresholdScheme(Scheme):
             for piece in chain((head, SUM), each(layout.blocks, partial(add_block, bodies, layout))):
                 state.update(piece)
                 yield piece
-            self._summed = tuple(ciphertexts), state.digest()
+            self._summed = (public, *ciphertexts), state.digest()
 
         return pieces()
 
@@ -256,7 +256,7 @@ class ThresholdScheme(Scheme):
 
     def _claims(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> dealing.Claims:
         """What the dealers published; once for all holders in this process that look at these very objects."""
-        items, (known, claims) = tuple(submissions.values()), self._claimed
+        items, (known, claims) = (public, *submissions.values()), self._claimed
         if claims is None or not _same(known, items):
             shape = self._roster(public).shape
             published = [
@@ -270,12 +270,11 @@ class ThresholdScheme(Scheme):
     def _sum(self, submissions: tuple[Ciphertext, ...], public: PublicContext) -> tuple[bytes, Binding]:
         """The digest of the sum of single submissions; added once for all holders in this process that look at these very objects."""
         summed, digest = self._summed
-        if not _same(summed, submissions):
+        if not _same(summed, (public, *submissions)):
             state = sha256()  # of its own: other holders may be adding other sets meanwhile
             for piece in self.add_pieces(submissions, public):
                 state.update(piece)
             digest = state.digest()
-        check_same(submissions, public)
         return digest, submissions[0].binding
 
     def faults(self, aggregate: Ciphertext, openings: Sequence[Opening], public: PublicContext) -> dict[str, str]:

@@ -119,9 +119,9 @@ def test_whoever_accepts_holds_shares_that_belong_together(data: st.DataObject, 
 def check_a_known_challenge_is_no_help(challenge: Callable[[np.ndarray], Challenge], made: Dealing, guess: Challenge) -> None:
     """A dealer that guesses the challenge bends one share and its blinding so that they cancel: its holder notices."""
     shares = made.shares.copy()
-    shares[2, 0] = (shares[2, 0] + 1) % FIELD
+    shares[2, 0] = (int(shares[2, 0]) + 1) % FIELD
     blinding = shares[2, guess.shape[1] :]
-    blinding[:] = (blinding - guess[:, 0]) % FIELD
+    blinding[:] = (blinding.astype(int) - guess[:, 0]) % FIELD
     asked = challenge(shares)
     found = accepting(shares, asked, made.prove(asked))
     assert found == [0, 1, 3, 4]

@@ -166,7 +166,7 @@ def test_a_share_that_shifts_the_key_by_a_little_is_left_to_the_trial_opening() 
     """With no share to spare, a share bent so that the key stays small passes the range; only what it opens shows it."""
     shares = numbered(deal(np.zeros(4096, dtype=np.int64), Sharing.unpacked(3), b"k" * 32))
     weight = int(sharing.lagrange([1, 2, 3], [0])[0, 0])
-    shares[1] = (shares[1] + pow(weight, -1, FIELD)) % FIELD
+    shares[1] = (shares[1].astype(np.int64) + pow(weight, -1, FIELD)) % FIELD
     assert int(np.abs(sharing.fitting(shares, Sharing.unpacked(3), lambda key: True)[0]).max()) == 1
     with pytest.raises(IntegrityError, match="at least 1 of them are wrong"):
         sharing.fitting(shares, Sharing.unpacked(3), lambda key: not key.any())
@@ -176,7 +176,7 @@ def test_more_wrong_shares_than_can_be_spared_stop_the_opening() -> None:
     """With fewer than t honest shares nothing is opened and nothing is made up."""
     shares = numbered(deal(SECRET, Sharing.among(6), b"k" * 32))
     for number in (2, 5):
-        shares[number] = (shares[number] + 7) % FIELD
+        shares[number] = (shares[number].astype(np.int64) + 7) % FIELD
     with pytest.raises(IntegrityError, match="no 5 of the 6 released shares open the sum: at least 2"):
         sharing.fitting(shares, Sharing.among(6), lambda key: int(np.abs(key).max()) <= ETA)
 

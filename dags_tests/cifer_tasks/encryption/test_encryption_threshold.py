@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -473,32 +471,6 @@ def test_envelopes_of_another_round_or_receiver_do_not_open() -> None:
         submissions["site-01"] = replace(submissions["site-01"], data=honest[:1] + envelopes + honest[end:])
         (opening,) = made.releases(submissions, ["site-00"])
         assert made.scheme.disputes([opening]) == {("site-00", "site-01")}
-
-
-def single_shot(self: Envelopes, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
-    """An envelope as earlier versions sealed them."""
-    return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305).encrypt(
-        data, X25519PublicKey.from_public_bytes(key), address.single()
-    )
-
-
-def test_submissions_of_an_earlier_version_are_added_and_opened() -> None:
-    """A round that was under way when a site was upgraded: submissions of both forms in one sum, which opens exactly."""
-    made = group(4)
-    values = vectors(1, 4, 5, 2**14)
-    submissions = made.submissions(values)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Envelopes, "seal", single_shot)
-        for name, before in (("SUBMISSION", b"\1"), ("NUMBER_BYTES", 0), ("submission_bytes", lambda shape: 1 + shape.total_bytes)):
-            patch.setattr(threshold, name, before)
-        earlier = made.submissions(values)
-    mixed = {**submissions, "site-01": earlier["site-01"], "site-02": earlier["site-02"]}
-    assert len(mixed["site-00"].data) - len(mixed["site-01"].data) == 12
-    for each in mixed.values():
-        made.scheme.check_submission(each, made.public)
-    openings = made.releases(mixed, made.names)
-    assert made.scheme.disputes(openings) == frozenset()
-    assert np.array_equal(made.scheme.open(made.add(mixed), openings, made.public), sum(values))
 
 
 def spoiling(monkeypatch: pytest.MonkeyPatch, dealer: str, victims: Sequence[str]) -> None:
