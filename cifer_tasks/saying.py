@@ -42,7 +42,8 @@ def openings(
     What holders of one process release is one artifact, that each of them signs: the disk is slow at files, not at bytes.
     """
     _promise(workspace, number, [site for site, _ in releases], sealed, plan_of(workspace, number, sealed))
-    stored = workspace.store.put("opening", (item.to_bytes() for _, items in releases for item in items))
+    stored = workspace.store.put("opening", (item.to_bytes() for _, items in releases for item in items), durable=False)
+    workspace.store.flush(stored)
     said = ReleaseOpening(workspace.ref.run, number, bytes.fromhex(total.digest), bytes.fromhex(stored.digest))
     return [said for _ in releases]
 

@@ -85,11 +85,11 @@ def each(blocks: int, work: Callable[[int], T], meanwhile: Callable[[], None] = 
 
     No more blocks are held than there are cores, and some. meanwhile: is done once, beside them.
     """
-    cores = os.cpu_count() or 1
     if blocks <= 2:
         meanwhile()
         yield from map(work, range(blocks))
         return
+    cores = os.cpu_count() or 1
     with ThreadPoolExecutor(min(blocks, cores)) as pool:
         ahead = min(blocks, 2 * cores)
         waiting = deque(pool.submit(work, block) for block in range(ahead))

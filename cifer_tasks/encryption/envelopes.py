@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -29,8 +29,6 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-from cifer_tasks.errors import IntegrityError
 
 KEY_BYTES: Final = 32
 NUMBER_BYTES: Final = 12
@@ -89,16 +87,13 @@ class Context:
         msg = "an HPKE context cannot be pickled or copied"
         raise TypeError(msg)
 
-    def seal(self, number: bytes, data: bytes, aad: bytes) -> bytes:
-        """The ciphertext of one message, with its tag. number: 12 bytes, in this context for this message only."""
-        return ChaCha20Poly1305(self._key).encrypt(self._nonce(number), data, aad)
+    def seal(self, number: int, data: bytes, aad: bytes) -> bytes:
+        """The ciphertext of one message, with its tag. number: below 2^96, in this context for this message only."""
+        return ChaCha20Poly1305(self._key).encrypt((self._base_nonce ^ number).to_bytes(NUMBER_BYTES, "big"), data, aad)
 
-    def open(self, number: bytes, sealed: bytes, aad: bytes) -> bytes:
+    def open(self, number: int, sealed: bytes, aad: bytes) -> bytes:
         """The message. Raises `InvalidTag`."""
-        return ChaCha20Poly1305(self._key).decrypt(self._nonce(number), sealed, aad)
-
-    def _nonce(self, number: bytes) -> bytes:
-        return (self._base_nonce ^ int.from_bytes(number, "big")).to_bytes(NUMBER_BYTES, "big")
+        return ChaCha20Poly1305(self._key).decrypt((self._base_nonce ^ number).to_bytes(NUMBER_BYTES, "big"), sealed, aad)
 
 
 def sending(receiver_key: bytes, info: bytes, ephemeral: bytes) -> tuple[bytes, Context]:
@@ -132,36 +127,43 @@ class Envelopes:
         self._receiving: dict[_Pair, _Kept] = {}
         self._lock = Lock()
 
-    def seal(self, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
-        """`data` in an envelope, 48 bytes longer, that only the holder of `key` opens, and only as addressed. number: see the module."""
-        pair = address.pair(key)
-        found = self._sending.get(pair)
-        if found is None or found.uses >= MOST_DEALINGS:
-            found = self._keep(self._sending, pair, _Kept(*sending(key, address.info(), self._randomness(KEY_BYTES))))
-        found.uses += 1
-        return found.enc + found.context.seal(number, data, address.round_bytes())
+    def seal(self, shares: Iterable[bytes], addresses: Iterable[Address], keys: Iterable[bytes], number: bytes) -> list[bytes]:
+        """Each share in an envelope, 48 bytes longer, that only the holder of its key opens, and only as addressed.
 
-    def open(self, envelope: bytes, number: bytes, address: Address, private: X25519PrivateKey, key: bytes) -> bytes:
-        """What is in an envelope. key: the public key of `private`.
-
-        Raises `IntegrityError` naming the sender when it does not open as addressed.
+        number: of the dealing, see the module; no two of its addresses are of one pair.
         """
-        try:
+        count, kept, envelopes = int.from_bytes(number, "big"), self._sending, []
+        for data, address, key in zip(shares, addresses, keys, strict=True):
             pair = address.pair(key)
-            enc, found = envelope[:KEY_BYTES], self._receiving.get(pair)
+            found = kept.get(pair)
+            if found is None or found.uses >= MOST_DEALINGS:
+                found = self._keep(kept, pair, _Kept(*sending(key, address.info(), self._randomness(KEY_BYTES))))
+            found.uses += 1
+            envelopes.append(found.enc + found.context.seal(count, data, address.round_bytes()))
+        return envelopes
+
+    def open(
+        self, envelopes: Iterable[tuple[bytes, bytes]], addresses: Iterable[Address], private: X25519PrivateKey, key: bytes
+    ) -> list[bytes | None]:
+        """What is in each envelope, given after its dealing's number; None for one that does not open as addressed: it was changed, or made
+        for another round, run or receiver. key: the public key of `private`.
+        """
+        numbered = zip(envelopes, addresses, strict=True)
+        return [self._opened(number, envelope, address, private, key) for (number, envelope), address in numbered]
+
+    def _opened(self, number: bytes, envelope: bytes, address: Address, private: X25519PrivateKey, key: bytes) -> bytes | None:
+        pair, enc = address.pair(key), envelope[:KEY_BYTES]
+        try:
+            found = self._receiving.get(pair)
             known = found is not None and found.enc == enc
             if found is None or not known:
                 found = _Kept(enc, receiving(enc, private, key, address.info()))
-            data = found.context.open(number, envelope[KEY_BYTES:], address.round_bytes())
-            if not known:  # and has opened something
-                self._keep(self._receiving, pair, found)
-            return data
+            data = found.context.open(int.from_bytes(number, "big"), envelope[KEY_BYTES:], address.round_bytes())
         except (InvalidTag, ValueError):
-            msg = (
-                f"the share that {address.sender} dealt to {address.receiver} for round {address.round} does not open: it was changed, or "
-                "made for another round, run or receiver"
-            )
-            raise IntegrityError(msg) from None
+            return None
+        if not known:  # and has opened something
+            self._keep(self._receiving, pair, found)
+        return data
 
     def _keep(self, contexts: dict[_Pair, _Kept], pair: _Pair, made: _Kept) -> _Kept:
         with self._lock:

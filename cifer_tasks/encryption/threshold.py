@@ -175,12 +175,9 @@ class ThresholdScheme(Scheme):
         """The envelopes of all holders after their number, and the proof that what is in them belongs together."""
         roster = self._roster(public)
         made = dealing.dealing(secret, roster.shape, self._randomness(KEY_BYTES))
-        number, seal = self._randomness(NUMBER_BYTES), self._envelopes.seal
-        sealed = (
-            seal(sharing.share_bytes(share), _address(binding, sender, receiver), key, number)
-            for share, receiver, key in zip(made.shares, roster.names, roster.keys, strict=True)
-        )
-        envelopes = b"".join((number, *sealed))
+        number, shares = self._randomness(NUMBER_BYTES), map(sharing.share_bytes, made.shares)
+        addresses = (_address(binding, sender, receiver) for receiver in roster.names)
+        envelopes = b"".join((number, *self._envelopes.seal(shares, addresses, roster.keys, number)))
         return envelopes, made.prove(dealing.challenge_of(_seed(binding, public, sender, envelopes), roster.shape))
 
     def add(self, ciphertexts: Sequence[Ciphertext], public: PublicContext) -> Ciphertext:
@@ -241,14 +238,10 @@ class ThresholdScheme(Scheme):
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
         aggregate, binding = self._sum(tuple(submissions.values()), public)
         shape, unread = roster.shape, sharing.no_share(roster.shape.elements)
-        dealt: list[bytes] = []
-        for sender, ciphertext in submissions.items():
-            number, envelope = envelope_of(ciphertext, place, shape)
-            try:
-                dealt.append(self._envelopes.open(envelope, number, _address(binding, sender, opener), private, roster.keys[place]))
-            except IntegrityError:
-                dealt.append(unread)
-        shares = sharing.shares_from_bytes(dealt)
+        envelopes = (envelope_of(ciphertext, place, shape) for ciphertext in submissions.values())
+        addresses = (_address(binding, sender, opener) for sender in submissions)
+        dealt = self._envelopes.open(envelopes, addresses, private, roster.keys[place])
+        shares = sharing.shares_from_bytes([unread if share is None else share for share in dealt])
         fits = dealing.belong(shares, place + 1, self._claims(submissions, public))
         disputed = [sender for sender, fit in zip(submissions, fits, strict=True) if not fit]
         data = dispute_bytes(disputed) if disputed else released_bytes(sharing.add_shares(shares[:, : shape.polynomials]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,8 +216,8 @@ def test_a_round_waits_for_all_sites_before_it_stays_closed(
         on_record = {site: workspace.record.release(1, site) for site in SITES}
         said, calls = dict[str, Any](), list[tuple[str, ...]]()
         if disputing:
-            mine = workspace.store.get(on_record[disputing].opening)
-            opening = Opening.from_bytes(mine, "threshold", workspace.binding(1))
+            released, _ = selecting.read_releases(workspace, workspace.binding(1), (on_record[disputing],), 1)
+            (opening,) = released[disputing]
             data = replace(opening, data=dispute_bytes(["north"])).to_bytes()
             on_record[disputing] = msgspec.structs.replace(on_record[disputing], opening=workspace.store.put("opening", data))
 
@@ -278,14 +278,17 @@ def verified(lab: Any, name: str) -> list[dict[str, Any]]:
     return rounds
 
 
-def dealing_badly(dealer: str, victims: dict[int, set[str]]) -> Callable[..., bytes]:
+def dealing_badly(dealer: str, victims: dict[int, set[str]]) -> Callable[..., list[bytes]]:
     """What seals shares at a site that gives some holders of some rounds a share that is none."""
     seal = Envelopes.seal
 
-    def sealed(self: Envelopes, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
+    def bent(data: bytes, address: Address) -> bytes:
         off = address.sender == dealer and address.receiver in victims.get(address.round, ())
-        share = (np.frombuffer(data, "<u2").astype(np.int64) + off) % sharing.FIELD
-        return seal(self, sharing.share_bytes(share), address, key, number)
+        return sharing.share_bytes((np.frombuffer(data, "<u2").astype(np.int64) + off) % sharing.FIELD)
+
+    def sealed(self: Envelopes, shares: Iterable[bytes], addresses: Iterable[Address], *rest: Any) -> list[bytes]:
+        known = tuple(addresses)
+        return seal(self, [bent(*pair) for pair in zip(shares, known, strict=True)], known, *rest)
 
     return sealed
 

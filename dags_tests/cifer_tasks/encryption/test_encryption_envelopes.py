@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from cifer_tasks.encryption import envelopes
 from cifer_tasks.encryption.envelopes import EXTRA_BYTES, MOST_DEALINGS, Address, Envelopes, receiving, sending
-from cifer_tasks.errors import IntegrityError
 
 PRIVATE, OTHER = X25519PrivateKey.from_private_bytes(bytes(31) + b"\1"), X25519PrivateKey.from_private_bytes(bytes(31) + b"\2")
 KEY = PRIVATE.public_key().public_bytes_raw()
@@ -19,6 +18,20 @@ ADDRESS = Address("ab" * 32, "run-1", 3, "cd" * 32, "site-a", "site-b")
 SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 NUMBER, SHARE = bytes(range(12)), b"a share" * 1000
 DIFFERENT = {"network": "ef" * 32, "run": "run-2", "round": 4, "opened": "ef" * 32, "sender": "site-c", "receiver": "site-c"}
+
+
+def seal(dealer: Envelopes, address: Address, number: bytes = NUMBER) -> bytes:
+    """The share in an envelope."""
+    (envelope,) = dealer.seal([SHARE], [address], [KEY], number)
+    return envelope
+
+
+def opened(
+    holder: Envelopes, envelope: bytes, address: Address, number: bytes = NUMBER, private: X25519PrivateKey = PRIVATE
+) -> bytes | None:
+    """What is in it."""
+    (share,) = holder.open([(number, envelope)], [address], private, private.public_key().public_bytes_raw())
+    return share
 
 
 def test_contexts_are_those_of_rfc_9180() -> None:
@@ -36,31 +49,29 @@ def test_contexts_are_those_of_rfc_9180() -> None:
             "6b53c051e4199c518de79594e1c4ab18b96f081549d45ce015be002090bb119e85285337cc95ba5f59992dc98c",
         )
     ):
-        number, aad = count.to_bytes(12, "big"), f"Count-{count}".encode()
-        assert sender.seal(number, said, aad).hex() == expected
-        assert receiver.open(number, bytes.fromhex(expected), aad) == said
+        aad = f"Count-{count}".encode()
+        assert sender.seal(count, said, aad).hex() == expected
+        assert receiver.open(count, bytes.fromhex(expected), aad) == said
 
 
 def test_a_first_message_is_that_of_the_library() -> None:
     """`cryptography`'s single-shot HPKE, which is a context's message number 0, opens what we seal and seals what we open."""
     enc, sender = sending(KEY, b"info", secrets.token_bytes(32))
-    assert SUITE.decrypt(enc + sender.seal(bytes(12), SHARE, b""), PRIVATE, b"info") == SHARE
+    assert SUITE.decrypt(enc + sender.seal(0, SHARE, b""), PRIVATE, b"info") == SHARE
     sealed = SUITE.encrypt(SHARE, X25519PublicKey.from_public_bytes(KEY), b"info")
-    assert receiving(sealed[:32], PRIVATE, KEY, b"info").open(bytes(12), sealed[32:], b"") == SHARE
+    assert receiving(sealed[:32], PRIVATE, KEY, b"info").open(0, sealed[32:], b"") == SHARE
 
 
 def check_binding() -> None:
     """An envelope opens as addressed, and under no other number, network, run, round, opening, sender or receiver."""
     dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
-    envelope = dealer.seal(SHARE, ADDRESS, KEY, NUMBER)
+    envelope = seal(dealer, ADDRESS)
     assert len(envelope) == len(SHARE) + EXTRA_BYTES
     for _ in range(2):  # with a new context, and with the one that is known
-        assert holder.open(envelope, NUMBER, ADDRESS, PRIVATE, KEY) == SHARE
+        assert opened(holder, envelope, ADDRESS) == SHARE
         for name, value in DIFFERENT.items():
-            with pytest.raises(IntegrityError, match="does not open: it was changed, or made for another round"):
-                holder.open(envelope, NUMBER, ADDRESS._replace(**{name: value}), PRIVATE, KEY)
-        with pytest.raises(IntegrityError, match="does not open"):
-            holder.open(envelope, bytes(12), ADDRESS, PRIVATE, KEY)
+            assert opened(holder, envelope, ADDRESS._replace(**{name: value})) is None
+        assert opened(holder, envelope, ADDRESS, bytes(12)) is None
 
 
 def test_an_envelope_opens_only_as_addressed() -> None:
@@ -77,7 +88,7 @@ def test_an_envelope_that_forgets_a_part_of_its_address_is_noticed(forgotten: st
     monkeypatch.setattr(Address, "round_bytes", lambda self: aad(self._replace(**blank)))
     if forgotten not in ("round", "opened"):  # these four also name the context
         monkeypatch.setattr(Address, "pair", lambda self, key: ())
-    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+    with pytest.raises(AssertionError):
         check_binding()
 
 
@@ -87,10 +98,10 @@ def test_fields_do_not_run_into_each_other() -> None:
     assert ADDRESS._replace(sender='a","b', receiver="c").info() != ADDRESS._replace(sender="a", receiver='b","c').info()
 
 
-def test_changed_envelopes_and_foreign_keys_name_the_sender() -> None:
-    """Flipped, cut and empty envelopes, useless keys, and another holder's key, are refused by the dealer's name; the context stays."""
+def test_changed_envelopes_and_foreign_keys_do_not_open() -> None:
+    """Flipped, cut and empty envelopes, useless keys, and another holder's key: nothing is in them, and the context stays."""
     dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
-    envelope = dealer.seal(SHARE, ADDRESS, KEY, NUMBER)
+    envelope = seal(dealer, ADDRESS)
     flipped = bytearray(envelope)
     flipped[4000] ^= 1
     bad = (
@@ -103,23 +114,21 @@ def test_changed_envelopes_and_foreign_keys_name_the_sender() -> None:
     )
     for _ in range(2):
         for data in bad:
-            with pytest.raises(IntegrityError, match="the share that site-a dealt to site-b for round 3 does not open"):
-                holder.open(data, NUMBER, ADDRESS, PRIVATE, KEY)
-        with pytest.raises(IntegrityError, match="the share that site-a dealt to site-b for round 3 does not open"):
-            holder.open(envelope, NUMBER, ADDRESS, OTHER, OTHER.public_key().public_bytes_raw())
-        assert holder.open(envelope, NUMBER, ADDRESS, PRIVATE, KEY) == SHARE
+            assert opened(holder, data, ADDRESS) is None
+        assert opened(holder, envelope, ADDRESS, private=OTHER) is None
+        assert opened(holder, envelope, ADDRESS) == SHARE
 
 
 def test_a_context_serves_so_many_dealings_and_no_other_pair() -> None:
     """A pair's ephemeral key stays for `MOST_DEALINGS` dealings and is then another; other senders, receivers and runs have their own."""
     dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
     sealed = [(secrets.token_bytes(12), ADDRESS._replace(round=number)) for number in range(2 * MOST_DEALINGS)]
-    made = [dealer.seal(SHARE, address, KEY, number) for number, address in sealed]
+    made = [seal(dealer, address, number) for number, address in sealed]
     keys = [envelope[:32] for envelope in made]
     assert len(set(keys[:MOST_DEALINGS])) == len(set(keys[MOST_DEALINGS:])) == 1 and len(set(keys)) == 2
-    assert all(holder.open(each, number, address, PRIVATE, KEY) == SHARE for each, (number, address) in zip(made, sealed, strict=True))
+    assert all(opened(holder, each, address, number) == SHARE for each, (number, address) in zip(made, sealed, strict=True))
     others = [ADDRESS._replace(**{name: DIFFERENT[name]}) for name in ("network", "run", "sender", "receiver")]
-    assert len({*keys, *(dealer.seal(SHARE, address, KEY, NUMBER)[:32] for address in others)}) == 6
+    assert len({*keys, *(seal(dealer, address)[:32] for address in others)}) == 6
 
 
 def test_no_more_contexts_are_kept_than_a_process_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,18 +137,18 @@ def test_no_more_contexts_are_kept_than_a_process_can_hold(monkeypatch: pytest.M
     dealer, holder = Envelopes(secrets.token_bytes), Envelopes(secrets.token_bytes)
     addresses = [ADDRESS._replace(sender=f"site-{number}") for number in range(5)]
     for _ in range(2):
-        made = [dealer.seal(SHARE, address, KEY, NUMBER) for address in addresses]
-        assert [holder.open(each, NUMBER, address, PRIVATE, KEY) for each, address in zip(made, addresses, strict=True)] == [SHARE] * 5
+        made = [seal(dealer, address) for address in addresses]
+        assert [opened(holder, each, address) for each, address in zip(made, addresses, strict=True)] == [SHARE] * 5
         assert [pair[2] for pair in dealer._sending] == [pair[2] for pair in holder._receiving] == ["site-2", "site-3", "site-4"]
-    assert dealer.seal(SHARE, addresses[4], KEY, NUMBER)[:32] == made[4][:32]
-    assert dealer.seal(SHARE, addresses[0], KEY, NUMBER)[:32] != made[0][:32]
+    assert seal(dealer, addresses[4])[:32] == made[4][:32]
+    assert seal(dealer, addresses[0])[:32] != made[0][:32]
 
 
 def test_contexts_do_not_travel() -> None:
     """A context, and what holds contexts, cannot be pickled, and prints nothing of its key."""
     _, context = sending(KEY, b"", bytes(32))
     dealer = Envelopes(secrets.token_bytes)
-    dealer.seal(SHARE, ADDRESS, KEY, NUMBER)
+    seal(dealer, ADDRESS)
     for held in (context, dealer):
         with pytest.raises(TypeError):
             pickle.dumps(held)

@@ -473,14 +473,19 @@ def test_envelopes_of_another_round_or_receiver_do_not_open() -> None:
         assert made.scheme.disputes([opening]) == {("site-00", "site-01")}
 
 
+def bent(data: bytes, by: int) -> bytes:
+    """A share that is off by so much in every element."""
+    return sharing.share_bytes((np.frombuffer(data, "<u2").astype(np.int64) + by) % FIELD)
+
+
 def spoiling(monkeypatch: pytest.MonkeyPatch, dealer: str, victims: Sequence[str]) -> None:
     """A dealer that gives some holders a share that is off its polynomials by one, and is honest otherwise."""
     seal = Envelopes.seal
 
-    def sealed(self: Envelopes, data: bytes, address: Address, key: bytes, number: bytes) -> bytes:
-        off = address.sender == dealer and address.receiver in victims
-        share = (np.frombuffer(data, "<u2").astype(np.int64) + off) % FIELD
-        return seal(self, sharing.share_bytes(share), address, key, number)
+    def sealed(self: Envelopes, shares: Iterable[bytes], addresses: Iterable[Address], *rest: Any) -> list[bytes]:
+        known = tuple(addresses)
+        off = (address.sender == dealer and address.receiver in victims for address in known)
+        return seal(self, [bent(share, by) for share, by in zip(shares, off, strict=True)], known, *rest)
 
     monkeypatch.setattr(Envelopes, "seal", sealed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifer_tasks.encryption import Binding, Ciphertext, Opening
-from cifer_tasks.encryption._wire import CIPHERTEXT_MAGIC, frames
+from cifer_tasks.encryption._wire import CIPHERTEXT_MAGIC, frames, read_openings
 from cifer_tasks.errors import IntegrityError
 
 BINDING = Binding("ab" * 32, "run-1", 3, 10, 2**23 + 4)
@@ -162,3 +163,30 @@ def test_frames_one_after_the_other_read_back_and_a_part_of_one_does_not() -> No
         else:
             with pytest.raises(IntegrityError, match="frame"):
                 frames(joined[:cut])
+
+
+def test_of_one_artifact_each_holder_has_its_own_openings() -> None:
+    """Holders that sign one artifact are read as if each had signed its own part; nobody speaks for another, and each speaks once a sum."""
+    binding = Binding("ab" * 32, "run", 1, 5, 100, "cd" * 32)
+    said = {(name, place): Opening("plain", name, binding, bytes(32), ("a", "b"), bytes((place,))) for name in "abc" for place in range(2)}
+    whole = b"".join(opening.to_bytes() for opening in said.values())
+    alone, half = (b"".join(said["a", place].to_bytes() for place in places) for places in ((0, 1), (0,)))
+    store = {"whole": whole, "alone": alone, "half": half, "cut": whole[:-1], "thrice": whole + half}
+    reads = Counter[str]()
+
+    def read(name: str) -> bytes:
+        reads[name] += 1
+        return store[name]
+
+    found, faults = read_openings(dict.fromkeys("abc", "whole"), read, "plain", binding, 2)
+    assert found == {name: [said[name, 0], said[name, 1]] for name in "abc"} and not faults and reads == {"whole": 1}
+    assert found["a"] == read_openings({"a": "alone"}, read, "plain", binding, 2)[0]["a"]
+    found, faults = read_openings({"a": "half", "b": "alone", "c": "cut", "d": "whole"}, read, "plain", binding, 2)
+    assert not found and faults.pop("c").startswith("frame refused")
+    assert faults == {
+        "a": "it released 1 openings for 2 sums",
+        "b": "what it signed is an opening by a",
+        "d": "what it signed is an opening by a",
+    }
+    found, faults = read_openings({"a": "thrice", "b": "thrice"}, read, "plain", binding, 2)
+    assert list(found) == ["b"] and faults == {"a": "it released 3 openings for 2 sums"}
