@@ -274,7 +274,8 @@ class PartitionRound(Record, frozen=True, tag="round.partition"):
 class ReleaseOpening(Record, frozen=True, tag="round.release"):
     """A key holder's one contribution to opening a sealed round, which it signs for here before it can be used.
 
-    aggregate: digest of the sum it opens.  opening: digest of what it releases: the sum itself, or a share of the key that opens it.
+    aggregate: digest of the sum it opens.  opening: digest of the artifact with what it releases: the sum itself, or a share of
+    the key that opens it. Several holders may name one, in which each has its own part.
     """
 
     run: str

@@ -20,7 +20,7 @@ from cifer_tasks.artifacts import ArtifactStore
 from cifer_tasks.encryption import sharing
 from cifer_tasks.encryption._bodies import dispute_bytes, released_bytes, released_share
 from cifer_tasks.encryption.envelopes import Address, Envelopes
-from cifer_tasks.encryption.scheme import Opening, PublicContext
+from cifer_tasks.encryption.scheme import PublicContext
 from cifer_tasks.encryption.threshold import ThresholdScheme
 from cifer_tasks.errors import FailureError, IntegrityError, SiteStepError
 from cifer_tasks.records import SealedSet, Submission
