@@ -69,24 +69,24 @@ def submit_together(workspace: Workspace, number: int, updates: Sequence[Encrypt
     """The submissions of those sites that have none on record, as `_say`."""
     record = workspace.record
     waiting = [update for update in updates if record.submission(number, update.site) is None]
-    if waiting:
-        _say(workspace, [update.site for update in waiting], lambda: submissions(workspace, number, waiting))
+    _say(workspace, [update.site for update in waiting], lambda: submissions(workspace, number, waiting))
 
 
 def open_together(workspace: Workspace, number: int, sealed: SealedSet, total: ArtifactRef, releases: Sequence[Releasing]) -> None:
     """The releases of those key holders that have none on record, as `_say`."""
     record = workspace.record
     waiting = [(site, items) for site, items in releases if record.release(number, site) is None]
-    if waiting:
-        _say(workspace, [site for site, _ in waiting], lambda: openings(workspace, number, sealed, total, waiting))
+    _say(workspace, [site for site, _ in waiting], lambda: openings(workspace, number, sealed, total, waiting))
 
 
 def _say(workspace: Workspace, sites: Sequence[str], make: Callable[[], Sequence[Body]]) -> None:
-    """Put on the ledger, in few batches, what one or more sites say.
+    """Put on the ledger, in few batches, what several sites say; nothing is made where nobody has anything to say.
 
     Where the disk, a folder or a rule speaks against one of them, whoever is not on record afterwards says it alone, and learns so what
     concerns it: a refusal costs no other site its place. Raises `UnavailableError`.
     """
+    if not sites:
+        return
     try:
         said = [(workspace.author(site), body) for site, body in zip(sites, make(), strict=True)]
     except UnavailableError:

@@ -151,7 +151,6 @@ class Workspace:
         self._record: RunRecord | None = None
         self._checked: tuple[RunRecord, int, PublicContext] | None = None
         self._context: tuple[str, PublicContext] | None = None
-        self._secrets: dict[bytes, SecretContext] = {}
         self._bindings: dict[int, Binding] = {}
         self.sum_digests: dict[ArtifactRef, list[bytes]] = {}  # of the aggregate that was looked at last
         record = self.folder / "run.json"
@@ -297,11 +296,8 @@ class Workspace:
         network = self.ledger.network.hex()
         if not self.scheme.key_per_site:
             return self.keys.secret_context(self.ref.run, network, self.scheme)
-        public = self._holder(site, self.record.round(number).opened.height).data
-        found = self._secrets.get(public)
-        if found is None:
-            found = self._secrets[public] = self.keys.secret_context_of(site, network, self.scheme, public)
-        return found
+        public = self._holder(site, self.record.round(number).opened.height)
+        return self.keys.secret_context_of(site, network, self.scheme, public.data)
 
     def public_context(self, number: int, mask: Mask | None = None) -> ArtifactRef:
         """The public context of round `number`, the current or the next: of its sites' keys on the ledger, or of the one they share.

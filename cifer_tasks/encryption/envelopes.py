@@ -43,8 +43,8 @@ _KEM_ID: Final = b"KEM" + (0x0020).to_bytes(2, "big")
 _SUITE_ID: Final = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in (0x0020, 0x0001, 0x0003))
 _PAIR: Final = b"cifer/key-share/2:"
 
-
 _Pair = tuple[str, str, str, str, bytes]
+"""`Address.pair`."""
 
 
 class Address(NamedTuple):
@@ -66,7 +66,7 @@ class Address(NamedTuple):
         return _round_bytes(self.round, self.opened)
 
     def pair(self, key: bytes) -> _Pair:
-        """Between whom the context is. key: the receiver's, 32 bytes."""
+        """Between whom the context is: network, run, sender, receiver and the receiver's key, 32 bytes."""
         return self.network, self.run, self.sender, self.receiver, key
 
 
@@ -87,13 +87,13 @@ class Context:
         msg = "an HPKE context cannot be pickled or copied"
         raise TypeError(msg)
 
-    def seal(self, number: int, data: bytes, aad: bytes) -> bytes:
-        """The ciphertext of one message, with its tag. number: below 2^96, in this context for this message only."""
-        return ChaCha20Poly1305(self._key).encrypt((self._base_nonce ^ number).to_bytes(NUMBER_BYTES, "big"), data, aad)
+    def seal(self, sequence: int, data: bytes, aad: bytes) -> bytes:
+        """The ciphertext of one message, with its tag. sequence: its number, below 2^96, in this context for this message only."""
+        return ChaCha20Poly1305(self._key).encrypt((self._base_nonce ^ sequence).to_bytes(NUMBER_BYTES, "big"), data, aad)
 
-    def open(self, number: int, sealed: bytes, aad: bytes) -> bytes:
+    def open(self, sequence: int, sealed: bytes, aad: bytes) -> bytes:
         """The message. Raises `InvalidTag`."""
-        return ChaCha20Poly1305(self._key).decrypt((self._base_nonce ^ number).to_bytes(NUMBER_BYTES, "big"), sealed, aad)
+        return ChaCha20Poly1305(self._key).decrypt((self._base_nonce ^ sequence).to_bytes(NUMBER_BYTES, "big"), sealed, aad)
 
 
 def sending(receiver_key: bytes, info: bytes, ephemeral: bytes) -> tuple[bytes, Context]:
@@ -132,14 +132,14 @@ class Envelopes:
 
         number: of the dealing, see the module; no two of its addresses are of one pair.
         """
-        count, kept, envelopes = int.from_bytes(number, "big"), self._sending, []
+        sequence, kept, envelopes = int.from_bytes(number, "big"), self._sending, []
         for data, address, key in zip(shares, addresses, keys, strict=True):
             pair = address.pair(key)
             found = kept.get(pair)
             if found is None or found.uses >= MOST_DEALINGS:
                 found = self._keep(kept, pair, _Kept(*sending(key, address.info(), self._randomness(KEY_BYTES))))
             found.uses += 1
-            envelopes.append(found.enc + found.context.seal(count, data, address.round_bytes()))
+            envelopes.append(found.enc + found.context.seal(sequence, data, address.round_bytes()))
         return envelopes
 
     def open(

@@ -62,13 +62,13 @@ class Roster:
         return {name: number for number, name in enumerate(self.names)}
 
     @cached_property
-    def others_set(self) -> frozenset[str]:
-        """`others`, to look names up in."""
-        return frozenset(self.others)
+    def members(self) -> frozenset[str]:
+        """All sites of the round."""
+        return frozenset((*self.names, *self.others))
 
     def check_site(self, name: str) -> None:
         """Raise `IntegrityError` for anybody who is not one of the round's sites."""
-        if name not in self.numbers and name not in self.others_set:
+        if name not in self.members:
             self.place(name)
 
     def place(self, name: str) -> int:
