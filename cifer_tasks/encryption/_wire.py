@@ -27,6 +27,7 @@ DIGEST_BYTES: Final = 32
 MAXIMUM_HEADER_BYTES: Final = 1 << 20
 
 _PREFIX_BYTES: Final = 12
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 _BINDING: Final = {"network": str, "run": str, "round": int, "parameters": int, "bound": int, "opened": str}
 _CIPHERTEXT: Final = {"scheme": str, **_BINDING, "context": str, "count": int, "body_bytes": int}
 _OPENING: Final = {"scheme": str, **_BINDING, "opener": str, "aggregate": str, "sealed_sites": list, "body_bytes": int}
@@ -137,7 +138,7 @@ def _binding_fields(binding: Binding) -> dict[str, str | int]:
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return _ENCODER.encode(fields).encode()
 
 
 def _head(magic: bytes, fields: dict[str, Any]) -> bytes:

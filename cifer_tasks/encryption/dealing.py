@@ -145,9 +145,12 @@ def seed_of(about: Iterable[str | int], envelopes: bytes) -> bytes:
     return state.digest()
 
 
+@lru_cache(maxsize=64)
 def challenge_of(seed: bytes, shape: Shape) -> Challenge:
-    """The g_ic, uint16 (r, n)."""
-    return uniform(seed, shape.checks * shape.polynomials).reshape(shape.checks, shape.polynomials)
+    """The g_ic, uint16 (r, n), read-only; kept, since holders often check in the process that dealt."""
+    challenge = uniform(seed, shape.checks * shape.polynomials).reshape(shape.checks, shape.polynomials)
+    challenge.setflags(write=False)
+    return challenge
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ MOST_DEALINGS: Final = 64
 """How often a dealer uses one context."""
 MOST_CONTEXTS: Final = 2**16
 """How many contexts a process keeps at either end, of half a kilobyte each: those of 256 sites with each other. The oldest go first."""
+MOST_CIPHERS: Final = 2**12
+"""How many of them keep the library's cipher, of two kilobytes, which takes half as long to make as to use: those of 64 sites."""
 
 _KEM_ID: Final = b"KEM" + (0x0020).to_bytes(2, "big")
 _SUITE_ID: Final = b"HPKE" + b"".join(number.to_bytes(2, "big") for number in (0x0020, 0x0001, 0x0003))
@@ -73,27 +75,34 @@ class Address(NamedTuple):
 class Context:
     """The key and base nonce of an HPKE context; the same at both ends. It does not print or pickle them."""
 
-    __slots__ = ("_base_nonce", "_key")
+    __slots__ = ("_base_nonce", "_cipher", "_key")
 
     def __init__(self, shared_secret: bytes, info: bytes) -> None:
         """`KeySchedule` of RFC 9180, section 5.1, in base mode."""
         hashes = (_extract(_SUITE_ID, b"", label, data) for label, data in ((b"psk_id_hash", b""), (b"info_hash", info)))
         schedule = b"\0" + b"".join(hashes)
         secret = _extract(_SUITE_ID, shared_secret, b"secret", b"")
-        self._key = _expand(_SUITE_ID, secret, b"key", schedule, 32)  # the library's object takes two kilobytes, and a microsecond to make
+        self._key = _expand(_SUITE_ID, secret, b"key", schedule, 32)
+        self._cipher: ChaCha20Poly1305 | None = None
         self._base_nonce = int.from_bytes(_expand(_SUITE_ID, secret, b"base_nonce", schedule, NUMBER_BYTES), "big")
 
     def __reduce__(self) -> tuple[type, ...]:
         msg = "an HPKE context cannot be pickled or copied"
         raise TypeError(msg)
 
+    def keep_cipher(self) -> None:
+        """Have the cipher at hand, for memory."""
+        self._cipher = ChaCha20Poly1305(self._key)
+
     def seal(self, sequence: int, data: bytes, aad: bytes) -> bytes:
         """The ciphertext of one message, with its tag. sequence: its number, below 2^96, in this context for this message only."""
-        return ChaCha20Poly1305(self._key).encrypt((self._base_nonce ^ sequence).to_bytes(NUMBER_BYTES, "big"), data, aad)
+        return (self._cipher or ChaCha20Poly1305(self._key)).encrypt((self._base_nonce ^ sequence).to_bytes(NUMBER_BYTES, "big"), data, aad)
 
     def open(self, sequence: int, sealed: bytes, aad: bytes) -> bytes:
         """The message. Raises `InvalidTag`."""
-        return ChaCha20Poly1305(self._key).decrypt((self._base_nonce ^ sequence).to_bytes(NUMBER_BYTES, "big"), sealed, aad)
+        return (self._cipher or ChaCha20Poly1305(self._key)).decrypt(
+            (self._base_nonce ^ sequence).to_bytes(NUMBER_BYTES, "big"), sealed, aad
+        )
 
 
 def sending(receiver_key: bytes, info: bytes, ephemeral: bytes) -> tuple[bytes, Context]:
@@ -143,21 +152,23 @@ class Envelopes:
         return envelopes
 
     def open(
-        self, envelopes: Iterable[tuple[bytes, bytes]], addresses: Iterable[Address], private: X25519PrivateKey, key: bytes
+        self, envelopes: Iterable[tuple[bytes, bytes]], addresses: Iterable[Address], private: Callable[[], X25519PrivateKey], key: bytes
     ) -> list[bytes | None]:
         """What is in each envelope, given after its dealing's number; None for one that does not open as addressed: it was changed, or made
-        for another round, run or receiver. key: the public key of `private`.
+        for another round, run or receiver. private: gives the holder's key where a context is new.  key: its public key.
         """
         numbered = zip(envelopes, addresses, strict=True)
         return [self._opened(number, envelope, address, private, key) for (number, envelope), address in numbered]
 
-    def _opened(self, number: bytes, envelope: bytes, address: Address, private: X25519PrivateKey, key: bytes) -> bytes | None:
+    def _opened(
+        self, number: bytes, envelope: bytes, address: Address, private: Callable[[], X25519PrivateKey], key: bytes
+    ) -> bytes | None:
         pair, enc = address.pair(key), envelope[:KEY_BYTES]
         try:
             found = self._receiving.get(pair)
             known = found is not None and found.enc == enc
             if found is None or not known:
-                found = _Kept(enc, receiving(enc, private, key, address.info()))
+                found = _Kept(enc, receiving(enc, private(), key, address.info()))
             data = found.context.open(int.from_bytes(number, "big"), envelope[KEY_BYTES:], address.round_bytes())
         except (InvalidTag, ValueError):
             return None
@@ -169,6 +180,8 @@ class Envelopes:
         with self._lock:
             contexts.pop(pair, None)
             contexts[pair] = made
+            if len(contexts) <= MOST_CIPHERS:
+                made.context.keep_cipher()
             if len(contexts) > MOST_CONTEXTS:
                 del contexts[next(iter(contexts))]
         return made

@@ -280,9 +280,14 @@ def _public_spectra(seed: bytes, limbs: int) -> npt.NDArray[np.complex128]:
 @lru_cache(maxsize=4)
 def _public_polynomial(seed: bytes) -> IntVector:
     """The first public polynomial of a lone lane, residues modulo each prime (2, 4096)."""
+    return np.array(multiply_block(uniform_block(seed, 0, "numpy", 1), _one(), "numpy"))
+
+
+@lru_cache(maxsize=1)
+def _one() -> Multiplier:
     one = np.zeros(DEGREE, np.int64)
     one[0] = 1
-    return np.array(multiply_block(uniform_block(seed, 0, "numpy", 1), multiplier(one), "numpy"))
+    return multiplier(one)
 
 
 # ---------------------------------------------------------------------------------------------------------- on the wire

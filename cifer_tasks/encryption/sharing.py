@@ -163,7 +163,13 @@ def _products_without(factors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _values(shares: Mapping[int, Share], numbers: Sequence[int], at: Sequence[int]) -> IntVector:
     """Values at `at` of the polynomials through the shares of these holders, field elements (len(at), n)."""
     known = np.array([shares[number] for number in numbers], dtype=np.float64)  # exact, as in `values_at`, and many times as fast
-    return modulo((lagrange(numbers, at).astype(np.float64) @ known).astype(np.int64), FIELD)
+    return modulo((_weights(tuple(numbers), tuple(at)) @ known).astype(np.int64), FIELD)
+
+
+@lru_cache(maxsize=8)
+def _weights(places: tuple[int, ...], at: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """`lagrange`, kept: where nobody drops out, the same holders open round after round."""
+    return lagrange(places, at).astype(np.float64)
 
 
 def fitting(shares: Mapping[int, Share], how: Sharing, opens: Callable[[IntVector], bool]) -> tuple[IntVector, tuple[int, ...]]:

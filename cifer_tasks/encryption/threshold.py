@@ -37,8 +37,9 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
+from hmac import compare_digest
 from itertools import chain
 from typing import Final
 
@@ -74,6 +75,7 @@ KeyFound = tuple[ring.IntVector, dict[str, str]]
 """The sum of the keys, and why the openings of some holders do not belong to it."""
 
 _SEED_DOMAIN: Final = b"cifer/public-polynomials/1:"
+_SECRET_DOMAIN: Final = b"cifer/holder-secret-seen/1:"
 
 
 class ThresholdScheme(Scheme):
@@ -92,6 +94,7 @@ class ThresholdScheme(Scheme):
         self._bucket_size = bucket_size
         self._holders = holders
         self._envelopes = Envelopes(randomness)
+        self._fitting: dict[bytes, bytes] = {}
         if holders:
             self.warning = (
                 f"encryption.holders={holders}: more than two thirds of the {holders} sites drawn in a round together can read each site's "
@@ -231,8 +234,8 @@ class ThresholdScheme(Scheme):
             raise TypeError(msg)
         roster = self._roster(public)
         place = roster.place(opener)
-        private = X25519PrivateKey.from_private_bytes(secret.reveal())
-        if private.public_key().public_bytes_raw() != roster.keys[place]:
+        private = cache(lambda: X25519PrivateKey.from_private_bytes(secret.reveal()))
+        if not self._fits(secret, private, roster.keys[place]):
             msg = f"the encryption key at {opener} is not the one this round's shares are dealt to: use the keystore it was registered from"
             raise KeyMismatchError(msg)
         _check_set(submissions, roster, self._bucket_size or roster.smallest_set)
@@ -246,6 +249,15 @@ class ThresholdScheme(Scheme):
         disputed = [sender for sender, fit in zip(submissions, fits, strict=True) if not fit]
         data = dispute_bytes(disputed) if disputed else released_bytes(sharing.add_shares(shares[:, : shape.polynomials]))
         return Opening(self.name, opener, binding, aggregate, tuple(submissions), data)
+
+    def _fits(self, secret: SecretContext, private: Callable[[], X25519PrivateKey], key: bytes) -> bool:
+        """Whether a secret is that of a holder's public key. Once it was, its digest shows it without an X25519 operation."""
+        digest = sha256(_SECRET_DOMAIN + secret.reveal()).digest()
+        if not compare_digest(self._fitting.get(key, b""), digest):
+            if private().public_key().public_bytes_raw() != key:
+                return False
+            self._fitting[key] = digest
+        return True
 
     def _claims(self, submissions: Mapping[str, Ciphertext], public: PublicContext) -> dealing.Claims:
         """What the dealers published; once for all holders in this process that look at these very objects."""

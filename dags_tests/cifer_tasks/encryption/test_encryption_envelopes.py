@@ -30,7 +30,7 @@ def opened(
     holder: Envelopes, envelope: bytes, address: Address, number: bytes = NUMBER, private: X25519PrivateKey = PRIVATE
 ) -> bytes | None:
     """What is in it."""
-    (share,) = holder.open([(number, envelope)], [address], private, private.public_key().public_bytes_raw())
+    (share,) = holder.open([(number, envelope)], [address], lambda: private, private.public_key().public_bytes_raw())
     return share
 
 
@@ -142,6 +142,20 @@ def test_no_more_contexts_are_kept_than_a_process_can_hold(monkeypatch: pytest.M
         assert [pair[2] for pair in dealer._sending] == [pair[2] for pair in holder._receiving] == ["site-2", "site-3", "site-4"]
     assert seal(dealer, addresses[4])[:32] == made[4][:32]
     assert seal(dealer, addresses[0])[:32] != made[0][:32]
+
+
+def test_a_cipher_is_kept_for_so_many_contexts_and_made_anew_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without its cipher a context seals to the same bytes, and opens them."""
+    monkeypatch.setattr(envelopes, "MOST_CIPHERS", 1)
+    dealer, holder = Envelopes(lambda count: b"\7" * count), Envelopes(secrets.token_bytes)
+    addresses = [ADDRESS, ADDRESS._replace(sender="site-c")]
+    made = [seal(dealer, address) for address in addresses]
+    assert [kept.context._cipher is not None for kept in dealer._sending.values()] == [True, False]
+    monkeypatch.setattr(envelopes, "MOST_CIPHERS", 0)
+    again = Envelopes(lambda count: b"\7" * count)
+    assert [seal(again, address) for address in addresses] == made
+    for at in (holder, Envelopes(secrets.token_bytes)):
+        assert [opened(at, each, address) for each, address in zip(made, addresses, strict=True)] == [SHARE] * 2
 
 
 def test_contexts_do_not_travel() -> None:
