@@ -617,6 +617,17 @@ def test_another_sites_secret_and_other_types_are_refused() -> None:
         made.scheme.add(list(submissions.values()), made.secrets["site-00"])
 
 
+def test_another_secret_is_refused_after_the_right_one_was_seen() -> None:
+    """That a holder's key was found to be its own once opens nothing for another, and the other does not take its place."""
+    made = group(3)
+    submissions = made.submissions(vectors(1, 3, 5, 2**14))
+    first = made.scheme.release(submissions, "site-00", made.public, made.secrets["site-00"])
+    for _ in range(2):
+        with pytest.raises(KeyMismatchError, match="not the one this round's shares are dealt to"):
+            made.scheme.release(submissions, "site-00", made.public, made.secrets["site-01"])
+    assert made.scheme.release(submissions, "site-00", made.public, made.secrets["site-00"]) == first
+
+
 def test_every_submission_reads_as_noise() -> None:
     """Coefficients of an encryption of zeros are spread over the whole modulus, check coefficients included: no value shows."""
     made = group(2)
